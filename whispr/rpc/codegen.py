@@ -1,0 +1,222 @@
+"""A protoc plugin: services become typed purerpc servicers and typed stubs.
+
+`python -m whispr.rpc.codegen` speaks the plugin protocol (a CodeGeneratorRequest on stdin, the response on
+stdout; google/protobuf/compiler/plugin.proto). For each file with services it emits `<name>_grpc.py` with,
+per service, `XServicer(purerpc.Servicer)`, to be subclassed, and `XStub(channel)`, to be called.
+
+Differences from purerpc's own plugin: annotations throughout, comments of the .proto as docstrings, proto3
+`optional` accepted, and methods not overridden answer UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FileDescriptorProto,
+    MethodDescriptorProto,
+    ServiceDescriptorProto,
+)
+
+_SERVICE_FIELD = FileDescriptorProto.SERVICE_FIELD_NUMBER
+_METHOD_FIELD = ServiceDescriptorProto.METHOD_FIELD_NUMBER
+
+# (client streams, server streams) → the name shared by purerpc.Cardinality and, in lower case, Channel.
+_CARDINALITY = {
+    (False, False): "UNARY_UNARY",
+    (False, True): "UNARY_STREAM",
+    (True, False): "STREAM_UNARY",
+    (True, True): "STREAM_STREAM",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """Where a message class lives in Python: `package.module`, and its name in there."""
+
+    module: str
+    name: str
+
+    @property
+    def expression(self) -> str:
+        return f"{self.module.rpartition('.')[2]}.{self.name}"
+
+
+class _Comments:
+    """The comments of one file, by the path that SourceCodeInfo gives them (descriptor.proto)."""
+
+    def __init__(self, file: FileDescriptorProto) -> None:
+        self._leading = {
+            tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location
+        }
+
+    def docstring(self, path: tuple[int, ...], fallback: str) -> str:
+        """The comment at `path` as the text of a docstring, on one or more lines."""
+        text = self._leading.get(path) or fallback
+        lines = [line.strip() for line in text.replace("\\", "\\\\").replace('"""', "'''").splitlines()]
+        text = "\n".join(lines).strip()
+        return text if text.endswith((".", "!", "?", ":")) else text + "."
+
+
+def module_of(proto_name: str, suffix: str = "_pb2") -> str:
+    """`whispr/v1/auth.proto` → `whispr.v1.auth_pb2`, as protoc's own Python generator names it."""
+    return proto_name.removesuffix(".proto").replace("-", "_").replace("/", ".") + suffix
+
+
+def _message_types(files: Iterable[FileDescriptorProto]) -> dict[str, _Type]:
+    """Fully qualified proto name, with its leading dot → Python class, for nested messages too."""
+    types: dict[str, _Type] = {}
+
+    def walk(messages: Iterable[DescriptorProto], module: str, scope: str, prefix: str) -> None:
+        for message in messages:
+            types[f"{scope}.{message.name}"] = _Type(module, prefix + message.name)
+            walk(message.nested_type, module, f"{scope}.{message.name}", f"{prefix}{message.name}.")
+
+    for file in files:
+        scope = f".{file.package}" if file.package else ""
+        walk(file.message_type, module_of(file.name), scope, "")
+    return types
+
+
+def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
+    """Answer protoc: one `_grpc.py` for every requested file that declares a service."""
+    types = _message_types(request.proto_file)
+    wanted = set(request.file_to_generate)
+    response = CodeGeneratorResponse(
+        supported_features=CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL,
+    )
+    for file in request.proto_file:
+        if file.name in wanted and file.service:
+            name = module_of(file.name, "_grpc").replace(".", "/") + ".py"
+            response.file.add(name=name, content=_source(file, types))
+    return response
+
+
+def _source(file: FileDescriptorProto, types: Mapping[str, _Type]) -> str:
+    comments = _Comments(file)
+    blocks = [_header(file, types)]
+    for index, service in enumerate(file.service):
+        full_name = f"{file.package}.{service.name}" if file.package else service.name
+        writer = _ServiceWriter(service, full_name, (_SERVICE_FIELD, index), comments, types)
+        blocks += ["\n".join(writer.servicer()), "\n".join(writer.stub())]
+    return "\n\n\n".join(blocks) + "\n"
+
+
+def _header(file: FileDescriptorProto, types: Mapping[str, _Type]) -> str:
+    methods = [method for service in file.service for method in service.method]
+    used = {types[name] for method in methods for name in (method.input_type, method.output_type)}
+    imports = sorted({_import_line(kind.module) for kind in used})
+    streams = any(method.client_streaming or method.server_streaming for method in methods)
+    lines = [f'"""Servicers and stubs of {file.name}. Generated by whispr.rpc.codegen: do not edit."""', ""]
+    lines += ["from __future__ import annotations", ""]
+    if streams:
+        lines += ["from collections.abc import AsyncIterator"]
+    lines += ["from typing import TYPE_CHECKING", "", "import purerpc", ""]
+    lines += sorted([*imports, "from whispr.errors import Code, WhisprError"])
+    lines += ["", "if TYPE_CHECKING:", "    from whispr.rpc.channel import Channel"]
+    return "\n".join(lines)
+
+
+def _import_line(module: str) -> str:
+    package, _, name = module.rpartition(".")
+    return f"from {package} import {name}" if package else f"import {name}"
+
+
+def _indented(text: str, indent: str) -> Iterator[str]:
+    """Lines of a docstring at `indent`."""
+    lines = text.splitlines()
+    if len(lines) == 1:
+        yield f'{indent}"""{lines[0]}"""'
+        return
+    yield f'{indent}"""{lines[0]}'
+    yield from (f"{indent}{line}" if line else "" for line in lines[1:])
+    yield f'{indent}"""'
+
+
+class _ServiceWriter:
+    """Emits the two classes of one service."""
+
+    def __init__(
+        self,
+        service: ServiceDescriptorProto,
+        full_name: str,
+        path: tuple[int, ...],
+        comments: _Comments,
+        types: Mapping[str, _Type],
+    ) -> None:
+        self._service = service
+        self._full_name = full_name
+        self._path = path
+        self._comments = comments
+        self._types = types
+
+    def servicer(self) -> Iterator[str]:
+        doc = self._comments.docstring(self._path, f"Implements {self._full_name}: override its methods")
+        yield f"class {self._service.name}Servicer(purerpc.Servicer):"
+        yield from _indented(doc, "    ")
+        for index, method in enumerate(self._service.method):
+            yield ""
+            yield from self._handler(method, index)
+        yield from self._service_property()
+
+    def _handler(self, method: MethodDescriptorProto, index: int) -> Iterator[str]:
+        request, response = self._expressions(method)
+        argument = f"input_message: {request}"
+        if method.client_streaming:
+            argument = f"input_messages: AsyncIterator[{request}]"
+        # A handler that streams is an async generator function, which a plain `def` describes to a checker.
+        keyword, result = "async def", response
+        if method.server_streaming:
+            keyword, result = "def", f"AsyncIterator[{response}]"
+        path = (*self._path, _METHOD_FIELD, index)
+        yield f"    {keyword} {method.name}(self, {argument}) -> {result}:"
+        yield from _indented(self._comments.docstring(path, f"Handle {method.name}"), "        ")
+        where = f"/{self._full_name}/{method.name}"
+        yield f'        raise WhisprError(Code.UNIMPLEMENTED, "{where} is not implemented")'
+
+    def _service_property(self) -> Iterator[str]:
+        yield ""
+        yield "    @property"
+        yield "    def service(self) -> purerpc.Service:"
+        yield '        """The methods by name, as servers look them up."""'
+        yield f'        service = purerpc.Service("{self._full_name}")'
+        for method in self._service.method:
+            request, response = self._expressions(method)
+            cardinality = _CARDINALITY[method.client_streaming, method.server_streaming]
+            yield "        service.add_method("
+            yield f'            "{method.name}",'
+            yield f"            self.{method.name},"
+            signature = f"purerpc.Cardinality.{cardinality}, {request}, {response}"
+            yield f"            purerpc.RPCSignature({signature}),"
+            yield "        )"
+        yield "        return service"
+
+    def stub(self) -> Iterator[str]:
+        yield f"class {self._service.name}Stub:"
+        yield from _indented(f"Calls {self._full_name} over a channel.", "    ")
+        yield ""
+        yield "    def __init__(self, channel: Channel) -> None:"
+        for method in self._service.method:
+            request, response = self._expressions(method)
+            factory = _CARDINALITY[method.client_streaming, method.server_streaming].lower()
+            path = f"/{self._full_name}/{method.name}"
+            yield f'        self.{method.name} = channel.{factory}("{path}", {request}, {response})'
+        if not self._service.method:
+            yield "        pass"
+
+    def _expressions(self, method: MethodDescriptorProto) -> tuple[str, str]:
+        return self._types[method.input_type].expression, self._types[method.output_type].expression
+
+
+def main() -> None:
+    """Run as a protoc plugin."""
+    request = CodeGeneratorRequest.FromString(sys.stdin.buffer.read())
+    sys.stdout.buffer.write(generate(request).SerializeToString())
+
+
+if __name__ == "__main__":
+    main()
