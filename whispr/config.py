@@ -1,0 +1,333 @@
+"""Settings: read once from TOML and the environment, validated as a whole, then passed explicitly.
+
+Precedence, highest first: `WHISPR_…` variables, the variables of the systems Whispr replaces
+(`GRPC_PORT`, `USER_SERVICE_GRPC_ENDPOINT`, …), the TOML file, defaults. A section's key is its variable:
+`[limits] user_sockets` is `WHISPR_LIMITS_USER_SOCKETS`. Everything wrong is reported at once, each by its
+key and the place it came from, so that a deployment is mended in one round.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+SERVICES = ("auth", "user", "messaging")
+"""The services this build can serve, in starting order."""
+
+Key = tuple[str, ...]
+Origins = dict[Key, str]
+
+DEFAULT_FILE = Path("config/whispr.toml")
+PREFIX = "WHISPR_"
+
+_SEED_VARIABLES = {
+    "GRPC_PORT": ("messaging", "port"),
+    "USER_SERVICE_GRPC_ENDPOINT": ("user", "endpoint"),
+    "MEDIA_SERVICE_GRPC_ENDPOINT": ("media", "endpoint"),
+    "NOTIFICATION_SERVICE_GRPC_ENDPOINT": ("notification", "endpoint"),
+}
+_NOT_SETTINGS = frozenset({"WHISPR_CONFIG"})
+"""Variables that are read elsewhere and name no setting."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` says why, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _split_commas(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Limit = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A table of the TOML file: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listener(Section):
+    """Where something listens. `host` empty means the top-level `host`; port 0 picks a free one."""
+
+    host: str = ""
+    port: Port
+
+
+class GatewaySettings(Listener):
+    """REST, health, metrics and the API's documentation."""
+
+    port: Port = 8080
+    cors_origins: CommaSeparated = ()
+    trusted_proxies: CommaSeparated = ()
+    """Addresses whose `X-Forwarded-For` is believed."""
+
+
+class WebSocketSettings(Listener):
+    """The real-time listener."""
+
+    port: Port = 4000
+    allowed_origins: CommaSeparated = ()
+    """Origins of browser pages that may connect, beside pages of the same host. `*` allows all."""
+
+
+class ServiceSettings(Listener):
+    """A gRPC service: where it listens, and where others find it when it runs in another process."""
+
+    endpoint: str = ""
+
+
+class AuthSettings(ServiceSettings):
+    """AuthService, and the lives of what it issues."""
+
+    port: Port = 50053
+    access_token_s: Annotated[int, Field(gt=0)] = 15 * 60
+    refresh_token_s: Annotated[int, Field(gt=0)] = 30 * 24 * 3600
+    service_token_file: Path | None = None
+    """A service token, for a process that does not share the auth service's data folder."""
+
+
+class PostgresSettings(Section):
+    """The truth. Without a URL a PostgreSQL of our own runs as a child process."""
+
+    url: str = ""
+    pool_size: Annotated[int, Field(ge=1, le=200)] = 8
+
+
+class BackendSettings(Section):
+    """Redis or NATS. Without a URL one of our own runs as a child process."""
+
+    url: str = ""
+
+
+class LogSettings(Section):
+    """Logs go to standard error."""
+
+    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
+    """`auto`: console on a terminal, JSON elsewhere."""
+
+
+class Limits(Section):
+    """Every limit an operator may move; 0 lifts one. Units come last in a name."""
+
+    message_body_bytes: Limit = 64 * 1024
+    grpc_message_bytes: Limit = 4 * 1024 * 1024
+    http_body_bytes: Limit = 1024 * 1024
+    streams_per_connection: Limit = 1000
+    header_list_bytes: Limit = 16 * 1024
+    websocket_frame_bytes: Limit = 1024 * 1024
+    socket_buffer_bytes: Limit = 1024 * 1024
+    user_sockets: Limit = 20
+    user_messages_per_min: Limit = 100
+    socket_operations_per_min: Limit = 200
+    auth_attempts_per_hour: Limit = 20
+    group_members: Limit = 1000
+    page_size: Annotated[int, Field(ge=1)] = 50
+    page_size_max: Annotated[int, Field(ge=1)] = 100
+    typing_expires_s: Annotated[int, Field(ge=1)] = 10
+
+    @model_validator(mode="after")
+    def _relations(self) -> Limits:
+        if self.page_size > self.page_size_max:
+            raise ValueError(f"page_size {self.page_size} is over page_size_max {self.page_size_max}")
+        for carrier in ("grpc_message_bytes", "http_body_bytes", "websocket_frame_bytes"):
+            room = getattr(self, carrier)
+            if room and self.message_body_bytes and room < self.message_body_bytes:
+                raise ValueError(
+                    f"{carrier} {room} cannot carry message_body_bytes {self.message_body_bytes}"
+                )
+        return self
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        case_sensitive=False,
+        env_ignore_empty=True,
+        nested_model_default_partial_update=True,
+    )
+
+    data_dir: Path = Path(".whispr")
+    """State, keys, and the files of the embedded backends."""
+    host: str = "127.0.0.1"
+    """The address every listener binds unless its section says otherwise."""
+    public_host: str = ""
+    """The name clients reach this machine by, for the URLs printed at start; `host` when empty."""
+    drain_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """How long a stopping process waits for work in flight."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    websocket: WebSocketSettings = WebSocketSettings()
+    auth: AuthSettings = AuthSettings()
+    user: ServiceSettings = ServiceSettings(port=50054)
+    messaging: ServiceSettings = ServiceSettings(port=9090)
+    chat: ServiceSettings = ServiceSettings(port=50051)
+    stream: ServiceSettings = ServiceSettings(port=50052)
+    media: ServiceSettings = ServiceSettings(port=50055)
+    notification: ServiceSettings = ServiceSettings(port=50056)
+    postgres: PostgresSettings = PostgresSettings()
+    redis: BackendSettings = BackendSettings()
+    nats: BackendSettings = BackendSettings()
+    log: LogSettings = LogSettings()
+    limits: Limits = Limits()
+
+    SECTIONS: ClassVar[tuple[str, ...]] = (
+        "gateway", "websocket", "auth", "user", "messaging", "chat", "stream", "media", "notification",
+        "postgres", "redis", "nats", "log", "limits",
+    )  # fmt: skip
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` passes in: it reads the sources itself, so that it knows who said what."""
+        return (init_settings,)
+
+    def bind_host(self, section: str) -> str:
+        """Return the address the listener of `section` binds."""
+        listener: Listener = getattr(self, section)
+        return listener.host or self.host
+
+
+class Loaded(BaseModel):
+    """Settings with the origin of every value that is not a default."""
+
+    settings: Settings
+    origins: Origins
+
+
+def load(environ: Mapping[str, str] | None = None, file: Path | None = None) -> Loaded:
+    """Read the file (`file`, else `WHISPR_CONFIG`, else config/whispr.toml if there) and the environment.
+
+    Raises `ConfigError` with every problem found, each by key and source.
+    """
+    environ = os.environ if environ is None else environ
+    path = file or (Path(environ["WHISPR_CONFIG"]) if environ.get("WHISPR_CONFIG") else None)
+    if path is None and DEFAULT_FILE.exists():
+        path = DEFAULT_FILE
+    values: dict[str, Any] = {}
+    origins: Origins = {}
+    if path is not None:
+        _merge(values, origins, _read_toml(path), lambda _: str(path))
+    _merge(values, origins, _seed_values(environ), _seed_name)
+    _merge(values, origins, _environment_values(environ), lambda key: PREFIX + "_".join(key).upper())
+    problems = [f"{name}: no such setting" for name in _unknown_variables(environ, set(origins.values()))]
+    settings = None
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        problems += [_describe(dict(problem), origins) for problem in error.errors()]
+    if problems or settings is None:
+        raise ConfigError(sorted(problems))
+    return Loaded(settings=settings, origins=origins)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
+
+
+def _environment_values(environ: Mapping[str, str]) -> dict[str, Any]:
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in environ.items() if value != ""}
+    return source()
+
+
+def _seed_values(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, (section, key) in _SEED_VARIABLES.items():
+        if environ.get(name):
+            values.setdefault(section, {})[key] = environ[name]
+    return values
+
+
+def _seed_name(key: tuple[str, ...]) -> str:
+    return next(name for name, path in _SEED_VARIABLES.items() if path == key)
+
+
+def _merge(values: dict[str, Any], origins: Origins, new: dict[str, Any], name: Callable[[Key], str]) -> None:
+    """Lay `new` over `values`, remembering for every leaf who said it."""
+    for key, value in _leaves(new):
+        target = values
+        for part in key[:-1]:
+            if not isinstance(target.get(part), dict):
+                target[part] = {}
+            target = target[part]
+        target[key[-1]] = value
+        origins[key] = name(key)
+
+
+def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and not prefix:
+            yield from _leaves(value, (key,))
+        else:
+            yield (*prefix, key), value
+
+
+def _unknown_variables(environ: Mapping[str, str], read: set[str]) -> list[str]:
+    """Name the variables that look like settings and reached none."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields if name not in Settings.SECTIONS}
+    for section in Settings.SECTIONS:
+        kind = Settings.model_fields[section].annotation
+        assert isinstance(kind, type)
+        assert issubclass(kind, Section)
+        known |= {f"{PREFIX}{section}_{key}".upper() for key in kind.model_fields}
+    known |= read | _NOT_SETTINGS
+    return [name for name in environ if name.startswith(PREFIX) and name not in known]
+
+
+def _describe(problem: dict[str, Any], origins: Mapping[tuple[str, ...], str]) -> str:
+    key = tuple(str(part) for part in problem["loc"])
+    origin = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), None)
+    if origin is None:
+        origin = ", ".join(sorted({o for k, o in origins.items() if k[: len(key)] == key})) or "defaults"
+    what = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+    given = problem.get("input")
+    shown = f" = {given!r}" if isinstance(given, str | int | float) and key[-1:] != ("url",) else ""
+    return f"{'.'.join(key) or 'settings'}{shown} (from {origin}): {what}"
+
+
+def without_password(url: str) -> str:
+    """Return a URL fit to be shown: its password, if any, replaced by asterisks."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    netloc = parts.netloc.replace(f":{parts.password}@", ":***@", 1)
+    return urlunsplit(parts._replace(netloc=netloc))
