@@ -1,0 +1,325 @@
+"""Access tokens: signed claims about who is calling. Pure: no I/O, the clock is passed in.
+
+An access token is a JWT (RFC 7519) signed with Ed25519 (RFC 8037). Three rules keep verification safe:
+
+- The key decides the algorithm, never the token's header (RFC 8725, section 3.1). A token that says `none`,
+  or HS256 over the public key, meets a key that only does EdDSA and is refused.
+- Every registered claim is required and checked: `iss`, `aud`, `sub`, `exp`, `nbf`, `iat`, `jti`.
+- Clocks of two machines may differ by `LEEWAY_S` seconds, no more.
+
+A user's token carries the session it belongs to (`sid`), so that revoking the session refuses every token of
+it. A service's token has no session: it is short-lived and minted by whoever holds the keys.
+
+`services` says where a token may be shown: none when empty, everywhere with `*`. `permissions` says what its
+role may do there, as `resource:action`, either side of which may be `*`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from whispr.errors import WhisprError, denied, unauthenticated
+
+ISSUER = "whispr"
+AUDIENCE = "whispr"
+ALGORITHM = "EdDSA"
+
+LEEWAY_S = 5.0
+"""How far two machines' clocks may disagree."""
+
+TOKEN_LEN_MAX = 8192
+"""Longer tokens are refused unread; ours are about 700 characters."""
+
+USER_SERVICES = ("auth", "user", "messaging", "chat", "stream", "media", "notification")
+"""The services that people call. Named one by one: a service added for machines alone is not in it."""
+
+SERVICE_ROLE = "service"
+SERVICE_PREFIX = "service:"
+
+_USER_PERMISSIONS = (
+    "chat:read",
+    "chat:write",
+    "stream:read",
+    "room:read",
+    "room:write",
+    "room:create_public",
+)
+ROLE_PERMISSIONS: Mapping[str, tuple[str, ...]] = {
+    "user": _USER_PERMISSIONS,
+    "premium": (*_USER_PERMISSIONS, "stream:write", "room:create_premium"),
+    "moderator": (*_USER_PERMISSIONS, "chat:moderate", "room:moderate"),
+    "admin": ("*:*",),
+}
+
+Clock = Callable[[], float]
+"""Unix time in seconds."""
+
+_REQUIRED = ("iss", "aud", "sub", "exp", "nbf", "iat", "jti", "kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified token says. Times are Unix seconds."""
+
+    user_id: str
+    """The account's id; of a service `service:<name>`."""
+    session_id: str
+    """Empty for a service."""
+    username: str
+    role: str
+    services: tuple[str, ...]
+    permissions: tuple[str, ...]
+    issued_at: float
+    expires_at: float
+    token_id: str
+
+    @property
+    def is_service(self) -> bool:
+        """Whether a service, not a person, holds the token."""
+        return self.role == SERVICE_ROLE
+
+    def grants_service(self, service: str) -> bool:
+        """Whether the token may be shown to `service` (such as "messaging")."""
+        return "*" in self.services or service in self.services
+
+    def allows(self, permission: str) -> bool:
+        """Whether the role may do `permission` (such as "room:moderate")."""
+        resource, _, action = permission.partition(":")
+        wanted = {permission, f"{resource}:*", f"*:{action}", "*:*"}
+        return not wanted.isdisjoint(self.permissions)
+
+
+def user_claims(
+    *, user_id: str, session_id: str, username: str, role: str, now: float, lifetime_s: float
+) -> Claims:
+    """Claims of a person's session: the services people call, the permissions of the role."""
+    return Claims(
+        user_id=user_id,
+        session_id=session_id,
+        username=username,
+        role=role,
+        services=USER_SERVICES,
+        permissions=ROLE_PERMISSIONS[role],
+        issued_at=now,
+        expires_at=now + lifetime_s,
+        token_id=uuid.uuid4().hex,
+    )
+
+
+def service_claims(
+    name: str,
+    *,
+    now: float,
+    lifetime_s: float,
+    services: Iterable[str] = ("*",),
+    permissions: Iterable[str] = (),
+) -> Claims:
+    """Claims of a service called `name`, good for calling `services`."""
+    return Claims(
+        user_id=SERVICE_PREFIX + name,
+        session_id="",
+        username=name,
+        role=SERVICE_ROLE,
+        services=tuple(services),
+        permissions=tuple(permissions),
+        issued_at=now,
+        expires_at=now + lifetime_s,
+        token_id=uuid.uuid4().hex,
+    )
+
+
+def _unpadded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """An Ed25519 key that verifies. Its id is its RFC 7638 thumbprint, so equal keys have equal ids."""
+
+    raw: bytes
+
+    @property
+    def kid(self) -> str:
+        """The thumbprint: SHA-256 over the required members in lexical order (RFC 7638, section 3)."""
+        canonical = f'{{"crv":"Ed25519","kty":"OKP","x":"{_unpadded(self.raw)}"}}'
+        return _unpadded(hashlib.sha256(canonical.encode()).digest())
+
+    @classmethod
+    def from_x(cls, x: str) -> PublicKey:
+        """Read the `x` of a JWK (RFC 8037, section 2). Raises ValueError when it is not an Ed25519 key."""
+        raw = base64.b64decode(x + "=" * (-len(x) % 4), altchars=b"-_", validate=True)
+        Ed25519PublicKey.from_public_bytes(raw)
+        return cls(raw)
+
+    def to_jwk(self) -> dict[str, str]:
+        """The key as a JSON Web Key (RFC 7517, section 4)."""
+        return {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": _unpadded(self.raw),
+            "kid": self.kid,
+            "alg": ALGORITHM,
+            "use": "sig",
+        }
+
+
+class Signer:
+    """Signs claims with one private key."""
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self._key = private_key
+        self.public_key = PublicKey(private_key.public_key().public_bytes_raw())
+        self.kid = self.public_key.kid
+
+    def sign(self, claims: Claims) -> str:
+        """Return `claims` as a signed token."""
+        issued = math.floor(claims.issued_at)
+        payload = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": claims.user_id,
+            "iat": issued,
+            "nbf": issued,
+            "exp": math.ceil(claims.expires_at),
+            "jti": claims.token_id,
+            "kind": "service" if claims.is_service else "user",
+            "username": claims.username,
+            "role": claims.role,
+            "services": list(claims.services),
+            "permissions": list(claims.permissions),
+        }
+        if claims.session_id:
+            payload["sid"] = claims.session_id
+        # RFC 9068, section 2.1: `at+jwt` keeps an access token from being taken for another kind of JWT.
+        return jwt.encode(payload, self._key, ALGORITHM, headers={"kid": self.kid, "typ": "at+jwt"})
+
+
+class UnknownKeyError(WhisprError):
+    """The token names a key that the verifier does not hold: new keys may have to be fetched."""
+
+    def __init__(self, kid: str) -> None:
+        error = unauthenticated("the token is signed with an unknown key")
+        super().__init__(error.code, error.message, error.details)
+        self.kid = kid
+
+
+class Verifier:
+    """Verifies tokens against a set of public keys."""
+
+    def __init__(self, keys: Iterable[PublicKey], clock: Clock = time.time) -> None:
+        self._clock = clock
+        self._keys: dict[str, Ed25519PublicKey] = {}
+        self.replace_keys(keys)
+
+    def replace_keys(self, keys: Iterable[PublicKey]) -> None:
+        """Trust `keys` and no others from now on."""
+        self._keys = {key.kid: Ed25519PublicKey.from_public_bytes(key.raw) for key in keys}
+
+    def verify(self, token: str, service: str | None = None) -> Claims:
+        """Return what `token` says once it has proved itself; with `service`, it must grant that one too.
+
+        Raises UNAUTHENTICATED with reason `token_expired`, or `unauthorized` for any other fault (an unknown
+        key as UnknownKeyError), and PERMISSION_DENIED with reason `service_not_granted`.
+        """
+        key = self._key_of(token)
+        try:
+            payload = jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                audience=AUDIENCE,
+                issuer=ISSUER,
+                # The three times are checked below, against the clock that was passed in.
+                options={
+                    "require": list(_REQUIRED),
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
+            )
+        except jwt.InvalidAudienceError:
+            raise unauthenticated("the token is meant for somebody else") from None
+        except jwt.PyJWTError:
+            raise unauthenticated("the token is not valid") from None
+        claims = _claims_of(payload)
+        check_times(claims, self._clock())
+        if service is not None:
+            check_service(claims, service)
+        return claims
+
+    def _key_of(self, token: str) -> Ed25519PublicKey:
+        if len(token) > TOKEN_LEN_MAX:
+            raise unauthenticated(f"the token is longer than {TOKEN_LEN_MAX} characters")
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise unauthenticated("the token is malformed") from None
+        if header.get("alg") != ALGORITHM or header.get("typ") != "at+jwt":
+            raise unauthenticated(f"the token is not an access token signed with {ALGORITHM}")
+        kid = header.get("kid")
+        if not isinstance(kid, str):
+            raise unauthenticated("the token names no key")
+        try:
+            return self._keys[kid]
+        except KeyError:
+            raise UnknownKeyError(kid) from None
+
+
+def check_times(claims: Claims, now: float) -> None:
+    """Raise UNAUTHENTICATED unless `now` lies within the token's life, give or take the leeway."""
+    if now >= claims.expires_at + LEEWAY_S:
+        raise unauthenticated("the token has expired", reason="token_expired")
+    if now < claims.issued_at - LEEWAY_S:
+        raise unauthenticated("the token is not valid yet")
+
+
+def check_service(claims: Claims, service: str) -> None:
+    """Raise PERMISSION_DENIED (service_not_granted) unless the token may be shown to `service`."""
+    if not claims.grants_service(service):
+        raise denied(f"the token does not grant the {service} service", reason="service_not_granted")
+
+
+def _claims_of(payload: Mapping[str, Any]) -> Claims:
+    """Read a verified payload: checked, since what another version of us wrote must not crash this one."""
+    try:
+        claims = Claims(
+            user_id=_text(payload["sub"]),
+            session_id=_text(payload.get("sid", "")),
+            username=_text(payload["username"]),
+            role=_text(payload["role"]),
+            services=_texts(payload["services"]),
+            permissions=_texts(payload["permissions"]),
+            issued_at=float(payload["nbf"]),
+            expires_at=float(payload["exp"]),
+            token_id=_text(payload["jti"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise unauthenticated("the token's claims are malformed") from None
+    kind = "service" if claims.is_service else "user"
+    person = bool(claims.session_id) and claims.role in ROLE_PERMISSIONS
+    service = not claims.session_id and claims.user_id.startswith(SERVICE_PREFIX)
+    if payload["kind"] != kind or not (service if claims.is_service else person):
+        raise unauthenticated("the token's claims contradict each other")
+    return claims
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not a string: {value!r}")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"not a list: {value!r}")
+    return tuple(map(_text, value))
