@@ -1,0 +1,80 @@
+# Whispr's commands. `just` alone lists them. All run in .venv, which `setup` fills from the lock files.
+
+python := justfile_directory() / ".venv/bin/python"
+uv := justfile_directory() / ".venv/bin/uv"
+whispr := justfile_directory() / ".venv/bin/whispr"
+
+_list:
+    @just --list --unsorted
+
+# run the product: `just serve`, or only some of its services: `just serve auth user`
+serve *services: _runtime
+    @exec {{ whispr }} serve {{ services }}
+
+# every fast test, on the real backends
+test *arguments: _dev
+    @{{ python }} -m pytest -m "not slow" {{ arguments }}
+
+# what CI asks for beside the tests: lint, format, strict types, generated code and lock files up to date
+check: _dev
+    {{ python }} -m ruff check .
+    {{ python }} -m ruff format --check .
+    {{ python }} -m mypy
+    {{ python }} -m whispr.rpc.generate --check
+
+# kill and starve the product and its backends under load: nothing acknowledged may be lost
+test-resilience: _dev
+    {{ python }} -m pytest -m slow tests/integration
+
+# rewrite whispr/v1 from proto/
+generate-proto: _dev
+    {{ python }} -m whispr.rpc.generate
+
+# format and mend what ruff can
+format: _dev
+    {{ python }} -m ruff check --fix .
+    {{ python }} -m ruff format .
+
+# acknowledged durable messages per second, end to end
+bench-messages *arguments: _dev
+    {{ python }} -m tests.bench.bench_messages {{ arguments }}
+
+# queries per second through the asyncio bridge, beside plain asyncio and trio-asyncio
+bench-bridge: _dev
+    {{ python }} -m tests.bench.bench_bridge
+
+# unary calls per second, beside grpcio
+bench-grpc: _dev
+    {{ python }} -m tests.bench.bench_grpc
+
+# deliveries per second to one topic, beside trio-websocket's own sender
+bench-fanout: _dev
+    {{ python }} -m tests.bench.bench_fanout
+
+# messages per second into the log, by batch size
+bench-log: _dev
+    {{ python }} -m tests.bench.bench_log
+
+# pin the dependencies anew; the files hold versions and hashes, no addresses
+lock: _venv
+    {{ uv }} pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+        --custom-compile-command "just lock" pyproject.toml -o config/requirements.txt
+    {{ uv }} pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+        --custom-compile-command "just lock" --group dev pyproject.toml -c config/requirements.txt -o config/requirements-dev.txt
+
+_venv:
+    @test -x {{ uv }} || { python3 -m venv .venv && .venv/bin/pip install -q uv rust-just; }
+
+_runtime: _venv (_install "config/requirements.txt")
+
+_dev: _venv (_install "config/requirements-dev.txt")
+
+# Installs a lock file once: the stamp holds what was installed last.
+[private]
+_install lock:
+    @digest=$(cat {{ lock }} pyproject.toml | sha256sum); stamp=.venv/$(basename {{ lock }}).stamp; \
+    if [ "$(cat $stamp 2>/dev/null)" != "$digest" ]; then \
+        {{ uv }} pip install -q --python {{ python }} --no-deps --require-hashes -r {{ lock }} && \
+        {{ uv }} pip install -q --python {{ python }} --no-deps -e . && \
+        printf '%s' "$digest" > $stamp; \
+    fi

@@ -1,0 +1,100 @@
+"""Configuration is validated as a whole, and every error names its key and where it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from whispr.config import ConfigError, load, without_password
+
+
+def problems(environ: dict[str, str] | None = None, file: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load(environ or {}, file)
+    return raised.value.problems
+
+
+def test_the_ports_are_the_contract() -> None:
+    """Without any configuration each listener has the port that clients are told of."""
+    settings = load({}).settings
+    ports = {s: getattr(settings, s).port for s in ("gateway", "websocket", "messaging", "auth", "user")}
+    assert ports == {"gateway": 8080, "websocket": 4000, "messaging": 9090, "auth": 50053, "user": 50054}
+
+
+def test_environment_beats_seed_variable_beats_file(tmp_path: Path) -> None:
+    """A value is taken from the most specific source, and its origin is remembered."""
+    file = tmp_path / "whispr.toml"
+    file.write_text("[messaging]\nport = 1\n[gateway]\nport = 2\n")
+    loaded = load({"GRPC_PORT": "3"}, file)
+    assert loaded.settings.messaging.port == 3
+    assert loaded.settings.gateway.port == 2
+    assert loaded.origins["messaging", "port"] == "GRPC_PORT"
+    assert loaded.origins["gateway", "port"] == str(file)
+    assert load({"GRPC_PORT": "3", "WHISPR_MESSAGING_PORT": "4"}, file).settings.messaging.port == 4
+
+
+def test_seed_endpoints_work() -> None:
+    """The variables of the systems Whispr replaces set where a service is found, and leave its port alone."""
+    user = load({"USER_SERVICE_GRPC_ENDPOINT": "user-service:9090"}).settings.user
+    assert (user.endpoint, user.port) == ("user-service:9090", 50054)
+
+
+def test_limits_are_set_by_their_names() -> None:
+    """WHISPR_LIMITS_<NAME> sets the limit of that name; 0 lifts it."""
+    limits = load(
+        {"WHISPR_LIMITS_USER_MESSAGES_PER_MIN": "0", "WHISPR_LIMITS_USER_SOCKETS": "3"}
+    ).settings.limits
+    assert limits.user_messages_per_min == 0
+    assert limits.user_sockets == 3
+
+
+def test_every_error_is_reported_at_once_by_key_and_source(tmp_path: Path) -> None:
+    """One report names each bad value, unknown key and unknown variable, and who said it."""
+    file = tmp_path / "whispr.toml"
+    file.write_text("[gateway]\nport = 'high'\ncolour = 1\n[limits]\nuser_sockets = -1\n")
+    report = problems(
+        {"WHISPR_WEBSOCKET_PORT": "70000", "WHISPR_NONSENSE": "1", "WHISPR_LIMITS_NOPE": "1"}, file
+    )
+    assert len(report) == 6
+    text = "\n".join(report)
+    for key, source in (
+        ("gateway.port = 'high'", str(file)),
+        ("gateway.colour", str(file)),
+        ("limits.user_sockets = -1", str(file)),
+        ("websocket.port = '70000'", "WHISPR_WEBSOCKET_PORT"),
+        ("limits.nope", "WHISPR_LIMITS_NOPE"),
+        ("WHISPR_NONSENSE", "no such setting"),
+    ):
+        assert any(key in line and source in line for line in report), (key, text)
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    """A page cannot be larger than the largest, nor a body larger than what carries it."""
+    assert "page_size_max" in problems({"WHISPR_LIMITS_PAGE_SIZE": "101"})[0]
+    assert "cannot carry" in problems({"WHISPR_LIMITS_WEBSOCKET_FRAME_BYTES": "1000"})[0]
+
+
+@pytest.mark.parametrize(("content", "what"), [("[gateway", "not valid TOML"), (None, "cannot be read")])
+def test_an_unreadable_file_is_named(tmp_path: Path, content: str | None, what: str) -> None:
+    """A file that is not there or not TOML is an error naming it, not a silent default."""
+    file = tmp_path / "whispr.toml"
+    if content is not None:
+        file.write_text(content)
+    (problem,) = problems({"WHISPR_CONFIG": str(file)})
+    assert str(file) in problem
+    assert what in problem
+
+
+def test_secrets_of_urls_are_not_shown() -> None:
+    """A URL in a report or listing has its password hidden."""
+    assert without_password("postgres://u:hunter2@h:5/db") == "postgres://u:***@h:5/db"
+    assert without_password("nats://h:4222") == "nats://h:4222"
+
+
+def test_settings_do_not_change() -> None:
+    """Settings are frozen: what was validated is what runs."""
+    settings = load({}).settings
+    with pytest.raises(ValidationError):
+        settings.limits.user_sockets = 5  # type: ignore[misc]  # the point of the test

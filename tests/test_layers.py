@@ -1,0 +1,93 @@
+"""The layer rule of the architecture: a module imports from lower layers only, never from a sibling."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "whispr"
+
+LAYERS = {
+    "errors": 0, "config": 0, "v1": 0,
+    "http2": 1, "resilience": 1, "telemetry": 1, "bridge": 1, "tokens": 1,
+    "rpc": 2, "adapters": 2, "embed": 2, "realtime": 2,
+    "conversations": 3, "identity": 3,
+    "services": 4, "gateway": 4,
+    "app": 5, "cli": 5, "chat": 5,
+    "testing": 5,
+}  # fmt: skip
+PURE = (
+    "http2",
+    "tokens.py",
+    "realtime/protocol.py",
+    "realtime/presence.py",
+    "conversations/domain.py",
+    "rpc/wire.py",
+)
+"""Protocol and domain modules: bytes or values in, events or values out."""
+ENTRY = ("app", "cli", "chat", "testing")
+"""The top layer's modules know each other: the command line starts the application."""
+GENERATED_NEEDS = {("v1", "rpc")}
+"""Generated stubs name the channel's type, for type checkers alone."""
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if "v1" not in p.relative_to(PACKAGE).parts)
+
+
+def unit(dotted: str) -> str:
+    """Return the unit of the layer table that a dotted module name belongs to: a package, or one service."""
+    parts = dotted.split(".")[1:]
+    if not parts:
+        return ""
+    return ".".join(parts[:2]) if parts[0] == "services" else parts[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide layers"
+            assert node.module
+            yield from (
+                [f"whispr.{a.name}" for a in node.names] if node.module == "whispr" else [node.module]
+            )
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_from_lower_layers_only(path: Path) -> None:
+    """Each import of ours goes down the layer table; siblings never know each other."""
+    here = unit(".".join(("whispr", *path.relative_to(PACKAGE).with_suffix("").parts)))
+    if here == "__init__":
+        return
+    level = LAYERS[here.split(".")[0]]
+    for name in imports(path):
+        there = unit(name) if name.split(".")[0] == "whispr" else ""
+        if not there or there == here or (here in ENTRY and there in ENTRY) or there == "__version__":
+            continue
+        assert LAYERS[there.split(".")[0]] < level, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_asyncio_stays_behind_the_bridge(path: Path) -> None:
+    """Only bridge.py and the adapters may know asyncio."""
+    inside = path.relative_to(PACKAGE).parts
+    if inside[0] in ("bridge.py", "adapters"):
+        return
+    assert not {"asyncio", "asyncpg", "redis", "nats"} & {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("where", PURE)
+def test_protocol_and_domain_modules_do_no_io(where: str) -> None:
+    """Protocols and rules are pure: they import neither Trio nor anything that reads or writes."""
+    target = PACKAGE / where
+    paths = sorted(target.rglob("*.py")) if target.is_dir() else [target]
+    assert paths
+    for path in paths:
+        known = {name.split(".")[0] for name in imports(path)}
+        assert not {"trio", "anyio", "asyncio", "socket", "ssl", "asyncpg", "trio_websocket"} & known, path
