@@ -2,6 +2,7 @@
 
 python := justfile_directory() / ".venv/bin/python"
 uv := justfile_directory() / ".venv/bin/uv"
+compile := uv + " pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command 'just lock'"
 whispr := justfile_directory() / ".venv/bin/whispr"
 
 _list:
@@ -57,10 +58,8 @@ bench-log: _dev
 
 # pin the dependencies anew; the files hold versions and hashes, no addresses
 lock: _venv
-    {{ uv }} pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-        --custom-compile-command "just lock" pyproject.toml -o config/requirements.txt
-    {{ uv }} pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-        --custom-compile-command "just lock" --group dev pyproject.toml -c config/requirements.txt -o config/requirements-dev.txt
+    {{ compile }} --group build pyproject.toml -o config/requirements.txt
+    {{ compile }} --group build --group dev pyproject.toml -c config/requirements.txt -o config/requirements-dev.txt
 
 _venv:
     @test -x {{ uv }} || { python3 -m venv .venv && .venv/bin/pip install -q uv rust-just; }
@@ -75,6 +74,6 @@ _install lock:
     @digest=$(cat {{ lock }} pyproject.toml | sha256sum); stamp=.venv/$(basename {{ lock }}).stamp; \
     if [ "$(cat $stamp 2>/dev/null)" != "$digest" ]; then \
         {{ uv }} pip install -q --python {{ python }} --no-deps --require-hashes -r {{ lock }} && \
-        {{ uv }} pip install -q --python {{ python }} --no-deps -e . && \
+        {{ uv }} pip install -q --python {{ python }} --no-deps --no-build-isolation -e . && \
         printf '%s' "$digest" > $stamp; \
     fi

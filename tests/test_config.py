@@ -97,4 +97,4 @@ def test_settings_do_not_change() -> None:
     """Settings are frozen: what was validated is what runs."""
     settings = load({}).settings
     with pytest.raises(ValidationError):
-        settings.limits.user_sockets = 5  # type: ignore[misc]  # the point of the test
+        settings.limits.user_sockets = 5

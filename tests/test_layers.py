@@ -31,8 +31,6 @@ PURE = (
 """Protocol and domain modules: bytes or values in, events or values out."""
 ENTRY = ("app", "cli", "chat", "testing")
 """The top layer's modules know each other: the command line starts the application."""
-GENERATED_NEEDS = {("v1", "rpc")}
-"""Generated stubs name the channel's type, for type checkers alone."""
 
 
 def modules() -> list[Path]:

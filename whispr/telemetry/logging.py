@@ -37,7 +37,7 @@ Event = MutableMapping[str, Any]
 def configure_logging(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
     """Route structlog and the standard library's logging to `stream` (standard error when None).
 
-    `level` is debug, info, warning or error; `form` is console, json or auto (by whether `stream` is a terminal).
+    `level` is debug, info, warning or error; `form` is console, json, or auto: console on a terminal.
     """
     stream = stream or sys.stderr
     console = form == "console" or (form == "auto" and stream.isatty())
