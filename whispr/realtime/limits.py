@@ -1,0 +1,79 @@
+"""Every bound of a socket, and the operation budget. Pure; units come last in each name, 0 lifts where it says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_FLUSH_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one hub's sockets. What happens past each is said beside it."""
+
+    frame_bytes: int = 1024 * 1024
+    """A message from a client; a longer one closes the socket with 1009."""
+    buffer_bytes: int = 1024 * 1024
+    """Unsent bytes behind the frame being sent; more closes the slow reader with 1013."""
+    user_sockets: int = 20
+    """Sockets of one user on this node; the next upgrade is refused with HTTP 429. 0 lifts it."""
+    operations_per_min: int = 200
+    """Joins and pushes of one socket; more get the error `rate_limited`. 0 lifts it."""
+    channels: int = 100
+    """Topics joined on one socket; the next join is refused with `too_many_channels`."""
+    inbox_len: int = 64
+    """Pushes waiting on one channel; when full the socket is not read, so TCP holds the client back."""
+    deferred_len: int = 256
+    """Replies outstanding on one channel; when full its inbox waits."""
+    held_len: int = 1000
+    """Broadcasts that arrive while a join runs; one more fails the join with `unavailable`."""
+    push_s: float = 5.0
+    """Time a join, a push, or a deferred reply may take; then it is answered with `unavailable`."""
+    leave_s: float = 5.0
+    """Time all the `leave` callbacks of a closed socket may take."""
+    idle_s: float = 60.0
+    """Silence of the client after which the socket is closed with 1001 (phoenix.js speaks every 30 s)."""
+    handshake_s: float = 10.0
+    """Time from accepting the connection to the end of the upgrade; then the connection is dropped."""
+    close_s: float = 2.0
+    """Time for our close frame to leave and the peer's to arrive; then the connection is dropped."""
+    drain_s: float = 5.0
+    """Time for pushes in flight to be answered when the hub drains."""
+    presence_s: float = 0.05
+    """Changes of presence are gathered this long and sent as one diff per topic."""
+
+    def __post_init__(self) -> None:
+        assert self.frame_bytes > 0
+        assert self.buffer_bytes >= _FLUSH_BYTES, (
+            "a buffer smaller than one coalesced send closes healthy readers"
+        )
+        assert self.inbox_len > 0
+        assert self.deferred_len > 0
+        assert self.push_s < self.idle_s, "a socket held back by a slow push must not look idle"
+
+
+class OperationBudget:
+    """Generic cell rate algorithm over one minute: a burst of the whole budget, then its steady rate.
+
+    One number is the whole state: the theoretical arrival time (ITU-T I.371; the same algorithm as the
+    Redis limiter). The clock is the caller's.
+    """
+
+    __slots__ = ("_interval_s", "_tat_s", "_window_s")
+
+    def __init__(self, per_min: int) -> None:
+        assert per_min >= 0
+        self._interval_s = 60.0 / per_min if per_min else 0.0
+        self._window_s = 60.0
+        self._tat_s = float("-inf")
+
+    def take(self, now_s: float) -> float:
+        """Spend one operation. Returns 0 when allowed, else the seconds until the next one would be."""
+        if not self._interval_s:
+            return 0.0
+        tat = max(self._tat_s, now_s) + self._interval_s
+        excess = tat - now_s - self._window_s
+        if excess > 1e-9:
+            return excess
+        self._tat_s = tat
+        return 0.0
