@@ -1,0 +1,328 @@
+"""The rules of conversations: who may do what, and what is well-formed. Pure: no clock, no I/O.
+
+Reading: every present member reads the whole history, also what was said before they came; unread counts
+start where they joined. Receipts: `read_seq` and `delivered_seq` are watermarks that only move forward.
+Unread is exactly the number of messages by others after the read watermark; sending does not read.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from whispr.errors import WhisprError, denied, invalid
+
+METADATA_KEYS_MAX = 32
+METADATA_BYTES_MAX = 8 * 1024
+SETTINGS_KEYS_MAX = 32
+SETTINGS_BYTES_MAX = 8 * 1024
+KEY_CHARS_MAX = 64
+NAME_CHARS_MAX = 100
+CLIENT_ID_CHARS_MAX = 128
+SIGNATURE_BYTES_MAX = 1024
+PUBLIC_KEY_BYTES_MAX = 1024
+SEQ_MAX = 2**32 - 1
+"""`seq` is a uint32 in the API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an operator may set; 0 lifts one."""
+
+    message_body_bytes: int = 64 * 1024
+    group_members: int = 1000
+    user_messages_per_min: int = 100
+    page_size: int = 50
+    page_size_max: int = 100
+    typing_expires_s: float = 10.0
+
+
+class Kind(enum.StrEnum):
+    """What sort of conversation it is."""
+
+    DIRECT = "direct"
+    GROUP = "group"
+    ROOM = "room"
+
+
+class Role(enum.StrEnum):
+    """What a member may do; each role may all that the ones before it may."""
+
+    MEMBER = "member"
+    MODERATOR = "moderator"
+    ADMIN = "admin"
+    OWNER = "owner"
+
+    @property
+    def rank(self) -> int:
+        """Where the role stands: 0 for member, 3 for owner."""
+        return _RANKS[self]
+
+    def outranks(self, other: Role) -> bool:
+        """Tell whether this role stands strictly above `other`."""
+        return self.rank > other.rank
+
+
+_RANKS = {role: rank for rank, role in enumerate(Role)}
+
+
+class MessageType(enum.StrEnum):
+    """What a message is; `system` is for services."""
+
+    TEXT = "text"
+    MEDIA = "media"
+    SYSTEM = "system"
+
+
+class Action(enum.StrEnum):
+    """What a person may want to do with a conversation as a whole."""
+
+    JOIN = "join"
+    LEAVE = "leave"
+    READ = "read"
+    WRITE = "write"
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that is not stored yet. `id` is ours; `client_id` is the sender's own, or empty."""
+
+    id: str
+    conversation_id: str
+    sender_id: str
+    content: bytes
+    message_type: str = MessageType.TEXT.value
+    metadata: dict[str, str] = {}
+    client_id: str = ""
+    reply_to_id: str = ""
+    signature: bytes = b""
+    sender_public_key: bytes = b""
+
+
+class Message(Draft, frozen=True, kw_only=True):
+    """A stored message: `seq` counts 1, 2, 3, … without gaps in its conversation."""
+
+    seq: int
+    sent_at: datetime
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A person in a conversation, with the name that others see."""
+
+    user_id: str
+    username: str
+    display_name: str
+    role: Role
+    joined_at: datetime
+    delivered_seq: int
+    read_seq: int
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation as one of its members sees it: `unread_count` and `peer` are the viewer's."""
+
+    id: str
+    kind: Kind
+    name: str
+    created_by: str
+    created_at: datetime
+    last_seq: int
+    member_count: int
+    settings: dict[str, str]
+    unread_count: int = 0
+    last_message: Message | None = None
+    peer: Member | None = None
+    members: tuple[Member, ...] = ()
+
+
+class MessagePage(msgspec.Struct, frozen=True):
+    """Messages in ascending `seq`, and whether there are more in the direction asked for."""
+
+    messages: list[Message]
+    has_more: bool
+
+
+# Messages
+
+
+def check_draft(draft: Draft, limits: Limits, *, by_service: bool = False) -> None:
+    """Refuse a draft that is not well-formed. Raises INVALID_ARGUMENT (message_too_large for the body)."""
+    check_content(draft.content, draft.message_type, limits)
+    wrong: dict[str, str] = {}
+    if draft.message_type not in _MESSAGE_TYPES:
+        wrong["message_type"] = f"must be one of {', '.join(MessageType)}"
+    elif draft.message_type == MessageType.SYSTEM and not by_service:
+        raise denied("only services send system messages")
+    if draft.client_id and (why := _client_id_problem(draft.client_id)):
+        wrong["client_id"] = why
+    if draft.metadata and (why := map_problem(draft.metadata, METADATA_KEYS_MAX, METADATA_BYTES_MAX)):
+        wrong["metadata"] = why
+    if len(draft.signature) > SIGNATURE_BYTES_MAX:
+        wrong["signature"] = f"at most {SIGNATURE_BYTES_MAX} bytes"
+    if len(draft.sender_public_key) > PUBLIC_KEY_BYTES_MAX:
+        wrong["sender_public_key"] = f"at most {PUBLIC_KEY_BYTES_MAX} bytes"
+    if wrong:
+        raise invalid(wrong)
+
+
+_MESSAGE_TYPES = frozenset(kind.value for kind in MessageType)
+
+
+def check_content(content: bytes, message_type: str, limits: Limits) -> None:
+    """Refuse a body over the limit, and an empty one of a text message."""
+    if limits.message_body_bytes and len(content) > limits.message_body_bytes:
+        why = f"{len(content)} bytes, at most {limits.message_body_bytes}"
+        raise invalid({"content": why}, reason="message_too_large")
+    if not content and message_type == MessageType.TEXT:
+        raise invalid({"content": "must not be empty in a text message"})
+
+
+def same_message(draft: Draft, stored: Draft) -> bool:
+    """Tell whether a repeated `client_id` repeats the message too, or is a slip of the sender."""
+    return (
+        draft.content == stored.content
+        and draft.conversation_id == stored.conversation_id
+        and draft.message_type == stored.message_type
+        and draft.reply_to_id == stored.reply_to_id
+        and draft.metadata == stored.metadata
+        and draft.signature == stored.signature
+        and draft.sender_public_key == stored.sender_public_key
+    )
+
+
+def _client_id_problem(client_id: str) -> str:
+    if len(client_id) > CLIENT_ID_CHARS_MAX:
+        return f"at most {CLIENT_ID_CHARS_MAX} characters"
+    return "" if client_id.isprintable() else "printable characters only"
+
+
+def map_problem(pairs: Mapping[str, str], keys_max: int, bytes_max: int) -> str:
+    """Say what is wrong with a map of strings, or return an empty string."""
+    if len(pairs) > keys_max:
+        return f"at most {keys_max} keys"
+    for key, value in pairs.items():
+        if not 0 < len(key) <= KEY_CHARS_MAX or not key.isprintable():
+            return f"keys are 1 to {KEY_CHARS_MAX} printable characters"
+        # PostgreSQL's text and jsonb cannot hold NUL.
+        if "\0" in value:
+            return f"the value of {key!r} holds a NUL character"
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in pairs.items())
+    return "" if size <= bytes_max else f"{size} bytes in all, at most {bytes_max}"
+
+
+# Conversations
+
+
+def check_name(name: str) -> str:
+    """Return a group's name without surrounding space. Raises INVALID_ARGUMENT."""
+    name = name.strip()
+    if len(name) > NAME_CHARS_MAX:
+        raise invalid({"name": f"at most {NAME_CHARS_MAX} characters"})
+    if not name.isprintable():
+        raise invalid({"name": "printable characters only"})
+    return name
+
+
+def check_settings(settings: Mapping[str, str]) -> None:
+    """Refuse settings out of bounds. Raises INVALID_ARGUMENT."""
+    if why := map_problem(settings, SETTINGS_KEYS_MAX, SETTINGS_BYTES_MAX):
+        raise invalid({"settings": why})
+
+
+def merged_settings(settings: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
+    """Merge `changes` into `settings`: an empty value removes its key. Raises INVALID_ARGUMENT."""
+    merged = {key: value for key, value in {**settings, **changes}.items() if value}
+    check_settings(merged)
+    return merged
+
+
+def direct_key(one: str, other: str) -> str:
+    """Name the pair, whoever asks: what makes a direct conversation unique."""
+    return ":".join(sorted((one, other)))
+
+
+def check_member_limit(count: int, limits: Limits) -> None:
+    """Refuse more than the limit of members. Raises INVALID_ARGUMENT."""
+    if limits.group_members and count > limits.group_members:
+        raise invalid({"member_ids": f"{count} members, at most {limits.group_members}"})
+
+
+# Who may do what
+
+
+def may_send(role: Role | None) -> bool:
+    """Tell whether a person writes to a conversation: any present member does."""
+    return role is not None
+
+
+def allowed_actions(kind: Kind, role: Role | None) -> dict[Action, bool]:
+    """Answer for each action; `role` None is a stranger. A direct conversation cannot be left."""
+    member = role is not None
+    return {
+        Action.JOIN: member,
+        Action.LEAVE: member and kind is not Kind.DIRECT,
+        Action.READ: member,
+        Action.WRITE: may_send(role),
+    }
+
+
+def check_may_update(kind: Kind, role: Role) -> None:
+    """Only admins and the owner rename a group or change its settings. Raises PERMISSION_DENIED."""
+    _check_not_direct(kind)
+    if role.rank < Role.ADMIN.rank:
+        raise denied("only an admin or the owner changes a conversation")
+
+
+def check_may_add(kind: Kind, role: Role, new_role: Role) -> None:
+    """Moderators and above add people, to roles below their own. Raises PERMISSION_DENIED."""
+    _check_not_direct(kind)
+    if role.rank < Role.MODERATOR.rank:
+        raise denied("only a moderator, an admin or the owner adds people")
+    if not role.outranks(new_role):
+        raise denied(f"a {role} adds people to roles below {role}")
+
+
+def check_may_remove(kind: Kind, role: Role, target: Role, *, oneself: bool) -> None:
+    """Remove people of lower roles, as moderator or above; everybody may leave. Raises PERMISSION_DENIED."""
+    _check_not_direct(kind)
+    if oneself:
+        return
+    if role.rank < Role.MODERATOR.rank or not role.outranks(target):
+        raise denied(f"a {role} does not remove a {target}")
+
+
+def check_may_set_role(kind: Kind, role: Role, target: Role, new_role: Role, *, oneself: bool) -> None:
+    """Give roles below one's own to people below oneself; the owner also hands over. Raises PERMISSION_DENIED."""
+    _check_not_direct(kind)
+    if oneself:
+        raise denied("nobody changes their own role; an owner hands over to another member")
+    if not role.outranks(target):
+        raise denied(f"a {role} does not change the role of a {target}")
+    if not role.outranks(new_role) and role is not Role.OWNER:
+        raise denied(f"a {role} gives roles below {role}")
+
+
+def successor(members: Collection[Member]) -> Member | None:
+    """Choose who owns a group whose owner leaves: the highest role, then the longest in, then the lowest id."""
+    return min(members, key=lambda m: (-m.role.rank, m.joined_at, m.user_id), default=None)
+
+
+def _check_not_direct(kind: Kind) -> None:
+    if kind is Kind.DIRECT:
+        raise denied("a direct conversation is between its two people", reason="forbidden")
+
+
+def not_a_member() -> WhisprError:
+    """PERMISSION_DENIED for those outside a conversation."""
+    return denied("only members of the conversation may do this", reason="not_a_member")
+
+
+def clamp_page(size: int, limits: Limits) -> int:
+    """Turn a requested page size into one within the limits; 0 asks for the default."""
+    if size < 0:
+        raise invalid({"page_size": "must not be negative"})
+    wanted = size or limits.page_size
+    return min(wanted, limits.page_size_max) if limits.page_size_max else wanted
