@@ -1,0 +1,346 @@
+"""The message log: appends from many callers, written to PostgreSQL in groups.
+
+Theory of operation. `append` puts a draft on a bounded queue and returns a `Ticket` at once. A conversation
+belongs to one *lane*; a lane is one task that takes what has gathered, writes it with one call of
+`conversations.append` (migration 0001: one statement, one round trip, one commit), and repeats. While a batch
+is being written the next one gathers, so batches grow with the load and an idle log writes at once; there is
+no timer. One writer per conversation keeps append order, and the statement numbers under a lock on the
+conversation, so several processes may append to the same one.
+
+**Acknowledged means durable.** A ticket is settled after the commit. `on_committed` is called with the new
+messages of a batch before their tickets are settled, so a broadcast leaves before the sender's reply, in seq
+order per conversation.
+
+**When the outcome is unknown** (the connection broke, or the statement was cut off by a deadline), the same
+batch is sent again. Its ids were made here, so the statement finds what the earlier attempt stored and
+reports it as `found`, which is new to listeners. A sender whose deadline passes meanwhile is told UNAVAILABLE;
+its message is not inserted by later attempts but still looked up, for it may be on disk, and then listeners
+must hear of it. The lane goes on only when the outcome is known, hence no gap in what listeners see.
+
+**A poison message** (one that PostgreSQL refuses for a reason no retry mends) fails alone: its batch is split
+until it stands by itself.
+
+**Repeats.** A `client_id` that is under way already makes the later ticket follow the earlier one; one that is
+stored makes the statement return the original. Either way another body is ALREADY_EXISTS (duplicate_mismatch).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+import trio
+
+from whispr.conversations.domain import Draft, Message, not_a_member, same_message
+from whispr.conversations.rows import message_of
+from whispr.conversations.tickets import Ticket
+from whispr.errors import Code, WhisprError, exists, internal, invalid, not_found, unavailable
+
+LANES = 2
+"""Batches in flight at once; a conversation belongs to one lane."""
+BATCH_LEN_MAX = 256
+BATCH_BYTES_MAX = 2 * 1024 * 1024
+QUEUE_LEN_MAX = 10_000
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+DEADLINE_S = 5.0
+"""How long an append may take when its caller sets no earlier deadline."""
+SWEEP_S = 0.25
+"""How often appends past their deadline are told so, while a lane waits for PostgreSQL."""
+LOOKUP_S = 2.0
+"""How long one attempt may take that only looks for messages whose senders have gone."""
+RETRY_MIN_S, RETRY_MAX_S = 0.02, 0.5
+CONFLICTS_MAX = 3
+"""Unique violations in a row after which a batch is split."""
+
+_RETRIED = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.ALREADY_EXISTS})
+_APPEND = (
+    "SELECT outcome, seq, sent_at, original"
+    " FROM conversations.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+)
+
+_log = structlog.get_logger(__name__)
+_json = msgspec.json.Encoder().encode
+
+
+class Database(Protocol):
+    """What the log needs of the pool."""
+
+    async def fetch(self, sql: str, /, *args: Any) -> Sequence[Any]:
+        """Run a statement and return its rows. Raises WhisprError."""
+
+
+class _Lane:
+    __slots__ = ("queue", "wake")
+
+    def __init__(self) -> None:
+        self.queue: deque[Ticket] = deque()
+        self.wake = trio.Event()
+
+
+class MessageLog:
+    """Appends messages; `run` is its task. See the module's text."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        on_committed: Callable[[list[Message]], None],
+        lanes: int = LANES,
+        batch_len_max: int = BATCH_LEN_MAX,
+        queue_len_max: int = QUEUE_LEN_MAX,
+        queue_bytes_max: int = QUEUE_BYTES_MAX,
+    ) -> None:
+        assert lanes > 0
+        assert 0 < batch_len_max <= queue_len_max
+        self._db = db
+        self._on_committed = on_committed
+        self._lanes = [_Lane() for _ in range(lanes)]
+        self._batch_len_max = batch_len_max
+        self._queue_len_max = queue_len_max
+        self._queue_bytes_max = queue_bytes_max
+        self._open: dict[str, Ticket] = {}
+        self._open_bytes = 0
+        self._leaders: dict[tuple[str, str], Ticket] = {}
+        self._idle = trio.Event()
+        self._idle.set()
+        self._closed = False
+
+    def append(self, draft: Draft, *, deadline: float | None = None) -> Ticket:
+        """Queue a message; appends of one conversation are stored in the order of these calls.
+
+        `deadline` is absolute, on Trio's clock; at most `DEADLINE_S` from now. Raises UNAVAILABLE when the
+        queue is full.
+        """
+        size = len(draft.content)
+        if len(self._open) >= self._queue_len_max or self._open_bytes + size > self._queue_bytes_max:
+            raise unavailable("too many messages are waiting to be written")
+        if self._closed:
+            raise unavailable("the server is stopping")
+        latest = trio.current_time() + DEADLINE_S
+        ticket = Ticket(draft, latest if deadline is None or deadline > latest else deadline)
+        if not self._open:
+            self._idle = trio.Event()
+        self._open[draft.id] = ticket
+        self._open_bytes += size
+        ticket.on_settled(self._forget)
+        self._enqueue(ticket)
+        return ticket
+
+    async def drain(self) -> None:
+        """Wait until nothing is under way."""
+        await self._idle.wait()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write batches until cancelled; appends left over then fail with UNAVAILABLE."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for lane in self._lanes:
+                    nursery.start_soon(self._run_lane, lane)
+                nursery.start_soon(self._sweep)
+                task_status.started()
+        finally:
+            self._closed = True
+            for ticket in list(self._open.values()):
+                ticket.fail(unavailable("the server is stopping"))
+
+    # Queueing
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        draft = ticket.draft
+        if draft.client_id:
+            leader = self._leaders.setdefault((draft.sender_id, draft.client_id), ticket)
+            if leader is not ticket:
+                leader.followers.append(ticket)
+                return
+        lane = self._lanes[hash(draft.conversation_id) % len(self._lanes)]
+        lane.queue.append(ticket)
+        lane.wake.set()
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Give back what a settled ticket held."""
+        del self._open[ticket.draft.id]
+        self._open_bytes -= len(ticket.draft.content)
+        if not self._open:
+            self._idle.set()
+
+    async def _sweep(self) -> None:
+        """Tell callers whose deadline has passed, wherever their message stands."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = trio.current_time()
+            for ticket in [ticket for ticket in self._open.values() if ticket.deadline <= now]:
+                ticket.fail(_too_late())
+
+    # Writing
+
+    async def _run_lane(self, lane: _Lane) -> None:
+        while True:
+            if not lane.queue:
+                lane.wake = trio.Event()
+                await lane.wake.wait()
+            batch = self._take(lane.queue)
+            await self._write(batch)
+            for ticket in batch:
+                self._release(ticket)
+
+    def _take(self, queue: deque[Ticket]) -> list[Ticket]:
+        batch: list[Ticket] = []
+        size = 0
+        now = trio.current_time()
+        while queue and len(batch) < self._batch_len_max:
+            size += len(queue[0].draft.content)
+            if batch and size > BATCH_BYTES_MAX:
+                break
+            ticket = queue.popleft()
+            if ticket.deadline <= now:
+                ticket.fail(_too_late())
+            if ticket.settled:
+                self._release(ticket)
+            else:
+                batch.append(ticket)
+        return batch
+
+    async def _write(self, batch: list[Ticket], *, conflicts: int = 0) -> None:
+        """Write a batch and settle its tickets, however many attempts that takes."""
+        delay_s = RETRY_MIN_S
+        while batch:
+            rows = await self._attempt(batch)
+            if not isinstance(rows, Exception):
+                self._settle(batch, rows)
+                return
+            code = rows.code if isinstance(rows, WhisprError) else None
+            conflicts += code is Code.ALREADY_EXISTS
+            if code not in _RETRIED or conflicts > CONFLICTS_MAX:
+                await self._split(batch, rows)
+                return
+            if code is not Code.ALREADY_EXISTS:
+                await trio.sleep(delay_s * random.uniform(0.5, 1))  # noqa: S311  # jitter is no secret
+                delay_s = min(2 * delay_s, RETRY_MAX_S)
+
+    async def _attempt(self, batch: list[Ticket]) -> Sequence[Any] | Exception:
+        """Send the statement once. Returns its rows, or why it failed or may have failed."""
+        again = any(ticket.tried for ticket in batch)
+        columns = _columns(batch)
+        waiting = [ticket.deadline for ticket in batch if not ticket.settled]
+        deadline = max(waiting) if waiting else trio.current_time() + LOOKUP_S
+        for ticket in batch:
+            ticket.tried = True
+        with trio.move_on_at(deadline):
+            try:
+                return await self._db.fetch(_APPEND, again, *columns)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it must not stop the other messages
+                return error
+        return unavailable("PostgreSQL did not answer in time")
+
+    async def _split(self, batch: list[Ticket], error: Exception) -> None:
+        """Find the message that the statement fails on; the others go through."""
+        if len(batch) > 1:
+            half = len(batch) // 2
+            await self._write(batch[:half])
+            await self._write(batch[half:])
+            return
+        _log.error("a message could not be stored", message_id=batch[0].draft.id, exc_info=error)
+        batch[0].fail(internal("the message could not be stored"))
+
+    def _settle(self, batch: list[Ticket], rows: Sequence[Any]) -> None:
+        new: list[Message] = []
+        outcomes: list[Message | WhisprError] = []
+        for ticket, row in zip(batch, rows, strict=True):
+            outcome = _outcome(ticket.draft, row)
+            outcomes.append(outcome)
+            if row["outcome"] == "repeated":
+                ticket.original = False
+            elif isinstance(outcome, Message):
+                new.append(outcome)
+        if new:
+            try:
+                self._on_committed(new)
+            except Exception:  # noqa: BLE001  # what is stored is stored; its sender hears so
+                _log.exception("a listener of committed messages failed")
+        for ticket, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Message):
+                ticket.succeed(outcome)
+            else:
+                ticket.fail(outcome)
+
+    def _release(self, leader: Ticket) -> None:
+        """Let those go on that waited for this ticket's client_id."""
+        if not leader.draft.client_id:
+            return
+        self._leaders.pop((leader.draft.sender_id, leader.draft.client_id), None)
+        for follower in leader.followers:
+            if leader.error is not None:
+                self._enqueue(follower)
+            elif same_message(follower.draft, leader.draft):
+                follower.original = False
+                follower.succeed(leader.result())
+            else:
+                follower.fail(_mismatch())
+
+
+def _columns(batch: list[Ticket]) -> list[list[Any]]:
+    """Turn the batch into the parallel arrays of `conversations.append`."""
+    drafts = [ticket.draft for ticket in batch]
+    return [
+        [not ticket.settled for ticket in batch],
+        [draft.id for draft in drafts],
+        [draft.conversation_id for draft in drafts],
+        [draft.sender_id for draft in drafts],
+        [draft.client_id or None for draft in drafts],
+        [draft.message_type for draft in drafts],
+        [draft.content for draft in drafts],
+        [_json(draft.metadata).decode() if draft.metadata else None for draft in drafts],
+        [draft.reply_to_id or None for draft in drafts],
+        [draft.signature or None for draft in drafts],
+        [draft.sender_public_key or None for draft in drafts],
+    ]
+
+
+def _outcome(draft: Draft, row: Any) -> Message | WhisprError:
+    match row["outcome"]:
+        case "stored":
+            return _stored(draft, row["seq"], row["sent_at"])
+        case "found":
+            return _stored(draft, row["original"]["seq"], row["original"]["sent_at"])
+        case "repeated":
+            original = message_of(row["original"])
+            return original if same_message(draft, original) else _mismatch()
+        case "not_a_member":
+            return not_a_member()
+        case "no_conversation":
+            return not_found("conversation", draft.conversation_id)
+        case "no_reply_target":
+            return invalid({"reply_to_id": "no such message in this conversation"})
+        case _:
+            return _too_late()
+
+
+def _stored(draft: Draft, seq: int, sent_at: Any) -> Message:
+    return Message(
+        id=draft.id,
+        conversation_id=draft.conversation_id,
+        sender_id=draft.sender_id,
+        content=draft.content,
+        message_type=draft.message_type,
+        metadata=draft.metadata,
+        client_id=draft.client_id,
+        reply_to_id=draft.reply_to_id,
+        signature=draft.signature,
+        sender_public_key=draft.sender_public_key,
+        seq=seq,
+        sent_at=sent_at,
+    )
+
+
+def _mismatch() -> WhisprError:
+    return exists("client_id was used for another message", "duplicate_mismatch")
+
+
+def _too_late() -> WhisprError:
+    return unavailable(
+        "the message could not be written in time; it is safe to send it again with its client_id"
+    )
