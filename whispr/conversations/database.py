@@ -1,0 +1,30 @@
+"""What this package needs of PostgreSQL: the shape of `whispr.adapters.postgres.Postgres`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+
+class Queries(Protocol):
+    """Runs statements. All raise WhisprError: UNAVAILABLE when the server is away."""
+
+    async def fetch(self, sql: str, /, *args: Any) -> Sequence[Any]:
+        """Return all rows."""
+
+    async def fetchrow(self, sql: str, /, *args: Any) -> Any:
+        """Return the first row, or None."""
+
+    async def fetchval(self, sql: str, /, *args: Any) -> Any:
+        """Return the first column of the first row, or None."""
+
+    async def execute(self, sql: str, /, *args: Any) -> Any:
+        """Run a statement for its effect."""
+
+
+class Database(Queries, Protocol):
+    """The pool: each statement by itself, or several in a transaction."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Queries]:
+        """Open a transaction: committed when the block ends, rolled back when it raises."""
