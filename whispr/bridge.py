@@ -218,6 +218,8 @@ class Bridge:
         """Cancel and await what is left, report it, close generators and helper threads."""
         left = asyncio.all_tasks(self._loop)
         for task in left:
+            if task.cancelling():
+                continue  # its owner has told it to end: not forgotten, only not gone yet
             self._problems.append(BridgeError(f"asyncio task left behind: {_described(task)}"))
             task.cancel("the asyncio bridge is closing")
         with trio.move_on_after(WIND_UP_S) as bound:

@@ -1,0 +1,267 @@
+"""PostgreSQL through asyncpg on the bridge: a pool with Trio's manners, and errors of ours.
+
+The pool is ours rather than asyncpg's: waiting for a connection is then a Trio wait (fair, cancelled at
+once), and a connection goes back without the extra round trip that asyncpg's pool spends on resetting
+session state. Statements here must therefore leave no session state behind: no SET outside a transaction
+(SET LOCAL is fine), no session advisory locks, no LISTEN.
+
+Time is the caller's: nothing here times out. While the server is away a call waits for a connection,
+trying again with growing pauses, until the caller's deadline; nothing has been sent by then. A connection
+lost under a statement raises UNAVAILABLE: whether it took effect is unknown, so only callers whose
+statement is idempotent retry. A cancelled statement is cancelled on the server too, and its connection is
+used again only after the server has confirmed.
+
+`json` and `jsonb` values are Python objects both ways (through msgspec). `uuid` accepts strings and returns
+`uuid.UUID`; `timestamptz` is an aware `datetime`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import msgspec
+import structlog
+import trio
+
+from whispr.adapters.postgres_errors import Conflict, Retryable, Violation, refuses_us, translated
+from whispr.bridge import Bridge, CancelledByAsyncio
+from whispr.errors import unavailable
+
+__all__ = ["Conflict", "Postgres", "Retryable", "Transaction", "Violation", "open_postgres"]
+
+Record = asyncpg.Record
+Connection = asyncpg.Connection[asyncpg.Record]
+
+CONNECT_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Pauses between attempts to connect; the last one repeats."""
+
+SETTLE_S = 1.0
+"""How long a cancelled or failed statement may take to settle before its connection is thrown away."""
+
+log = structlog.get_logger("whispr.postgres")
+
+
+class _Queries:
+    """The query methods, the same on the pool and in a transaction.
+
+    All raise `Conflict`, `Retryable`, `Violation`, or UNAVAILABLE when the connection is lost; an error in
+    the statement itself is asyncpg's exception, for it is our bug.
+    """
+
+    async def _on_connection(self, method: str, *args: Any) -> Any:
+        raise NotImplementedError
+
+    async def fetch(self, sql: str, *args: object) -> list[Record]:
+        """Return all rows."""
+        rows: list[Record] = await self._on_connection("fetch", sql, *args)
+        return rows
+
+    async def fetchrow(self, sql: str, *args: object) -> Record | None:
+        """Return the first row, or None."""
+        row: Record | None = await self._on_connection("fetchrow", sql, *args)
+        return row
+
+    async def fetchval(self, sql: str, *args: object) -> Any:
+        """Return the first column of the first row, or None."""
+        return await self._on_connection("fetchval", sql, *args)
+
+    async def execute(self, sql: str, *args: object) -> str:
+        """Run a statement, or without arguments a script of several; return the command tag."""
+        tag: str = await self._on_connection("execute", sql, *args)
+        return tag
+
+    async def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement for each row of arguments, all of them or none."""
+        await self._on_connection("executemany", sql, rows)
+
+
+class Transaction(_Queries):
+    """A transaction in progress, made by `Postgres.transaction`. Use it from one task at a time."""
+
+    def __init__(self, bridge: Bridge, connection: Connection) -> None:
+        self._bridge = bridge
+        self._connection = connection
+
+    async def _on_connection(self, method: str, *args: Any) -> Any:
+        try:
+            return await self._bridge.call(getattr(self._connection, method), *args)
+        except Exception as error:
+            if ours := translated(error):
+                raise ours from error
+            raise
+
+
+class Postgres(_Queries):
+    """A pool of connections to one database. Made by `open_postgres`."""
+
+    def __init__(self, bridge: Bridge, url: str, pool_size: int) -> None:
+        assert pool_size > 0
+        self._bridge = bridge
+        self._url = url
+        self._pool_size = pool_size
+        self._slots = trio.Semaphore(pool_size)
+        self._idle: deque[Connection] = deque()
+        self.connects = 0
+        """Connections made so far, for metrics and tests."""
+
+    @property
+    def in_use(self) -> int:
+        """Connections at work now."""
+        return self._pool_size - self._slots.value
+
+    @property
+    def waiting(self) -> int:
+        """Tasks waiting for a connection now."""
+        return self._slots.statistics().tasks_waiting
+
+    async def ping(self) -> None:
+        """Return once the database answers. Raises UNAVAILABLE if it refuses us or goes away meanwhile."""
+        await self.fetchval("SELECT 1")
+
+    async def _on_connection(self, method: str, *args: Any) -> Any:
+        connection = await self._acquire()
+        try:
+            return await self._bridge.call(getattr(connection, method), *args)
+        except BaseException as error:
+            await self._settle(connection, error)
+            if ours := translated(error):
+                raise ours from error
+            raise
+        finally:
+            self._release(connection)
+
+    @asynccontextmanager
+    async def transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[Transaction]:
+        """Run the block in a transaction: committed at its end, rolled back by an exception or a cancel.
+
+        A commit whose answer is lost raises UNAVAILABLE, its outcome unknown. With isolation
+        "REPEATABLE READ" or "SERIALIZABLE" expect `Retryable`, and run the whole block again.
+        """
+        assert isolation in _ISOLATIONS
+        connection = await self._acquire()
+        try:
+            await self._bridge.call(connection.execute, f"BEGIN ISOLATION LEVEL {isolation}")
+            yield Transaction(self._bridge, connection)
+            await self._bridge.call(connection.execute, "COMMIT")
+        except BaseException as error:
+            await self._settle(connection, error)
+            if ours := translated(error):
+                raise ours from error
+            raise
+        finally:
+            self._release(connection)
+
+    async def _acquire(self) -> Connection:
+        """Take a live connection, waiting for a free slot and for the server to be there."""
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            await self._slots.acquire()
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        try:
+            return await self._connect()
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def _release(self, connection: Connection) -> None:
+        if not connection.is_closed():
+            self._idle.append(connection)
+        self._slots.release()
+
+    async def _connect(self) -> Connection:
+        """Connect, trying again while the server is away. Raises UNAVAILABLE if it refuses us for good."""
+        attempt = 0
+        while True:
+            try:
+                connection = await self._bridge.call(_connected, self._url)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, CancelledByAsyncio) as error:
+                if refuses_us(error):
+                    raise unavailable(f"PostgreSQL refuses the connection: {error}") from error
+                log.debug("postgres_away", attempt=attempt, error=repr(error))
+            else:
+                self.connects += 1
+                return connection
+            await trio.sleep(CONNECT_PAUSES_S[min(attempt, len(CONNECT_PAUSES_S) - 1)])
+            attempt += 1
+
+    async def _settle(self, connection: Connection, error: BaseException) -> None:
+        """Bring a connection back to rest after a failure or a cancel, or throw it away.
+
+        A statement cut short by a cancel may still run: asyncpg has asked the server to stop it, and lets
+        the next statement wait for the answer. An error that the server itself reported leaves nothing
+        to wait for.
+        """
+        in_transaction = not connection.is_closed() and connection.is_in_transaction()
+        if connection.is_closed() or (isinstance(error, asyncpg.PostgresError) and not in_transaction):
+            return
+        settled = False
+        with trio.move_on_after(SETTLE_S, shield=True):
+            try:
+                await self._bridge.call(connection.execute, "ROLLBACK" if in_transaction else "SELECT 1")
+                settled = not connection.is_in_transaction()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, CancelledByAsyncio) as failed:
+                log.debug("postgres_connection_dropped", error=repr(failed))
+        if not settled:
+            connection.terminate()
+
+    async def _close(self) -> None:
+        """Say goodbye on every idle connection, bounded; then cut what is left."""
+        with trio.move_on_after(SETTLE_S, shield=True):
+            while self._idle:
+                connection = self._idle.pop()
+                with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    await self._bridge.call(connection.close)
+        while self._idle:
+            self._idle.pop().terminate()
+
+
+@asynccontextmanager
+async def open_postgres(bridge: Bridge, url: str, pool_size: int = 8) -> AsyncIterator[Postgres]:
+    """Open a pool of at most `pool_size` connections, made when first needed: opening never fails."""
+    db = Postgres(bridge, url, pool_size)
+    try:
+        yield db
+    finally:
+        await db._close()
+
+
+_ISOLATIONS = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
+
+
+async def _connected(url: str) -> Connection:
+    """Connect and set the codecs; without asyncpg's own time limit."""
+    connection: Connection = await asyncpg.connect(  # type: ignore[call-overload]  # stubs forget timeout=None
+        url, timeout=None, server_settings={"application_name": "whispr"}
+    )
+    try:
+        await connection.set_type_codec(
+            "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
+        )
+        await connection.set_type_codec(
+            "json",
+            schema="pg_catalog",
+            encoder=msgspec.json.encode,
+            decoder=msgspec.json.decode,
+            format="binary",
+        )
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+def _encode_jsonb(value: object) -> bytes:
+    return b"\x01" + msgspec.json.encode(value)  # the version byte of jsonb_recv
+
+
+def _decode_jsonb(data: bytes) -> object:
+    return msgspec.json.decode(data[1:])

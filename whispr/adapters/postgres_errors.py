@@ -1,0 +1,77 @@
+"""Where PostgreSQL's and asyncpg's errors become ours: the one place that knows SQLSTATEs.
+
+Classes are PostgreSQL's (documentation, appendix A): 08 connection, 40 rollback, 53 out of resources,
+57 operator intervention, 23 integrity.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from whispr.bridge import CancelledByAsyncio
+from whispr.errors import Code, WhisprError, unavailable
+
+
+class Conflict(WhisprError):  # noqa: N818 - reads as what is the matter, like WhisprError's codes
+    """ALREADY_EXISTS: a unique or exclusion constraint, named by `constraint`, is in the way."""
+
+    def __init__(self, constraint: str) -> None:
+        super().__init__(Code.ALREADY_EXISTS, f"already exists ({constraint})")
+        self.constraint = constraint
+
+
+class Violation(WhisprError):  # noqa: N818 - reads as what is the matter, like WhisprError's codes
+    """FAILED_PRECONDITION: a foreign key or check constraint, named by `constraint`, forbids it."""
+
+    def __init__(self, constraint: str) -> None:
+        super().__init__(Code.FAILED_PRECONDITION, f"not possible in the present state ({constraint})")
+        self.constraint = constraint
+
+
+class Retryable(WhisprError):  # noqa: N818 - reads as what is the matter, like WhisprError's codes
+    """ABORTED: a serialization failure or deadlock; nothing was done, and the same again may succeed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Code.ABORTED, why)
+
+
+_RETRYABLE_STATES = frozenset({"40001", "40P01", "55P03"})
+_AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
+_REFUSAL_CLASSES = frozenset({"28", "3D", "42"})
+
+
+def translated(error: BaseException) -> WhisprError | None:
+    """Map an exception of a statement to ours, or None when it is not the database's state but a bug."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _from_server(error)
+    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
+        # Raised by a connection that was closed under the statement or before it.
+        return _lost(error)
+    if isinstance(error, (OSError, CancelledByAsyncio)):
+        return _lost(error)
+    return None
+
+
+def _from_server(error: asyncpg.PostgresError) -> WhisprError | None:
+    state: str = getattr(error, "sqlstate", None) or "08000"
+    constraint = str(getattr(error, "constraint_name", None) or "unnamed constraint")
+    if state in ("23505", "23P01"):
+        return Conflict(constraint)
+    if state in ("23503", "23514", "23001"):
+        return Violation(constraint)
+    if state in _RETRYABLE_STATES or isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Retryable(str(error))
+    if state[:2] in _AWAY_CLASSES:
+        return _lost(error)
+    return None
+
+
+def _lost(error: BaseException) -> WhisprError:
+    return unavailable(f"the connection to PostgreSQL was lost; the outcome is unknown ({error})")
+
+
+def refuses_us(error: BaseException) -> bool:
+    """Whether a failed attempt to connect will fail the same way until somebody changes something."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (getattr(error, "sqlstate", None) or "")[:2] in _REFUSAL_CLASSES
+    return isinstance(error, (asyncpg.ClientConfigurationError, ValueError))

@@ -1,0 +1,10 @@
+"""PostgreSQL, Valkey and NATS as supervised child processes, for backends that have no URL configured.
+
+`await nursery.start(run_children, data_dir, {"postgres", "redis", "nats"})` returns `Backends`, the
+addresses, once all answer. `python -m whispr.embed DATA_DIR` runs them alone, for tests and debugging.
+"""
+
+from whispr.embed.folder import open_folder
+from whispr.embed.supervisor import ALL, Backends, Status, run_children
+
+__all__ = ["ALL", "Backends", "Status", "open_folder", "run_children"]
