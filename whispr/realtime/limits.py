@@ -67,6 +67,11 @@ class OperationBudget:
         self._window_s = 60.0
         self._tat_s = float("-inf")
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit at all; without one the clock need not be read."""
+        return self._interval_s > 0
+
     def take(self, now_s: float) -> float:
         """Spend one operation. Returns 0 when allowed, else the seconds until the next one would be."""
         if not self._interval_s:

@@ -1,0 +1,309 @@
+"""Topics, their subscribers, and the one encoded frame that goes to all of them.
+
+A broadcast is encoded once, framed once, and offered to each subscriber with a non-blocking send
+(`whispr.realtime.transport`). Everything here is synchronous and runs in the Trio thread, so a broadcast reaches
+every subscriber before anything else happens: two broadcasts of one task arrive everywhere in that order.
+
+Other nodes: `relay`, when set, is given each local broadcast as a `Broadcast`; the composition root publishes
+`Broadcast.pack()` on the bus and calls `deliver(Broadcast.unpack(data))` for what arrives.
+
+Measured (see `tests/bench/bench_fanout.py`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import structlog
+import trio
+
+from whispr.errors import exhausted
+from whispr.realtime import metrics, protocol
+from whispr.realtime.channel import ChannelFactory
+from whispr.realtime.limits import Limits
+from whispr.realtime.link import Link, State
+from whispr.realtime.presence import Meta, Presence
+from whispr.realtime.presence import State as PresenceState
+from whispr.realtime.socket import Socket
+from whispr.realtime.transport import Flusher
+
+log = structlog.get_logger()
+
+_SWEEP_S = 1.0
+
+
+class Broadcast(msgspec.Struct, array_like=True, frozen=True):
+    """A broadcast on its way between nodes. `payload` is encoded JSON, or raw bytes when `binary`."""
+
+    topic: str
+    event: str
+    payload: bytes
+    binary: bool = False
+    seq: int | None = None
+    unless_joined: str | None = None
+
+    def pack(self) -> bytes:
+        """Encode for the bus."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Broadcast:
+        """Decode from the bus. Raises msgspec.DecodeError."""
+        return msgspec.msgpack.decode(data, type=cls)
+
+
+Relay = Callable[[Broadcast], None]
+
+
+class Hub:
+    """The real-time hub of one process. `run` must be running while it serves (`serve_websocket` does that)."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        relay: Relay | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.relay = relay
+        self.flusher = Flusher()
+        self.sockets: set[Socket] = set()
+        self.now = 0.0
+        """Trio's clock in seconds, read once a second: good enough for idleness, and free."""
+        self.draining = trio.Event()
+        self._wall_clock = wall_clock
+        self._factories: dict[str, ChannelFactory] = {}
+        self._topics: dict[str, set[Link]] = {}
+        self._seats: dict[str, int] = {}
+        self._users: dict[str, list[Socket]] = {}
+        self._outstanding: set[Link] = set()
+        self._presence = Presence(secrets.token_urlsafe(6))
+        self._presence_changed = trio.Event()
+        self._empty = trio.Event()
+
+    # ── for services ──
+
+    def mount(self, prefix: str, factory: ChannelFactory) -> None:
+        """Serve the topics `<prefix>:<anything>`, and `<prefix>` itself, with channels of this factory."""
+        prefix = prefix.removesuffix(":")
+        assert prefix not in self._factories, f"{prefix} is mounted twice"
+        assert prefix != "phoenix", "the topic phoenix belongs to the protocol"
+        self._factories[prefix] = factory
+
+    def broadcast(
+        self,
+        topic: str,
+        event: str,
+        payload: object,
+        *,
+        seq: int | None = None,
+        exclude: Link | None = None,
+        unless_joined: str | None = None,
+    ) -> int:
+        """Send to every subscriber of the topic, here and through the relay. Returns how many it was offered to here.
+
+        `seq` lets links that resumed past it skip it. `exclude` skips one link. `unless_joined` skips sockets that
+        also joined that topic: the preview on `user:<id>` of what they get on `conversation:<id>` anyhow.
+        """
+        if self.relay is not None:
+            binary = isinstance(payload, bytes)
+            body = payload if isinstance(payload, bytes) else protocol.encode_json(payload)
+            self.relay(Broadcast(topic, event, body, binary, seq, unless_joined))
+            payload = body if binary else msgspec.Raw(body)
+        links = self._topics.get(topic)
+        if not links:
+            return 0
+        frame = protocol.encode_broadcast(topic, event, payload)
+        return self._fan_out(links, frame, seq, exclude, unless_joined)
+
+    def deliver(self, broadcast: Broadcast) -> int:
+        """Send what another node broadcast to the subscribers here. Returns how many it was offered to."""
+        links = self._topics.get(broadcast.topic)
+        if not links:
+            return 0
+        payload = broadcast.payload if broadcast.binary else msgspec.Raw(broadcast.payload)
+        frame = protocol.encode_broadcast(broadcast.topic, broadcast.event, payload)
+        return self._fan_out(links, frame, broadcast.seq, None, broadcast.unless_joined)
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """Hold frames back inside the block, which must not wait, and send them coalesced at its end."""
+        self.flusher.corks += 1
+        try:
+            yield
+        finally:
+            self.flusher.corks -= 1
+            if not self.flusher.corks:
+                self.flusher.flush()
+
+    def subscribers(self, topic: str) -> tuple[Link, ...]:
+        """Return the joined links of a topic."""
+        return tuple(link for link in self._topics.get(topic, ()) if link.state is State.JOINED)
+
+    def sockets_of(self, user_id: str) -> tuple[Socket, ...]:
+        """Return the user's sockets on this node."""
+        return tuple(self._users.get(user_id, ()))
+
+    def kick(self, topic: str, user_id: str, event: str | None = None, payload: object = None) -> int:
+        """Close the user's channels of a topic after an optional last event. Returns how many."""
+        links = [link for link in self._topics.get(topic, ()) if link.session.user_id == user_id]
+        for link in links:
+            link.close(event, payload)
+        return len(links)
+
+    def disconnect(
+        self, *, user_id: str | None = None, session_id: str | None = None, reason: str = "session_revoked"
+    ) -> int:
+        """Close the sockets of a user or of a session. Returns how many.
+
+        Each joined channel first gets the event `session_revoked {reason}`; the close code is 1008.
+        """
+        assert user_id is not None or session_id is not None
+        among = self.sockets if user_id is None else self.sockets_of(user_id)
+        found = [s for s in among if session_id is None or s.session.session_id == session_id]
+        for socket in found:
+            socket.dismiss("session_revoked", {"reason": reason}, reason)
+        return len(found)
+
+    def presence_state(self, topic: str) -> PresenceState:
+        """Return who is present on the topic, as `presence_state` says it."""
+        return self._presence.state(topic)
+
+    def is_present(self, topic: str, user_id: str) -> bool:
+        """Tell whether the user is present on the topic."""
+        return self._presence.is_present(topic, user_id)
+
+    def presence_track(self, topic: str, key: str, meta: Meta) -> str:
+        """Add a presence that no link owns; the caller untracks it. Returns its ref."""
+        self._presence_changed.set()
+        return self._presence.track(topic, key, meta)
+
+    def presence_update(self, topic: str, key: str, ref: str, meta: Meta) -> str:
+        """Replace a presence's meta and return its new ref."""
+        self._presence_changed.set()
+        return self._presence.update(topic, key, ref, meta)
+
+    def presence_untrack(self, topic: str, key: str, ref: str) -> None:
+        """Remove a presence."""
+        self._presence_changed.set()
+        self._presence.untrack(topic, key, ref)
+
+    # ── for the application ──
+
+    async def run(self) -> None:
+        """Flush, sweep and publish presence for ever."""
+        self.now = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.flusher.run)
+            nursery.start_soon(self._sweep)
+            nursery.start_soon(self._publish_presence)
+
+    async def drain(self) -> None:
+        """Refuse new sockets, answer pushes in flight, close every socket with 1012; returns when all are gone.
+
+        Bounded by `drain_s + leave_s + close_s` of the limits, and by the caller's cancel scope.
+        """
+        self.draining.set()
+        while self.sockets:
+            self._empty = trio.Event()
+            for socket in tuple(self.sockets):
+                socket.drain()
+            await self._empty.wait()
+
+    # ── for sockets and links ──
+
+    def factory(self, topic: str) -> ChannelFactory | None:
+        """Return what serves a topic, None for an unmatched one."""
+        return self._factories.get(topic.partition(":")[0])
+
+    def take_seat(self, user_id: str) -> None:
+        """Count a socket of the user in. Raises RESOURCE_EXHAUSTED `too_many_sockets` past the limit."""
+        taken = self._seats.get(user_id, 0)
+        limit = self.limits.user_sockets
+        if limit and taken >= limit:
+            raise exhausted(f"a user may have at most {limit} sockets", reason="too_many_sockets")
+        self._seats[user_id] = taken + 1
+
+    def leave_seat(self, user_id: str) -> None:
+        """Count a socket of the user out."""
+        self._seats[user_id] -= 1
+        if not self._seats[user_id]:
+            del self._seats[user_id]
+
+    def add(self, socket: Socket) -> None:
+        """Register a socket that begins to run."""
+        self.sockets.add(socket)
+        self._users.setdefault(socket.session.user_id, []).append(socket)
+        metrics.SOCKETS.inc()
+
+    def remove(self, socket: Socket) -> None:
+        """Unregister a socket whose channels have left."""
+        self.sockets.discard(socket)
+        beside = self._users[socket.session.user_id]
+        beside.remove(socket)
+        if not beside:
+            del self._users[socket.session.user_id]
+        metrics.SOCKETS.dec()
+        if not self.sockets:
+            self._empty.set()
+
+    def subscribe(self, link: Link) -> None:
+        """Deliver the topic's broadcasts to this link."""
+        self._topics.setdefault(link.topic, set()).add(link)
+        metrics.CHANNELS.inc()
+
+    def unsubscribe(self, link: Link) -> None:
+        """Deliver no more to this link."""
+        links = self._topics[link.topic]
+        links.discard(link)
+        metrics.CHANNELS.dec()
+        if not links:
+            del self._topics[link.topic]
+
+    def watch_overdue(self, link: Link) -> None:
+        """Fail this link's deferred replies when they are overdue."""
+        self._outstanding.add(link)
+
+    def _fan_out(
+        self, links: set[Link], frame: bytes, seq: int | None, exclude: Link | None, unless_joined: str | None
+    ) -> int:
+        # Delivering never changes the set: a socket that fails or overflows ends in its own task, later.
+        count = 0
+        for link in links:
+            if link is exclude or (unless_joined is not None and unless_joined in link.socket.links):
+                continue
+            link.deliver(frame, seq)
+            count += 1
+        metrics.BROADCASTS.inc()
+        metrics.DELIVERIES.inc(count)
+        return count
+
+    async def _sweep(self) -> None:
+        """Once a second: tell the time, close idle sockets and expired sessions, fail overdue replies."""
+        while True:
+            self.now = trio.current_time()
+            wall_s = self._wall_clock()
+            for socket in tuple(self.sockets):
+                socket.check(wall_s)
+            for link in tuple(self._outstanding):
+                if not link.fail_overdue(self.now):
+                    self._outstanding.discard(link)
+            await trio.sleep(_SWEEP_S)
+
+    async def _publish_presence(self) -> None:
+        """Gather changes for `presence_s`, then broadcast one diff per topic."""
+        while True:
+            await self._presence_changed.wait()
+            await trio.sleep(self.limits.presence_s)
+            self._presence_changed = trio.Event()
+            # Presence is this node's own: its diffs are not relayed, as nobody would take them back if it died.
+            for topic, diff in self._presence.take_diffs().items():
+                links = self._topics.get(topic)
+                if links:
+                    frame = protocol.encode_broadcast(topic, "presence_diff", diff)
+                    self._fan_out(links, frame, None, None, None)

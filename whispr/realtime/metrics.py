@@ -1,0 +1,18 @@
+"""What the hub counts. One process has one hub, so these are the process's own."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+SOCKETS = Gauge("whispr_ws_sockets", "WebSocket connections open now")
+CHANNELS = Gauge("whispr_ws_channels", "Topics joined now, over all sockets")
+UPGRADES = Counter("whispr_ws_upgrades_total", "Opening handshakes by outcome", ["outcome"])
+JOINS = Counter("whispr_ws_joins_total", "Channel joins by outcome", ["outcome"])
+PUSHES = Counter("whispr_ws_pushes_total", "Pushes from clients to channels")
+CRASHES = Counter("whispr_ws_crashes_total", "Channels closed by an unexpected exception")
+BROADCASTS = Counter("whispr_ws_broadcasts_total", "Broadcasts to local subscribers")
+DELIVERIES = Counter("whispr_ws_deliveries_total", "Frames handed to sockets by broadcasts")
+REFUSED_OPERATIONS = Counter("whispr_ws_rate_limited_total", "Operations over a socket's budget")
+OVERDUE = Counter("whispr_ws_overdue_total", "Pushes answered `unavailable` because they took too long")
+CLOSED = Counter("whispr_ws_closed_total", "Connections ended, by close code", ["code"])
+SLOW_CLOSED = Counter("whispr_ws_slow_closed_total", "Slow readers closed with 1013")

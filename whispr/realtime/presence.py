@@ -1,0 +1,127 @@
+"""Who is on a topic and with which metas, in `Phoenix.Presence`'s form. Pure: no clock, no I/O.
+
+A *presence* is (topic, key, ref): the key is a user id, the ref names one channel of that user, so a user on two
+sockets has two metas under one key. Changes gather in the tracker until `take_diffs` hands them out, so that a burst
+costs one diff per topic:
+
+    state   {key: {"metas": [{…meta, "phx_ref": ref}, …]}}
+    diff    {"joins": state of what came, "leaves": state of what went}
+
+An update is a leave of the old ref and a join of a new one that names it as `phx_ref_prev`. A presence that came and
+went between two diffs is in neither. Refs are unique over all nodes (`node` prefix) because phoenix.js tells metas
+apart by them alone, which is also what a replicated tracker will need.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import TypedDict
+
+Meta = Mapping[str, object]
+
+
+class Metas(TypedDict):
+    """All metas under one key."""
+
+    metas: list[dict[str, object]]
+
+
+State = dict[str, Metas]
+
+
+class Diff(TypedDict):
+    """What came and what went on one topic since the last diff."""
+
+    joins: State
+    leaves: State
+
+
+class _Topic:
+    """Present metas by key and ref, and those that came or went since the last diff."""
+
+    __slots__ = ("came", "present", "went")
+
+    def __init__(self) -> None:
+        self.present: dict[str, dict[str, dict[str, object]]] = {}
+        self.came: dict[tuple[str, str], dict[str, object]] = {}
+        self.went: dict[tuple[str, str], dict[str, object]] = {}
+
+
+class Presence:
+    """The tracker of one node. `node` must differ between nodes and between runs of one node."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._counter = itertools.count(1)
+        self._topics: dict[str, _Topic] = {}
+        self._changed: set[str] = set()
+
+    def track(self, topic: str, key: str, meta: Meta) -> str:
+        """Add a presence and return its ref."""
+        return self._add(topic, key, dict(meta))
+
+    def update(self, topic: str, key: str, ref: str, meta: Meta) -> str:
+        """Replace the meta of a presence and return its new ref. Raises KeyError when it is not tracked."""
+        self._remove(topic, key, ref)
+        return self._add(topic, key, {**meta, "phx_ref_prev": ref})
+
+    def untrack(self, topic: str, key: str, ref: str) -> None:
+        """Remove a presence. Raises KeyError when it is not tracked."""
+        self._remove(topic, key, ref)
+
+    def state(self, topic: str) -> State:
+        """Return everyone present now: the payload of `presence_state`."""
+        held = self._topics.get(topic)
+        if held is None:
+            return {}
+        return {key: {"metas": list(metas.values())} for key, metas in held.present.items()}
+
+    def count(self, topic: str) -> int:
+        """Return the number of keys present."""
+        held = self._topics.get(topic)
+        return len(held.present) if held is not None else 0
+
+    def is_present(self, topic: str, key: str) -> bool:
+        """Tell whether the key has a meta on the topic."""
+        held = self._topics.get(topic)
+        return held is not None and key in held.present
+
+    def take_diffs(self) -> dict[str, Diff]:
+        """Return the changes since the last call, by topic, and forget them."""
+        diffs: dict[str, Diff] = {}
+        for name in self._changed:
+            topic = self._topics[name]
+            if topic.came or topic.went:
+                diffs[name] = {"joins": _grouped(topic.came), "leaves": _grouped(topic.went)}
+            topic.came, topic.went = {}, {}
+            if not topic.present:
+                del self._topics[name]
+        self._changed.clear()
+        return diffs
+
+    def _add(self, name: str, key: str, meta: dict[str, object]) -> str:
+        topic = self._topics.setdefault(name, _Topic())
+        ref = f"{self._node}{next(self._counter):x}"
+        meta["phx_ref"] = ref
+        topic.present.setdefault(key, {})[ref] = meta
+        topic.came[key, ref] = meta
+        self._changed.add(name)
+        return ref
+
+    def _remove(self, name: str, key: str, ref: str) -> None:
+        topic = self._topics[name]
+        metas = topic.present[key]
+        meta = metas.pop(ref)
+        if not metas:
+            del topic.present[key]
+        if topic.came.pop((key, ref), None) is None:
+            topic.went[key, ref] = meta
+        self._changed.add(name)
+
+
+def _grouped(changes: Mapping[tuple[str, str], dict[str, object]]) -> State:
+    state: State = {}
+    for (key, _), meta in changes.items():
+        state.setdefault(key, {"metas": []})["metas"].append(meta)
+    return state
