@@ -1,0 +1,18 @@
+"""HTTP/2 (RFC 9113) without I/O: bytes in, events out; commands in, bytes out.
+
+`Connection` is the whole of the interface: feed it what the socket read with `receive`, hand the socket what
+`take_output` returns, and open, answer, reset streams with its commands. Nothing here waits, reads a clock of
+its own choosing, or raises because of what a peer sent: a peer's error is an event, with the GOAWAY or
+RST_STREAM it deserves already in the output.
+
+    frames      the wire format: frame types, their size and stream rules, builders
+    headers     HPACK with cached blocks (RFC 7541), and what makes a header list malformed
+    states      the stream state machine, one table
+    flow        windows, and when to announce more of them
+    limits      every limit, and the budget of control frames
+    sender      the output: ready bytes, and a fair queue of streams with DATA to send
+    connection  all of it together
+    events      what `receive` reports
+
+It does not do server push (refused), priorities (RFC 9113 deprecates them; parsed and ignored), or CONNECT.
+"""

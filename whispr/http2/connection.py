@@ -1,0 +1,489 @@
+"""One HTTP/2 connection, either side (RFC 9113).
+
+Theory of operation. `receive` splits bytes into frames and dispatches each, by type, to one method, which
+updates streams and windows and appends events. Peers' mistakes are raised inside as ProtocolError or
+StreamError and end in one place: a stream fault becomes RST_STREAM and a `StreamReset` event, a connection
+fault becomes GOAWAY and a `ConnectionFailed` event, after which the connection is deaf.
+
+Streams exist here from their first HEADERS until both sides have ended them or one has reset them. Frames
+for a stream that is gone are an error if the peer itself ended it, and otherwise ignored, since they may
+have crossed our RST_STREAM on the way (section 5.1). Header blocks are decoded in every case, for the
+dynamic table's sake.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from whispr.http2 import events, frames
+from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
+from whispr.http2.flow import ConnectionWindow
+from whispr.http2.frames import Setting, Type
+from whispr.http2.headers import Decoder, Headers, Kind
+from whispr.http2.limits import ControlBudget, Limits
+from whispr.http2.sender import FRAME_BYTES, Sender
+from whispr.http2.states import Input, State, after
+from whispr.http2.streams import Stream, Streams
+
+_EARNED_BY_A_STREAM = 2
+"""Control frames that a stream explains: a window update or ping, and a late RST_STREAM."""
+
+_DEBUG_BYTES_MAX = 200
+
+
+class Role(enum.Enum):
+    """Which end of the connection this is."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@dataclass(slots=True)
+class _PartialBlock:
+    """A header block whose CONTINUATIONs are still to come."""
+
+    stream_id: int
+    end_stream: bool
+    fragments: bytearray
+    frames: int = 1
+
+
+class Connection:
+    """The state of one connection. Not reentrant, and belongs to one task at a time."""
+
+    def __init__(
+        self,
+        role: Role,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self.failed = False
+        """The peer broke the protocol: flush the output, then close."""
+        self._server = role is Role.SERVER
+        self._reader = frames.FrameReader(limits.frame_bytes_max, expect_preface=self._server)
+        self._decoder = Decoder(limits.header_list_bytes_hard_max)
+        self._sender = Sender(self._sent_end)
+        self._budget = ControlBudget(limits.control_frames_burst, limits.control_frames_per_s, clock)
+        self._window = ConnectionWindow(
+            limits.connection_window_bytes, limits.connection_window_bytes_max, limits.unread_bytes_max
+        )
+        self._streams = Streams(self._server, limits)
+        self._events: list[events.Event] = []
+        self._partial: _PartialBlock | None = None
+        self._settings_seen = False
+        self._peer_streams_max = frames.MAX_STREAM_ID
+        self._goaway_id: int | None = None
+        self.peer_going_away = False
+        self._dispatch: dict[int, Callable[[int, int, bytes], None]] = {
+            Type.DATA: self._on_data,
+            Type.HEADERS: self._on_headers,
+            Type.PRIORITY: self._on_priority,
+            Type.RST_STREAM: self._on_rst_stream,
+            Type.SETTINGS: self._on_settings,
+            Type.PUSH_PROMISE: self._on_push_promise,
+            Type.PING: self._on_ping,
+            Type.GOAWAY: self._on_goaway,
+            Type.WINDOW_UPDATE: self._on_window_update,
+            Type.CONTINUATION: self._on_continuation,
+        }
+        self._start()
+
+    def _start(self) -> None:
+        limits = self.limits
+        settings = {
+            Setting.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+            Setting.MAX_FRAME_SIZE: limits.frame_bytes_max,
+            Setting.MAX_HEADER_LIST_SIZE: limits.header_list_bytes_max,
+        }
+        if self._server:
+            settings[Setting.MAX_CONCURRENT_STREAMS] = limits.streams_max
+        else:
+            self._sender.output += frames.PREFACE
+            settings[Setting.ENABLE_PUSH] = 0
+        self._sender.output += frames.settings(settings)
+        extra = limits.connection_window_bytes - frames.DEFAULT_WINDOW
+        if extra:
+            self._sender.output += frames.window_update(0, extra)
+
+    # --- Bytes in, events out -----------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> list[events.Event]:
+        """Take what the peer sent, in any split, and report what it means. Never raises for its sake."""
+        if self.failed:
+            return []
+        reported: list[events.Event] = []
+        self._events = reported
+        try:
+            for kind, flags, stream_id, payload in self._reader.feed(data):
+                if self._partial is not None and kind != Type.CONTINUATION:
+                    raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "header block interrupted")
+                if not self._settings_seen and kind != Type.SETTINGS:
+                    raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "first frame is not SETTINGS")
+                try:
+                    self._dispatch.get(kind, self._on_unknown)(flags, stream_id, payload)
+                except StreamError as fault:
+                    self._fail_stream(fault)
+        except ProtocolError as fault:
+            self._fail(fault)
+        return reported
+
+    def _fail_stream(self, fault: StreamError) -> None:
+        self._budget.spend()
+        self._sender.output += frames.rst_stream(fault.stream_id, fault.code)
+        stream = self._streams.get(fault.stream_id)
+        if stream is not None:
+            self._close(stream, reset=True)
+            self._events.append(events.StreamReset(stream.id, fault.code, False, fault.message))
+
+    def _fail(self, fault: ProtocolError) -> None:
+        self.failed = True
+        self.go_away(fault.code, fault.message)
+        self._events.append(events.ConnectionFailed(fault.code, fault.message))
+
+    # --- Bytes out ----------------------------------------------------------------------------------------
+
+    def take_output(self) -> tuple[bytearray, list[int]]:
+        """What to write to the socket now, and the streams whose writers may go on."""
+        return self._sender.take()
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes ready to write, not counting DATA queued by stream."""
+        return len(self._sender.output)
+
+    # --- Commands -----------------------------------------------------------------------------------------
+
+    @property
+    def streams_allowed(self) -> bool:
+        """Whether the peer lets this client open one more stream now."""
+        return (
+            len(self._streams) < self._peer_streams_max
+            and not self.peer_going_away
+            and not self.failed
+            and not self._streams.exhausted
+        )
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are not yet closed."""
+        return len(self._streams)
+
+    def open_stream(self, block: bytes, end_stream: bool = False) -> int:
+        """Send a request's header block on a new stream; returns its id. For clients."""
+        if not self.streams_allowed:
+            raise LocalError("the peer allows no new stream")
+        stream = self._streams.open()
+        self._send_headers(stream, block, end_stream)
+        return stream.id
+
+    def send_headers(self, stream_id: int, block: bytes, end_stream: bool = False) -> None:
+        """Send a response's header block. A stream already gone is no error: its end was reported."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._send_headers(stream, block, end_stream)
+
+    def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+        """Send DATA, or queue it until windows and turns allow. Wait for `writable` between large pieces."""
+        stream = self._sendable(stream_id)
+        if stream is not None:
+            self._sender.data(stream, data, end_stream)
+
+    def send_trailers(self, stream_id: int, block: bytes) -> None:
+        """End a response with trailers, after whatever it has queued."""
+        stream = self._sendable(stream_id)
+        if stream is not None:
+            self._sender.trailers(stream, block)
+
+    def respond(self, stream_id: int, block: bytes, data: bytes, trailers: bytes) -> None:
+        """Send a whole response: headers, one piece of DATA, trailers."""
+        self.send_headers(stream_id, block)
+        self.send_data(stream_id, data)
+        self.send_trailers(stream_id, trailers)
+
+    def writable(self, stream_id: int) -> bool:
+        """Whether a writer should go on; if not, `take_output` will name the stream. True once it is gone."""
+        stream = self._streams.get(stream_id)
+        return stream is None or self._sender.writable(stream)
+
+    def consume(self, stream_id: int, count: int) -> None:
+        """Give `count` bytes of received DATA back to the windows."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        stream.unread -= count
+        self._announce(0, self._window.release(count))
+        if stream.state in (State.OPEN, State.HALF_CLOSED_LOCAL):
+            self._announce(stream_id, stream.receive_window.consume(count))
+
+    def reset(self, stream_id: int, code: ErrorCode) -> None:
+        """End a stream now, dropping what it has queued."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        self._sender.output += frames.rst_stream(stream_id, code)
+        if not self._server:
+            # What the server had already sent will be ignored, and is not its fault.
+            self._budget.earn(_EARNED_BY_A_STREAM)
+        self._close(stream, reset=True)
+
+    def ping(self, data: bytes) -> None:
+        """Send PING with 8 bytes of data."""
+        self._sender.output += frames.ping(data)
+
+    def announce_shutdown(self) -> None:
+        """First step of a graceful end: GOAWAY that refuses nothing yet (section 6.8)."""
+        self._sender.output += frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR)
+
+    def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR, debug: str = "") -> None:
+        """Send GOAWAY: streams above the last one seen are refused from now on."""
+        self._goaway_id = self._streams.last_peer_id
+        octets = debug.encode()[:_DEBUG_BYTES_MAX]
+        self._sender.output += frames.goaway(self._goaway_id, code, octets)
+
+    def _sendable(self, stream_id: int) -> Stream | None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return None
+        if stream.ending is not None:
+            raise LocalError(f"stream {stream_id} has been ended")
+        after(stream.state, Input.SEND_DATA, stream_id)
+        return stream
+
+    def _send_headers(self, stream: Stream, block: bytes, end_stream: bool) -> None:
+        stream.state = after(stream.state, Input.SEND_HEADERS, stream.id)
+        self._sender.output += frames.headers(stream.id, block, end_stream, FRAME_BYTES)
+        if end_stream:
+            self._sent_end(stream)
+
+    # --- Streams ------------------------------------------------------------------------------------------
+
+    def _close(self, stream: Stream, reset: bool) -> None:
+        self._streams.close(stream, reset)
+        self._sender.forget(stream)
+        if stream.unread:
+            self._announce(0, self._window.release(stream.unread))
+
+    def _announce(self, stream_id: int, increment: int) -> None:
+        if increment:
+            self._sender.output += frames.window_update(stream_id, increment)
+
+    def _sent_end(self, stream: Stream) -> None:
+        stream.state = after(stream.state, Input.SEND_END, stream.id)
+        if stream.state is State.CLOSED:
+            self._finish(stream)
+        elif self._server:
+            # A complete response makes the rest of the request pointless; NO_ERROR says so (section 8.1).
+            self.reset(stream.id, ErrorCode.NO_ERROR)
+
+    def _received_end(self, stream: Stream) -> None:
+        stream.state = after(stream.state, Input.RECEIVE_END, stream.id)
+        if stream.body_left:
+            raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, "body shorter than content-length")
+        if stream.state is State.CLOSED:
+            self._finish(stream)
+
+    def _finish(self, stream: Stream) -> None:
+        self._budget.earn(_EARNED_BY_A_STREAM)
+        self._close(stream, reset=False)
+
+    # --- Frames -------------------------------------------------------------------------------------------
+
+    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
+        size = len(payload)
+        if not self._window.arrive(size):
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "connection window exceeded")
+        # Whatever becomes of the bytes, the connection's window has to open again for them.
+        self._announce(0, self._window.hold(size))
+        data = frames.unpad(flags, payload) if flags & frames.PADDED else payload
+        end = bool(flags & frames.END_STREAM)
+        if data:
+            self._budget.earn(1)
+        elif not end:
+            self._budget.spend()
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._streams.check_gone(stream_id, "DATA")
+            self._announce(0, self._window.release(size))
+            return
+        stream.unread += size
+        self._check_data(stream, data, size)
+        if size > len(data):
+            self.consume(stream_id, size - len(data))
+        if data or end:
+            self._events.append(events.DataReceived(stream_id, data, end))
+        if end:
+            self._received_end(stream)
+
+    def _check_data(self, stream: Stream, data: bytes, size: int) -> None:
+        after(stream.state, Input.RECEIVE_DATA, stream.id)
+        if not stream.headers_received:
+            raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
+        stream.receive_window.available -= size
+        if stream.receive_window.available < 0:
+            raise StreamError(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "stream window exceeded")
+        if stream.body_left is not None:
+            stream.body_left -= len(data)
+            if stream.body_left < 0:
+                raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, "body longer than content-length")
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if flags & (frames.PADDED | frames.PRIORITY):
+            payload = frames.unpad(flags, payload)
+        end_stream = bool(flags & frames.END_STREAM)
+        if flags & frames.END_HEADERS:
+            self._block_complete(stream_id, payload, end_stream)
+        else:
+            self._partial = _PartialBlock(stream_id, end_stream, bytearray(payload))
+
+    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        partial = self._partial
+        if partial is None or partial.stream_id != stream_id:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without its HEADERS")
+        partial.fragments += payload
+        partial.frames += 1
+        # A list is always larger than the block that encodes it, unless it repeats table entries.
+        too_many = partial.frames > self.limits.continuations_max + 1
+        if too_many or len(partial.fragments) > self.limits.header_list_bytes_hard_max:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+        if flags & frames.END_HEADERS:
+            self._partial = None
+            self._block_complete(stream_id, bytes(partial.fragments), partial.end_stream)
+
+    def _block_complete(self, stream_id: int, block: bytes, end_stream: bool) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.headers_received:
+            headers = self._decoder.decode(block, Kind.TRAILERS)
+            if not end_stream:
+                raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "trailers without END_STREAM")
+        elif self._server:
+            headers = self._decoder.decode(block, Kind.REQUEST)
+            stream = self._accept_stream(stream_id)
+        else:
+            headers = self._decoder.decode(block, Kind.IGNORED if stream is None else Kind.RESPONSE)
+        if stream is None:
+            self._streams.check_gone(stream_id, "HEADERS")
+            self._budget.spend()
+        else:
+            self._take_headers(stream, headers, end_stream)
+
+    def _accept_stream(self, stream_id: int) -> Stream | None:
+        stream = self._streams.accept(stream_id)
+        if stream is not None and self._goaway_id is not None:
+            raise StreamError(stream_id, ErrorCode.REFUSED_STREAM, "going away")
+        if len(self._streams) > self.limits.streams_max:
+            raise StreamError(stream_id, ErrorCode.REFUSED_STREAM, "too many streams")
+        return stream
+
+    def _take_headers(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
+        stream.state = after(stream.state, Input.RECEIVE_HEADERS, stream.id)
+        if headers.list_bytes > self.limits.header_list_bytes_max:
+            raise StreamError(stream.id, ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
+        if headers.problem is not None:
+            raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, headers.problem)
+        trailers = stream.headers_received
+        if not trailers and not self._server and headers.fields[0][1].startswith("1"):
+            # An interim response (RFC 9110 section 15.2) precedes the real one and may not end the stream.
+            if end_stream:
+                raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, "interim response ends the stream")
+            self._budget.spend()
+            return
+        stream.headers_received = True
+        if not trailers:
+            stream.body_left = headers.content_length
+        self._events.append(events.HeadersReceived(stream.id, headers, end_stream, trailers))
+        if end_stream:
+            self._received_end(stream)
+
+    def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None and self._streams.is_idle(stream_id):
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on idle stream {stream_id}")
+        self._budget.spend()
+        if stream is not None:
+            self._close(stream, reset=False)
+            code = ErrorCode.of(int.from_bytes(payload, "big"))
+            self._events.append(events.StreamReset(stream_id, code, True, f"reset by peer: {code.name}"))
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self._budget.spend()
+        if flags & frames.ACK:
+            if payload:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
+            if not self._settings_seen:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "first frame is not SETTINGS")
+            return
+        self._settings_seen = True
+        for name, value in frames.parse_settings(payload):
+            self._apply_setting(name, value)
+        self._sender.output += frames.SETTINGS_ACK
+        self._events.append(events.SettingsReceived())
+
+    def _apply_setting(self, name: int, value: int) -> None:
+        """Section 6.5.2. Our encoder uses no dynamic table, so its size limit changes nothing here."""
+        if name == Setting.INITIAL_WINDOW_SIZE:
+            self._apply_initial_window(value)
+        elif name == Setting.MAX_FRAME_SIZE:
+            if not frames.MIN_MAX_FRAME_SIZE <= value <= frames.MAX_MAX_FRAME_SIZE:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
+        elif name == Setting.MAX_CONCURRENT_STREAMS:
+            self._peer_streams_max = value
+        elif name == Setting.ENABLE_PUSH and (value > 1 or (value and not self._server)):
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
+
+    def _apply_initial_window(self, value: int) -> None:
+        if value > frames.MAX_WINDOW:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
+        change = value - self._streams.send_window
+        self._streams.send_window = value
+        for stream in self._streams.values():
+            try:
+                self._sender.grow_stream(stream, change)
+            except StreamError as fault:
+                # Here an overflow is an error of the connection (section 6.9.2).
+                raise ProtocolError(fault.code, fault.message) from fault
+
+    def _on_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which is disabled")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self._budget.spend()
+        if flags & frames.ACK:
+            self._events.append(events.PingAcknowledged(payload))
+        else:
+            self._sender.output += frames.ping(payload, ack=True)
+
+    def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self._budget.spend()
+        last_stream_id, code, debug = frames.parse_goaway(payload)
+        self.peer_going_away = True
+        self._events.append(events.GoAwayReceived(last_stream_id, code, debug[:_DEBUG_BYTES_MAX]))
+
+    def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
+        self._budget.spend()
+        increment = int.from_bytes(payload, "big") & frames.MAX_WINDOW
+        if stream_id == 0:
+            if increment == 0:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            self._sender.grow_connection(increment)
+            return
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            if increment == 0:
+                raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            self._sender.grow_stream(stream, increment)
+        elif self._streams.is_idle(stream_id):
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on idle stream {stream_id}")
+
+    def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Deprecated (section 5.3.2), and ignored once its shape has been checked."""
+        self._budget.spend()
+        if len(payload) != 5:
+            raise StreamError(stream_id, ErrorCode.FRAME_SIZE_ERROR, f"PRIORITY of {len(payload)} bytes")
+
+    def _on_unknown(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Frames of unknown types are ignored (section 5.5), but not for ever."""
+        self._budget.spend()

@@ -1,0 +1,229 @@
+"""Frames on the wire (RFC 9113 sections 4 and 6): types, flags, shape rules, and builders.
+
+Builders return complete frames as bytes. Reading is `FrameReader`: it splits what arrives, in whatever
+pieces, into `(type, flags, stream id, payload)`, and refuses frames over the size limit before buffering
+them.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from whispr.http2.errors import ErrorCode, ProtocolError
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client sends first (section 3.4)."""
+
+HEADER_BYTES = 9
+MAX_STREAM_ID = 2**31 - 1
+MAX_WINDOW = 2**31 - 1
+MIN_MAX_FRAME_SIZE = 2**14
+MAX_MAX_FRAME_SIZE = 2**24 - 1
+DEFAULT_WINDOW = 65_535
+
+
+class Type(enum.IntEnum):
+    """Frame types (section 6)."""
+
+    DATA = 0x0
+    HEADERS = 0x1
+    PRIORITY = 0x2
+    RST_STREAM = 0x3
+    SETTINGS = 0x4
+    PUSH_PROMISE = 0x5
+    PING = 0x6
+    GOAWAY = 0x7
+    WINDOW_UPDATE = 0x8
+    CONTINUATION = 0x9
+
+
+# Flags are plain integers: they are tested on every frame, and enum arithmetic is slow.
+END_STREAM = 0x1
+ACK = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+PRIORITY = 0x20
+
+
+class Setting(enum.IntEnum):
+    """SETTINGS parameters (section 6.5.2)."""
+
+    HEADER_TABLE_SIZE = 0x1
+    ENABLE_PUSH = 0x2
+    MAX_CONCURRENT_STREAMS = 0x3
+    INITIAL_WINDOW_SIZE = 0x4
+    MAX_FRAME_SIZE = 0x5
+    MAX_HEADER_LIST_SIZE = 0x6
+
+
+class Rule(NamedTuple):
+    """The shape a frame type must have, whatever the state of its stream."""
+
+    on_stream: bool | None
+    """True: never on stream 0; False: only on stream 0; None: either."""
+    length: int | None
+    """Exact payload length in bytes, or None."""
+
+
+RULES: Mapping[int, Rule] = {
+    Type.DATA: Rule(True, None),
+    Type.HEADERS: Rule(True, None),
+    Type.PRIORITY: Rule(True, None),  # its length is a stream error, not a connection error (section 6.3)
+    Type.RST_STREAM: Rule(True, 4),
+    Type.SETTINGS: Rule(False, None),
+    Type.PUSH_PROMISE: Rule(True, None),
+    Type.PING: Rule(False, 8),
+    Type.GOAWAY: Rule(False, None),
+    Type.WINDOW_UPDATE: Rule(None, 4),
+    Type.CONTINUATION: Rule(True, None),
+}
+
+_HEADER = struct.Struct(">HBBBL")  # 24 bits of length come as 16 + 8
+_SETTING = struct.Struct(">HL")
+_GOAWAY = struct.Struct(">LL")
+
+
+def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    """Any frame. The caller keeps the payload within the peer's MAX_FRAME_SIZE."""
+    size = len(payload)
+    return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
+
+
+def headers(stream_id: int, block: bytes, end_stream: bool, max_frame_size: int) -> bytes:
+    """HEADERS, with as many CONTINUATIONs as the block needs."""
+    flags = END_STREAM if end_stream else 0
+    if len(block) <= max_frame_size:
+        return frame(Type.HEADERS, flags | END_HEADERS, stream_id, block)
+    pieces = [block[at : at + max_frame_size] for at in range(0, len(block), max_frame_size)]
+    frames = [frame(Type.HEADERS, flags, stream_id, pieces[0])]
+    frames += [frame(Type.CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
+    frames.append(frame(Type.CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
+    return b"".join(frames)
+
+
+def rst_stream(stream_id: int, code: ErrorCode) -> bytes:
+    """RST_STREAM (section 6.4)."""
+    return frame(Type.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
+
+
+def settings(values: Mapping[Setting, int]) -> bytes:
+    """SETTINGS (section 6.5)."""
+    payload = b"".join(_SETTING.pack(name, value) for name, value in values.items())
+    return frame(Type.SETTINGS, 0, 0, payload)
+
+
+SETTINGS_ACK = frame(Type.SETTINGS, ACK, 0)
+
+
+def ping(data: bytes, ack: bool = False) -> bytes:
+    """PING (section 6.7); `data` is 8 bytes."""
+    return frame(Type.PING, ACK if ack else 0, 0, data)
+
+
+def goaway(last_stream_id: int, code: ErrorCode, debug: bytes = b"") -> bytes:
+    """GOAWAY (section 6.8)."""
+    return frame(Type.GOAWAY, 0, 0, _GOAWAY.pack(last_stream_id, code) + debug)
+
+
+def window_update(stream_id: int, increment: int) -> bytes:
+    """WINDOW_UPDATE (section 6.9); stream 0 is the connection."""
+    return frame(Type.WINDOW_UPDATE, 0, stream_id, increment.to_bytes(4, "big"))
+
+
+def parse_settings(payload: bytes) -> list[tuple[int, int]]:
+    """The parameters of a SETTINGS payload, in order."""
+    if len(payload) % _SETTING.size:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes")
+    return list(_SETTING.iter_unpack(payload))
+
+
+def parse_goaway(payload: bytes) -> tuple[int, ErrorCode, bytes]:
+    """Last stream id, code and debug data of a GOAWAY payload."""
+    if len(payload) < _GOAWAY.size:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"GOAWAY of {len(payload)} bytes")
+    last_stream_id, code = _GOAWAY.unpack_from(payload)
+    return last_stream_id & MAX_STREAM_ID, ErrorCode.of(code), payload[_GOAWAY.size :]
+
+
+def unpad(flags: int, payload: bytes) -> bytes:
+    """Strip padding and the deprecated priority fields of DATA and HEADERS (sections 6.1, 6.2)."""
+    start, end = 0, len(payload)
+    if flags & PADDED:
+        if not payload:
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "padded frame without a pad length")
+        start, end = 1, end - payload[0]
+    if flags & PRIORITY:
+        start += 5
+    if start > end:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "padding or priority exceeds the frame")
+    return payload[start:end]
+
+
+RawFrame = tuple[int, int, int, bytes]
+"""Type, flags, stream id, payload."""
+
+
+class FrameReader:
+    """Splits a byte stream into frames; holds at most one incomplete frame."""
+
+    def __init__(self, max_frame_size: int, expect_preface: bool) -> None:
+        self._max_frame_size = max_frame_size
+        self._expect_preface = expect_preface
+        self._partial = bytearray()
+        # A wrong preface is refused at its first wrong byte, so those bytes are looked at as they come.
+        self._wanted = 1 if expect_preface else HEADER_BYTES
+
+    def feed(self, data: bytes) -> Iterator[RawFrame]:
+        """Yield the frames that `data` completes. Raises ProtocolError on a bad preface, size or shape."""
+        if self._partial:
+            self._partial += data
+            # Bytes are copied out once per complete frame, not once per read.
+            if len(self._partial) < self._wanted:
+                return
+            data = bytes(self._partial)
+            self._partial.clear()
+        at = 0
+        if self._expect_preface:
+            if not self._preface_complete(data):
+                self._partial += data
+                return
+            at = len(PREFACE)
+        available = len(data)
+        while available - at >= HEADER_BYTES:
+            high, low, kind, flags, stream_id = _HEADER.unpack_from(data, at)
+            size = high << 8 | low
+            if size > self._max_frame_size:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"frame of {size} bytes")
+            end = at + HEADER_BYTES + size
+            if available < end:
+                self._wanted = end - at
+                self._partial += data[at:]
+                return
+            payload = data[at + HEADER_BYTES : end]
+            stream_id &= MAX_STREAM_ID  # the reserved bit is ignored (section 4.1)
+            check_shape(kind, stream_id, size)
+            yield kind, flags, stream_id, payload
+            at = end
+        self._wanted = HEADER_BYTES
+        self._partial += data[at:]
+
+    def _preface_complete(self, data: bytes) -> bool:
+        if not PREFACE.startswith(data[: len(PREFACE)]):
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 client preface")
+        self._expect_preface = len(data) < len(PREFACE)
+        return not self._expect_preface
+
+
+def check_shape(kind: int, stream_id: int, size: int) -> None:
+    """Apply `RULES`. Frames of unknown types have any shape (section 4.1)."""
+    rule = RULES.get(kind)
+    if rule is None:
+        return
+    on_stream, length = rule
+    if on_stream is not None and (stream_id != 0) is not on_stream:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"{Type(kind).name} on stream {stream_id}")
+    if length is not None and size != length:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"{Type(kind).name} of {size} bytes")

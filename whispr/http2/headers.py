@@ -1,0 +1,224 @@
+"""Header lists: HPACK with cached blocks (RFC 7541), and what makes a list malformed (RFC 9113 section 8).
+
+Theory of operation. Peers send the same few header blocks over and over, and decoding one in Python costs
+more than the rest of a call. A block always decodes to the same list as long as the dynamic table is
+unchanged, so `Decoder` remembers lists by their raw block and forgets them all when the table changes. A
+block that changes the table itself is never remembered. What is remembered includes the verdict of the
+malformedness rules and, in `Headers.parsed`, whatever the layer above made of the list.
+
+`encode` never touches the peer's dynamic table, so the same list is always the same bytes: callers encode
+constant headers once.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import hpack
+from hpack.hpack import encode_integer
+from hpack.table import HeaderTable
+
+from whispr.http2.errors import ErrorCode, ProtocolError
+
+Fields = tuple[tuple[str, str], ...]
+
+_ENTRY_OVERHEAD = 32
+"""What each entry counts beyond its octets (RFC 7541 section 4.1)."""
+
+_CACHED_BLOCKS_MAX = 512
+_CACHED_BLOCK_BYTES_MAX = 2048
+
+
+class Kind(enum.Enum):
+    """Which rules a header list is held to."""
+
+    REQUEST = "request"
+    RESPONSE = "response"
+    TRAILERS = "trailers"
+    IGNORED = "ignored"
+    """Decoded only to keep the dynamic table right."""
+
+
+class Headers:
+    """A decoded header list. Shared between messages with the same block, so treat it as frozen."""
+
+    __slots__ = ("content_length", "fields", "list_bytes", "parsed", "problem")
+
+    def __init__(self, fields: Fields, kind: Kind) -> None:
+        self.fields = fields
+        self.list_bytes = sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in fields)
+        self.problem = _PROBLEM_OF[kind](fields)
+        self.content_length = _content_length(fields)
+        self.parsed: object = None
+        """For the layer above: what it made of the list, computed once."""
+
+    def get(self, name: str) -> str | None:
+        """First value of `name`, or None."""
+        return next((value for key, value in self.fields if key == name), None)
+
+    def __repr__(self) -> str:
+        return f"Headers({self.fields!r})"
+
+
+class _Table(HeaderTable):
+    """The dynamic table, counting insertions so that a change can be seen."""
+
+    insertions = 0
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.insertions += 1
+        super().add(name, value)
+
+
+class Decoder:
+    """Decodes the header blocks of one connection, in the order they arrive."""
+
+    def __init__(self, list_bytes_max: int) -> None:
+        """Lists over `list_bytes_max` are an error of the connection; smaller limits are the caller's."""
+        self._hpack = hpack.Decoder(list_bytes_max)
+        self._table = self._hpack.header_table = _Table()
+        self._cache: dict[Kind, dict[bytes, Headers]] = {kind: {} for kind in Kind}
+
+    def decode(self, block: bytes, kind: Kind) -> Headers:
+        """Decode one block. Raises ProtocolError, since the dynamic table is then no longer shared."""
+        cache = self._cache[kind]
+        headers = cache.get(block)
+        if headers is not None:
+            return headers
+        insertions = self._table.insertions
+        headers = Headers(self._fields(block), kind)
+        # A table size update (RFC 7541 section 6.3) stands first in its block and evicts without inserting.
+        resized = bool(block) and block[0] & 0xE0 == 0x20
+        if resized or self._table.insertions != insertions:
+            for stale in self._cache.values():
+                stale.clear()
+        elif len(block) <= _CACHED_BLOCK_BYTES_MAX:
+            if len(cache) >= _CACHED_BLOCKS_MAX:
+                cache.clear()
+            cache[block] = headers
+        return headers
+
+    def _fields(self, block: bytes) -> Fields:
+        try:
+            decoded = self._hpack.decode(block, raw=True)
+        except hpack.OversizedHeaderListError as error:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
+        except hpack.HPACKError as error:
+            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "header block does not decode") from error
+        # Values may hold any octet (RFC 9110 section 5.5); Latin-1 keeps each and never fails.
+        return tuple(
+            (bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in decoded
+        )
+
+
+# --- Encoding ---------------------------------------------------------------------------------------------
+
+_STATIC_PAIR = {pair: index for index, pair in enumerate(HeaderTable.STATIC_TABLE, 1)}
+_STATIC_NAME = {name: index for (name, _), index in reversed(_STATIC_PAIR.items())}
+
+
+def encode(fields: Iterable[tuple[str, str]]) -> bytes:
+    """Encode a list as indexed static entries and literals without indexing (RFC 7541 section 6.2.2).
+
+    Raises ValueError on a name or value that does not fit Latin-1.
+    """
+    return b"".join(
+        [_encode_field(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+    )
+
+
+def _encode_field(name: bytes, value: bytes) -> bytes:
+    index = _STATIC_PAIR.get((name, value))
+    if index is not None:
+        return bytes((0x80 | index,))
+    index = _STATIC_NAME.get(name)
+    if index is not None:
+        return bytes(encode_integer(index, 4)) + _literal(value)
+    return b"\0" + _literal(name) + _literal(value)
+
+
+def _literal(octets: bytes) -> bytes:
+    size = len(octets)
+    prefix = bytes((size,)) if size < 0x7F else bytes(encode_integer(size, 7))
+    return prefix + octets
+
+
+# --- Malformed messages (RFC 9113 sections 8.1.1, 8.2, 8.3) -----------------------------------------------
+
+_BAD_NAME = re.compile(r"[^\x21-\x39\x3b-\x40\x5b-\x7e]|^$")
+"""Not visible ASCII, or upper case, or a colon, or empty (section 8.2.1)."""
+
+_BAD_VALUE = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
+
+_CONNECTION_FIELDS = frozenset(
+    {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
+)
+_REQUEST_PSEUDO = frozenset({":method", ":scheme", ":path", ":authority"})
+_RESPONSE_PSEUDO = frozenset({":status"})
+
+
+def _field_problem(fields: Fields, pseudo: frozenset[str]) -> str | None:
+    """Rules of section 8.2, and the placing of pseudo-fields (section 8.3)."""
+    seen: set[str] = set()
+    regular = False
+    for name, value in fields:
+        if name.startswith(":"):
+            if regular or name not in pseudo or name in seen:
+                return f"misplaced, unknown or repeated pseudo-field {name!r}"
+            seen.add(name)
+        else:
+            regular = True
+            if _BAD_NAME.search(name):
+                return f"bad field name {name!r}"
+            if name in _CONNECTION_FIELDS or (name == "te" and value != "trailers"):
+                return f"connection-specific field {name!r}"
+        if _BAD_VALUE.search(value):
+            return f"bad value of {name!r}"
+    return None
+
+
+def _request_problem(fields: Fields) -> str | None:
+    problem = _field_problem(fields, _REQUEST_PSEUDO)
+    if problem is not None:
+        return problem
+    pseudo = {name: value for name, value in fields if name.startswith(":")}
+    if pseudo.get(":method") == "CONNECT":
+        # CONNECT names an authority and nothing else (section 8.5).
+        return None if pseudo.keys() == {":method", ":authority"} else "malformed CONNECT"
+    missing = [name for name in (":method", ":scheme", ":path") if not pseudo.get(name)]
+    return f"missing or empty {missing[0]}" if missing else None
+
+
+def _response_problem(fields: Fields) -> str | None:
+    problem = _field_problem(fields, _RESPONSE_PSEUDO)
+    if problem is not None:
+        return problem
+    status = dict(fields).get(":status", "")
+    return None if len(status) == 3 and status.isdecimal() else "missing or bad :status"
+
+
+def _trailers_problem(fields: Fields) -> str | None:
+    return _field_problem(fields, frozenset())
+
+
+def _no_problem(fields: Fields) -> str | None:
+    return None
+
+
+_PROBLEM_OF: Mapping[Kind, Callable[[Fields], str | None]] = {
+    Kind.REQUEST: _request_problem,
+    Kind.RESPONSE: _response_problem,
+    Kind.TRAILERS: _trailers_problem,
+    Kind.IGNORED: _no_problem,
+}
+
+
+def _content_length(fields: Fields) -> int | None:
+    """The announced body length in bytes; None without one, -1 when it is not a number or ambiguous."""
+    values = {value for name, value in fields if name == "content-length"}
+    if not values:
+        return None
+    value = values.pop()
+    return int(value) if not values and value.isascii() and value.isdecimal() and len(value) < 19 else -1

@@ -1,0 +1,141 @@
+"""The output of a connection: ready bytes, and a fair queue of streams with DATA to send.
+
+Frames that flow control does not govern go straight into the output. So does DATA that fits: windows open,
+nobody queueing, output short; that is nearly every unary call. Other DATA waits in its stream's queue, and
+the streams take turns, one frame each, whenever the socket asks for more. A stream without a window leaves
+the turn-taking until WINDOW_UPDATE brings it back; an exhausted connection window stops it for all.
+
+Memory: output stays near `OUTPUT_BYTES` plus control frames; a stream's queue is the writer's to bound, by
+waiting while `writable` says no.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from whispr.http2 import frames
+from whispr.http2.errors import ErrorCode, ProtocolError, StreamError
+from whispr.http2.streams import Stream
+
+OUTPUT_BYTES = 64 * 1024
+"""Output that DATA may fill before it queues by stream: about what one socket write takes."""
+
+FRAME_BYTES = frames.MIN_MAX_FRAME_SIZE
+"""Payload of the frames we send. Peers may allow more, which would only make one stream's turn longer."""
+
+QUEUE_BYTES = 64 * 1024
+"""Queued bytes of one stream, past which its writer should wait."""
+
+
+class Sender:
+    """Owns the output of one connection and its send windows."""
+
+    def __init__(self, ended: Callable[[Stream], None]) -> None:
+        """`ended` is called when a stream's END_STREAM has gone into the output."""
+        self.output = bytearray()
+        self.window = frames.DEFAULT_WINDOW
+        self._ended = ended
+        self._turns: deque[Stream] = deque()
+        self._writable: list[int] = []
+
+    def data(self, stream: Stream, data: bytes, end: bool) -> None:
+        """Send or queue DATA, the last if `end`."""
+        size = len(data)
+        if not stream.queue:
+            if self.takes_now(stream, size):
+                self._emit(stream, data, end)
+                if end:
+                    self._ended(stream)
+                return
+            stream.queue = bytearray(data)
+        else:
+            stream.queue += data
+        if end:
+            stream.ending = b""
+        self._join_turns(stream)
+
+    def takes_now(self, stream: Stream, size: int) -> bool:
+        """Whether `size` bytes of DATA can go out as one frame, before anything queued."""
+        if size == 0:
+            return True
+        return (
+            size <= FRAME_BYTES
+            and size <= self.window
+            and size <= stream.send_window
+            and not self._turns
+            and len(self.output) < OUTPUT_BYTES
+        )
+
+    def trailers(self, stream: Stream, block: bytes) -> None:
+        """End a stream with trailers, after whatever it has queued."""
+        encoded = frames.headers(stream.id, block, True, FRAME_BYTES)
+        if stream.queue:
+            stream.ending = encoded
+        else:
+            self.output += encoded
+            self._ended(stream)
+
+    def writable(self, stream: Stream) -> bool:
+        """Whether more should be written now; if not, `take` will report the stream once it should."""
+        writable = not stream.queue or len(stream.queue) < QUEUE_BYTES
+        stream.writer_waits = not writable
+        return writable
+
+    def forget(self, stream: Stream) -> None:
+        """Drop what a closed stream had queued."""
+        stream.queue = None
+        if stream.turning:
+            stream.turning = False
+            self._turns.remove(stream)
+
+    def take(self) -> tuple[bytearray, list[int]]:
+        """Hand over the output, topped up with queued DATA, and the streams that became writable."""
+        turns = self._turns
+        while turns and self.window > 0 and len(self.output) < OUTPUT_BYTES:
+            stream = turns.popleft()
+            stream.turning = False
+            self._send_queued(stream)
+            self._join_turns(stream)
+        output, self.output = self.output, bytearray()
+        writable, self._writable = self._writable, []
+        return output, writable
+
+    def _send_queued(self, stream: Stream) -> None:
+        """Send one frame of a stream's queue; its windows are open."""
+        queue = stream.queue
+        assert queue, "only streams with something queued take turns"
+        count = min(len(queue), FRAME_BYTES, self.window, stream.send_window)
+        data = bytes(queue[:count])
+        del queue[:count]
+        last = not queue and stream.ending is not None
+        self._emit(stream, data, last and stream.ending == b"")
+        if stream.writer_waits and len(queue) < QUEUE_BYTES:
+            stream.writer_waits = False
+            self._writable.append(stream.id)
+        if last:
+            self.output += stream.ending or b""
+            self._ended(stream)
+
+    def _emit(self, stream: Stream, data: bytes, end: bool) -> None:
+        self.window -= len(data)
+        stream.send_window -= len(data)
+        self.output += frames.frame(frames.Type.DATA, frames.END_STREAM if end else 0, stream.id, data)
+
+    def _join_turns(self, stream: Stream) -> None:
+        if stream.queue and stream.send_window > 0 and not stream.turning:
+            stream.turning = True
+            self._turns.append(stream)
+
+    def grow_connection(self, increment: int) -> None:
+        """WINDOW_UPDATE on stream 0. Raises ProtocolError on overflow (section 6.9.1)."""
+        self.window += increment
+        if self.window > frames.MAX_WINDOW:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "connection window overflow")
+
+    def grow_stream(self, stream: Stream, increment: int) -> None:
+        """WINDOW_UPDATE, or a larger or smaller INITIAL_WINDOW_SIZE (section 6.9.2)."""
+        stream.send_window += increment
+        if stream.send_window > frames.MAX_WINDOW:
+            raise StreamError(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "stream window overflow")
+        self._join_turns(stream)
