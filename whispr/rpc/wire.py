@@ -1,0 +1,282 @@
+"""What gRPC says on top of HTTP/2, without I/O.
+
+Timeouts, metadata, messages, statuses, and what the errors of the layers below mean to a caller. The rules
+are those of grpc/doc/PROTOCOL-HTTP2.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+import struct
+import urllib.parse
+from collections.abc import Iterable, Mapping
+
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
+
+from whispr.errors import Code, WhisprError
+from whispr.http2.errors import ErrorCode
+from whispr.http2.headers import Fields, Headers
+
+CONTENT_TYPE = "application/grpc+proto"
+
+MetadataValue = str | bytes
+"""Text (printable ASCII), or bytes for names ending in `-bin`."""
+
+MetadataPairs = Iterable[tuple[str, MetadataValue]]
+
+# --- Timeouts ---------------------------------------------------------------------------------------------
+
+_UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])\Z")
+_EIGHT_DIGITS = 10**8
+
+
+def parse_timeout(text: str) -> float:
+    """`grpc-timeout` in seconds. Raises ValueError when it is not at most 8 digits and a unit."""
+    match = _TIMEOUT.match(text)
+    if match is None:
+        raise ValueError(f"grpc-timeout {text!r} is not at most 8 digits and one of H M S m u n")
+    return int(match[1]) * _UNIT_S[match[2]]
+
+
+def format_timeout(seconds: float) -> str:
+    """`grpc-timeout` for what is left, rounded up.
+
+    From 0.1 s on it counts milliseconds, which lets calls that start moments after the same
+    `fail_after(5)` send the same header block, and the peer find it in its cache.
+    """
+    if seconds < 0.1:
+        return f"{max(0, math.ceil(seconds * 1e6))}u"
+    for unit in ("m", "S", "M", "H"):
+        count = math.ceil(seconds / _UNIT_S[unit])
+        if count < _EIGHT_DIGITS:
+            return f"{count}{unit}"
+    return f"{_EIGHT_DIGITS - 1}H"
+
+
+# --- Text of a status -------------------------------------------------------------------------------------
+
+_PLAIN = "".join(chr(octet) for octet in range(0x20, 0x7F) if chr(octet) != "%")
+_MESSAGE_CHARS_MAX = 1024
+"""Longer messages are cut, so that a status always fits a peer's header list."""
+
+
+def quote_message(message: str) -> str:
+    """Percent-encode `grpc-message`."""
+    return urllib.parse.quote(message[:_MESSAGE_CHARS_MAX], safe=_PLAIN, errors="replace")
+
+
+def unquote_message(text: str) -> str:
+    """Decode `grpc-message`; what is not valid stays as it is, for an error must not hide an error."""
+    return urllib.parse.unquote(text, errors="replace")
+
+
+# --- Metadata ---------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[0-9a-z_.-]+\Z")
+_TEXT = re.compile(r"[\x20-\x7e]*\Z")
+_NOT_METADATA = frozenset({"te", "content-type"})
+
+
+def encode_binary(value: bytes) -> str:
+    """A `-bin` value: base64 without padding."""
+    return base64.b64encode(value).rstrip(b"=").decode()
+
+
+def decode_binary(text: str) -> bytes:
+    """A `-bin` value, padded or not. Raises ValueError when it is not base64."""
+    try:
+        return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64: {text[:40]!r}") from error
+
+
+def metadata_fields(pairs: MetadataPairs) -> list[tuple[str, str]]:
+    """Application metadata as header fields. Raises ValueError naming what may not be sent."""
+    return [(name, _metadata_field(name, value)) for name, value in pairs]
+
+
+def _metadata_field(name: str, value: MetadataValue) -> str:
+    if not _NAME.match(name):
+        raise ValueError(f"metadata name {name!r}: only 0-9 a-z _ . - are allowed")
+    if name.startswith("grpc-") or name in _NOT_METADATA:
+        raise ValueError(f"metadata name {name!r} is reserved")
+    if name.endswith("-bin"):
+        if not isinstance(value, bytes):
+            raise ValueError(f"metadata {name!r}: names ending in -bin carry bytes")
+        return encode_binary(value)
+    if not isinstance(value, str) or not _TEXT.match(value):
+        raise ValueError(f"metadata {name!r}: only printable ASCII is allowed; use a -bin name for bytes")
+    return value.strip(" ")
+
+
+def metadata_pairs(fields: Fields) -> list[tuple[str, MetadataValue]]:
+    """Application metadata among received fields. Raises ValueError on a bad `-bin` value."""
+    pairs: list[tuple[str, MetadataValue]] = []
+    for name, value in fields:
+        if name.startswith((":", "grpc-")) or name in _NOT_METADATA:
+            continue
+        if name.endswith("-bin"):
+            # Equal names may have been joined by a proxy; base64 has no commas of its own.
+            pairs += [(name, decode_binary(part.strip())) for part in value.split(",")]
+        else:
+            pairs.append((name, value))
+    return pairs
+
+
+# --- Messages ---------------------------------------------------------------------------------------------
+
+_PREFIX = struct.Struct(">BL")
+PREFIX_BYTES = _PREFIX.size
+
+
+def frame_message(message: bytes) -> bytes:
+    """A message with its prefix, uncompressed."""
+    return _PREFIX.pack(0, len(message)) + message
+
+
+class MessageReader:
+    """Cuts DATA back into messages; holds at most one incomplete message."""
+
+    __slots__ = ("_message_bytes_max", "_partial")
+
+    def __init__(self, message_bytes_max: int) -> None:
+        self._message_bytes_max = message_bytes_max
+        self._partial: bytearray | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return bool(self._partial)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the messages that `data` completes.
+
+        Raises WhisprError: RESOURCE_EXHAUSTED at the prefix of a message over the limit, INTERNAL at a
+        compressed one, since no encoding was agreed.
+        """
+        partial = self._partial
+        if partial:
+            partial += data
+            messages, used = self._cut(partial)
+            del partial[:used]
+            return messages
+        messages, used = self._cut(data)
+        if used < len(data):
+            self._partial = bytearray(data[used:])
+        return messages
+
+    def _cut(self, data: bytes | bytearray) -> tuple[list[bytes], int]:
+        messages: list[bytes] = []
+        at, available = 0, len(data)
+        while available - at >= PREFIX_BYTES:
+            compressed, size = _PREFIX.unpack_from(data, at)
+            if compressed:
+                raise WhisprError(Code.INTERNAL, "compressed message without an agreed grpc-encoding")
+            if size > self._message_bytes_max:
+                told = f"message of {size} bytes is over the limit of {self._message_bytes_max}"
+                raise WhisprError(Code.RESOURCE_EXHAUSTED, told)
+            end = at + PREFIX_BYTES + size
+            if end > available:
+                break
+            messages.append(bytes(data[at + PREFIX_BYTES : end]))
+            at = end
+        return messages, at
+
+
+# --- Statuses ---------------------------------------------------------------------------------------------
+
+_DETAILS_BYTES_MAX = 6 * 1024
+"""Details beyond this are left out: peers refuse trailers over 8 KiB, and the code matters more."""
+
+HTTP_CODES: Mapping[int, Code] = {
+    400: Code.INTERNAL,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.UNIMPLEMENTED,
+    429: Code.UNAVAILABLE,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.UNAVAILABLE,
+}
+"""What an HTTP status without `grpc-status` means (grpc/doc/http-grpc-status-mapping.md); others: UNKNOWN."""
+
+RESET_CODES: Mapping[ErrorCode, Code] = {
+    ErrorCode.REFUSED_STREAM: Code.UNAVAILABLE,
+    ErrorCode.CANCEL: Code.CANCELLED,
+    ErrorCode.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
+    ErrorCode.INADEQUATE_SECURITY: Code.PERMISSION_DENIED,
+}
+"""What RST_STREAM means to a caller (PROTOCOL-HTTP2.md, "HTTP2 Transport Mapping"); others: INTERNAL."""
+
+
+def status_fields(error: WhisprError | None) -> list[tuple[str, str]]:
+    """The fields that end a call; None is OK."""
+    if error is None:
+        return [("grpc-status", "0")]
+    fields = [("grpc-status", str(int(error.code))), ("grpc-message", quote_message(error.message))]
+    if error.details:
+        details = error.to_status().SerializeToString()
+        if len(details) <= _DETAILS_BYTES_MAX:
+            fields.append(("grpc-status-details-bin", encode_binary(details)))
+    return fields
+
+
+def read_status(trailers: Headers) -> WhisprError | None:
+    """The outcome in trailers; None is OK. Trailers without a status mean UNKNOWN."""
+    text = trailers.get("grpc-status")
+    if text == "0":
+        return None
+    if text is None:
+        return WhisprError(Code.UNKNOWN, "the server ended the call without a grpc-status")
+    message = unquote_message(trailers.get("grpc-message") or "")
+    code = _read_code(text)
+    details = _read_details(trailers.get("grpc-status-details-bin"))
+    if details is not None and details.code == code:
+        return WhisprError.from_status(details)
+    return WhisprError(code, message)
+
+
+def _read_code(text: str) -> Code:
+    """The code of a `grpc-status` that is not "0"; what is no such code is UNKNOWN."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 3 else -1
+    return Code(number) if 0 < number <= max(Code) else Code.UNKNOWN
+
+
+def _read_details(text: str | None) -> Status | None:
+    if text is None:
+        return None
+    try:
+        return Status.FromString(decode_binary(text))
+    except (ValueError, DecodeError):
+        return None  # broken details are no reason to lose the status itself
+
+
+def read_response(headers: Headers) -> WhisprError | None:
+    """What is wrong with the head of a response, when it is not a gRPC one."""
+    status = int(headers.get(":status") or "0")
+    content_type = headers.get("content-type")
+    if status == 200 and is_grpc(content_type):
+        return None
+    if status != 200 and headers.get("grpc-status") not in (None, "0"):
+        return read_status(headers)
+    if status != 200:
+        return WhisprError(HTTP_CODES.get(status, Code.UNKNOWN), f"the server answered HTTP status {status}")
+    return WhisprError(Code.UNKNOWN, f"the server answered with content-type {content_type!r}")
+
+
+def is_grpc(content_type: str | None) -> bool:
+    """Whether a content-type is gRPC with protobuf messages."""
+    if content_type is None:
+        return False
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in ("application/grpc", "application/grpc+proto")
+
+
+def reset_error(code: ErrorCode, message: str) -> WhisprError:
+    """What a reset stream means to its caller."""
+    return WhisprError(RESET_CODES.get(code, Code.INTERNAL), message)
