@@ -11,8 +11,8 @@ lost under a statement raises UNAVAILABLE: whether it took effect is unknown, so
 statement is idempotent retry. A cancelled statement is cancelled on the server too, and its connection is
 used again only after the server has confirmed.
 
-`json` and `jsonb` values are Python objects both ways (through msgspec). `uuid` accepts strings and returns
-`uuid.UUID`; `timestamptz` is an aware `datetime`.
+`json` and `jsonb` are text both ways, so that the caller's own typed codec reads them. `uuid` accepts strings
+and returns `uuid.UUID`; `timestamptz` is an aware `datetime`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
-import msgspec
 import structlog
 import trio
 
@@ -35,13 +34,15 @@ from whispr.errors import unavailable
 __all__ = ["Conflict", "Postgres", "Retryable", "Transaction", "Violation", "open_postgres"]
 
 Record = asyncpg.Record
-Connection = asyncpg.Connection[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 CONNECT_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Pauses between attempts to connect; the last one repeats."""
 
 SETTLE_S = 1.0
 """How long a cancelled or failed statement may take to settle before its connection is thrown away."""
+
+_CONNECTION_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, CancelledByAsyncio)
 
 log = structlog.get_logger("whispr.postgres")
 
@@ -183,7 +184,7 @@ class Postgres(_Queries):
         while True:
             try:
                 connection = await self._bridge.call(_connected, self._url)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, CancelledByAsyncio) as error:
+            except (*_CONNECTION_ERRORS, ValueError) as error:  # ValueError: a malformed URL
                 if refuses_us(error):
                     raise unavailable(f"PostgreSQL refuses the connection: {error}") from error
                 log.debug("postgres_away", attempt=attempt, error=repr(error))
@@ -208,7 +209,7 @@ class Postgres(_Queries):
             try:
                 await self._bridge.call(connection.execute, "ROLLBACK" if in_transaction else "SELECT 1")
                 settled = not connection.is_in_transaction()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, CancelledByAsyncio) as failed:
+            except _CONNECTION_ERRORS as failed:
                 log.debug("postgres_connection_dropped", error=repr(failed))
         if not settled:
             connection.terminate()
@@ -218,7 +219,7 @@ class Postgres(_Queries):
         with trio.move_on_after(SETTLE_S, shield=True):
             while self._idle:
                 connection = self._idle.pop()
-                with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                with contextlib.suppress(*_CONNECTION_ERRORS):
                     await self._bridge.call(connection.close)
         while self._idle:
             self._idle.pop().terminate()
@@ -238,30 +239,8 @@ _ISOLATIONS = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
 
 
 async def _connected(url: str) -> Connection:
-    """Connect and set the codecs; without asyncpg's own time limit."""
+    """Connect, without asyncpg's own time limit."""
     connection: Connection = await asyncpg.connect(  # type: ignore[call-overload]  # stubs forget timeout=None
         url, timeout=None, server_settings={"application_name": "whispr"}
     )
-    try:
-        await connection.set_type_codec(
-            "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
-        )
-        await connection.set_type_codec(
-            "json",
-            schema="pg_catalog",
-            encoder=msgspec.json.encode,
-            decoder=msgspec.json.decode,
-            format="binary",
-        )
-    except BaseException:
-        connection.terminate()
-        raise
     return connection
-
-
-def _encode_jsonb(value: object) -> bytes:
-    return b"\x01" + msgspec.json.encode(value)  # the version byte of jsonb_recv
-
-
-def _decode_jsonb(data: bytes) -> object:
-    return msgspec.json.decode(data[1:])
