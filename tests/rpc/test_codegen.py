@@ -41,13 +41,14 @@ def run(repo: Path, *arguments: str) -> int:
 
 
 def test_writes_messages_type_stubs_and_services(repo: Path) -> None:
-    """Each proto yields a module of messages, its .pyi, and, having a service, a _grpc module that compiles."""
+    """A proto yields messages, their .pyi, descriptors, and, having a service, a _grpc module that compiles."""
     assert run(repo) == 0
     folder = repo / "whispr" / "testgen"
     assert {path.name for path in folder.iterdir()} == {
         "counter_pb2.py",
         "counter_pb2.pyi",
         "counter_grpc.py",
+        "descriptors.binpb",
     }
     source = (folder / "counter_grpc.py").read_text()
     compile(source, "counter_grpc.py", "exec")
@@ -79,7 +80,7 @@ def test_check_passes_on_what_was_just_written_and_names_each_difference(
 
 
 def test_a_proto_that_does_not_parse_is_an_error(repo: Path) -> None:
-    """protoc's refusal becomes exit status 2 and leaves the tree alone."""
+    """Protoc's refusal becomes exit status 2 and leaves the tree alone."""
     (repo / "proto" / "whispr" / "testgen" / "counter.proto").write_text("service {")
     assert run(repo) == 2
     assert not (repo / "whispr").exists()

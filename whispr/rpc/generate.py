@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import google.api.annotations_pb2
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from whispr.rpc import codegen
 
@@ -24,6 +25,8 @@ class GenerateError(Exception):
 
 def generate(proto_dir: Path, names: list[str], out_dir: Path) -> None:
     """Write `_pb2.py`, `_pb2.pyi` and `_grpc.py` for protos `names`, given relative to `proto_dir`.
+
+    Each folder also gets a `descriptors.binpb`, a FileDescriptorSet with the comments.
 
     Raises GenerateError when protoc does not accept them.
     """
@@ -51,6 +54,22 @@ def generate(proto_dir: Path, names: list[str], out_dir: Path) -> None:
     response = codegen.generate(CodeGeneratorRequest(file_to_generate=names, proto_file=files))
     for file in response.file:
         (out_dir / file.name).write_text(file.content)
+    _keep_comments(files, names, out_dir)
+
+
+def _keep_comments(files: Iterable[FileDescriptorProto], names: list[str], out_dir: Path) -> None:
+    """Write `descriptors.binpb` beside the generated files: what generated modules lack is the comments."""
+    kept: dict[Path, FileDescriptorSet] = {}
+    for file in files:
+        if file.name in names:
+            commented = [place for place in file.source_code_info.location if place.leading_comments]
+            for place in commented:
+                place.ClearField("span")
+            del file.source_code_info.location[:]
+            file.source_code_info.location.extend(commented)
+            kept.setdefault((out_dir / file.name).parent, FileDescriptorSet()).file.append(file)
+    for folder, descriptors in kept.items():
+        (folder / "descriptors.binpb").write_bytes(descriptors.SerializeToString(deterministic=True))
 
 
 def _google_api_root() -> Path:
@@ -67,9 +86,9 @@ def protos_in(proto_dir: Path) -> list[str]:
 
 def differences(fresh: Path, committed: Path) -> list[str]:
     """Generated files that are missing, different, or left over from a proto that is gone."""
-    fresh_files = {path.relative_to(fresh) for path in fresh.rglob("*.py*")}
+    fresh_files = {path.relative_to(fresh) for path in fresh.rglob("*.*") if path.is_file()}
     packages = {path.parent for path in fresh_files}
-    patterns = ("*_pb2.py", "*_pb2.pyi", "*_grpc.py")
+    patterns = ("*_pb2.py", "*_pb2.pyi", "*_grpc.py", "descriptors.binpb")
     old_files = {
         path.relative_to(committed)
         for package in packages
