@@ -8,7 +8,10 @@ import time
 
 from whispr.errors import invalid
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+UUID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+"""A UUID in the canonical lower-case form, the only one Whispr emits."""
+
+_UUID = re.compile(UUID_PATTERN)
 
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
@@ -23,7 +26,7 @@ def new_id() -> str:
 
 
 def is_id(value: object) -> bool:
-    """Tell whether `value` is a UUID in the canonical lower-case form, the only one Whispr emits."""
+    """Tell whether `value` is a UUID in canonical form."""
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 

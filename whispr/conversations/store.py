@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NoReturn
 
 import msgspec
 
@@ -25,8 +26,8 @@ from whispr.conversations.domain import (
     not_a_member,
 )
 from whispr.conversations.paging import Place, from_token, to_token
-from whispr.conversations.rows import MESSAGE_COLUMNS, Row, map_of, member_of, message_of
-from whispr.errors import WhisprError, invalid, not_found
+from whispr.conversations.rows import MESSAGE_COLUMNS, Row, member_of, message_of
+from whispr.errors import invalid, not_found
 
 PAGE_BYTES_MAX = 1024 * 1024
 """Message bodies in one answer; a page ends early rather than outgrow a gRPC message or a socket's buffer."""
@@ -183,7 +184,7 @@ class Store:
     ) -> tuple[list[Conversation], str]:
         """Return a page of the viewer's conversations, the most recently active first, and the next token."""
         size = clamp_page(page_size, self._limits)
-        after = from_token(page_token)
+        after = from_token(page_token, Place)
         if after is None:
             rows = await self._db.fetch(_LIST_FIRST, viewer_id, size + 1)
         else:
@@ -262,7 +263,7 @@ class Store:
         if rows[0]["viewer_role"] is None:
             raise not_a_member()
 
-    async def _refuse(self, conversation_id: str) -> WhisprError:
+    async def _refuse(self, conversation_id: str) -> NoReturn:
         """Raise what fits a viewer without a seat."""
         kind = await self._db.fetchval(
             "SELECT kind FROM conversations.conversations WHERE id = $1", conversation_id
@@ -289,7 +290,7 @@ def _conversation_of(row: Row) -> Conversation:
         created_at=row["created_at"],
         last_seq=row["last_seq"],
         member_count=row["member_count"],
-        settings=map_of(row["settings"]),
+        settings=row["settings"],
         unread_count=row["unread_count"],
         last_message=last,
         peer=member_of(row) if row["user_id"] is not None else None,

@@ -1,0 +1,221 @@
+"""The user service's word on who may do what, asked over gRPC and remembered for a while.
+
+A remembered answer saves the call, and stands in when the user service is away: the last good answer, never a
+wider one. What is known to have changed is forgotten at once, also as a stand-in; an answer that was on its
+way during a change is used once and not remembered. None of this admits a message by itself: the append
+checks membership again under its lock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import trio
+
+from whispr.conversations.domain import Action, not_a_member
+from whispr.errors import Code, WhisprError, denied, not_found, unavailable
+from whispr.v1 import user_pb2
+
+GRANT_TTL_S = 10.0
+"""How long a grant is used without asking again."""
+DENIAL_TTL_S = 1.0
+"""The same for a denial: short, for it may rest on a membership that was just given elsewhere."""
+ANSWERS_MAX = 20_000
+"""Answers remembered; the least recently used goes first."""
+CALL_S = 2.0
+"""How long the user service may take before the last good answer stands in."""
+
+STAND_IN_S = 1.0
+"""How long a stand-in serves before the user service is tried again."""
+
+Metadata = Callable[[str], Sequence[tuple[str, str]]]
+"""Makes the metadata of a call on behalf of a user: our service token and `x-whispr-actor`."""
+
+Asked = Awaitable[tuple[bool, str]]
+"""Whether it is granted, and why not."""
+
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+
+
+class UserStub(Protocol):
+    """What is needed of the generated `UserServiceStub`."""
+
+    async def ValidateMessagePermissions(  # noqa: N802  # the RPC's name
+        self, message: user_pb2.ValidateMessagePermissionsRequest, *, metadata: Sequence[tuple[str, str]]
+    ) -> user_pb2.ValidateMessagePermissionsResponse:
+        """Ask who may send."""
+
+    async def ValidateConversationAccess(  # noqa: N802  # the RPC's name
+        self, message: user_pb2.ValidateConversationAccessRequest, *, metadata: Sequence[tuple[str, str]]
+    ) -> user_pb2.ValidateConversationAccessResponse:
+        """Ask who may join, leave, read or write."""
+
+    async def CheckUserBlocks(  # noqa: N802  # the RPC's name
+        self, message: user_pb2.CheckUserBlocksRequest, *, metadata: Sequence[tuple[str, str]]
+    ) -> user_pb2.CheckUserBlocksResponse:
+        """Ask who blocked whom."""
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    granted: bool
+    reason: str
+    until: float
+
+
+_Key = tuple[str, str, str]
+"""User, conversation, and what was asked: an action, or `send:<message type>`."""
+
+
+class Permissions:
+    """Asks the user service and remembers. All checks raise the WhisprError of a refusal."""
+
+    def __init__(
+        self,
+        users: UserStub,
+        metadata: Metadata,
+        *,
+        grant_ttl_s: float = GRANT_TTL_S,
+        denial_ttl_s: float = DENIAL_TTL_S,
+        answers_max: int = ANSWERS_MAX,
+    ) -> None:
+        self._users = users
+        self._metadata = metadata
+        self._grant_ttl_s = grant_ttl_s
+        self._denial_ttl_s = denial_ttl_s
+        self._answers_max = answers_max
+        self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
+        self._keys_of: dict[str, set[_Key]] = {}
+        self._changes = 0
+
+    def may_send_now(self, user_id: str, conversation_id: str, message_type: str) -> bool:
+        """Tell whether a fresh grant is at hand, so that `check_send` need not be awaited."""
+        answer = self._answers.get((user_id, conversation_id, f"send:{message_type}"))
+        return answer is not None and answer.granted and answer.until > trio.current_time()
+
+    async def check_send(self, user_id: str, conversation_id: str, message_type: str) -> None:
+        """Check that a person may send to a conversation.
+
+        Raises PERMISSION_DENIED (not_a_member, blocked, forbidden), NOT_FOUND, UNAVAILABLE.
+        """
+        # Asking about the sender alone keeps the answer small: recipients of a group change nothing.
+        request = user_pb2.ValidateMessagePermissionsRequest(
+            sender_id=user_id,
+            conversation_id=conversation_id,
+            participant_ids=[user_id],
+            message_type=message_type,
+        )
+
+        async def ask() -> tuple[bool, str]:
+            reply = await self._users.ValidateMessagePermissions(request, metadata=self._metadata(user_id))
+            return reply.permission_granted, reply.reason
+
+        await self._check((user_id, conversation_id, f"send:{message_type}"), ask)
+
+    async def check_access(self, user_id: str, conversation_id: str, action: Action) -> None:
+        """Check that a person may join, leave, read or write. Raises as `check_send`."""
+        request = user_pb2.ValidateConversationAccessRequest(
+            user_id=user_id, conversation_id=conversation_id, action=action.value
+        )
+
+        async def ask() -> tuple[bool, str]:
+            reply = await self._users.ValidateConversationAccess(request, metadata=self._metadata(user_id))
+            return reply.access_granted, reply.reason
+
+        await self._check((user_id, conversation_id, action.value), ask)
+
+    async def check_contact(self, user_id: str, other_id: str) -> None:
+        """Check that a person may open a direct conversation with another; never answered from memory.
+
+        Raises PERMISSION_DENIED, with reason blocked only when it is the person's own block: whom others
+        blocked is theirs to know. UNAVAILABLE when the user service is away.
+        """
+        request = user_pb2.CheckUserBlocksRequest(user_id=user_id, target_user_ids=[other_id])
+        with trio.move_on_after(CALL_S) as scope:
+            reply = await self._users.CheckUserBlocks(request, metadata=self._metadata(user_id))
+        if scope.cancelled_caught:
+            raise unavailable("the user service did not answer in time")
+        if reply.is_blocked[other_id]:
+            raise denied("you have blocked this person", reason="blocked")
+        if reply.has_blocked[other_id]:
+            raise denied("you cannot open a conversation with this person")
+
+    def forget(self, *ids: str) -> None:
+        """Forget every answer about these users and conversations, for something about them changed."""
+        self._changes += 1
+        for named in ids:
+            for key in list(self._keys_of.get(named, ())):
+                self._drop(key)
+
+    def forget_all(self) -> None:
+        """Forget everything, as after a time in which changes may have been missed."""
+        self._changes += 1
+        self._answers.clear()
+        self._keys_of.clear()
+
+    async def _check(self, key: _Key, ask: Callable[[], Asked]) -> None:
+        answer = self._answers.get(key)
+        if answer is None or answer.until <= trio.current_time():
+            answer = await self._ask(key, ask, answer)
+        else:
+            self._answers.move_to_end(key)
+        if not answer.granted:
+            raise _refusal(answer.reason, key[1])
+
+    async def _ask(self, key: _Key, ask: Callable[[], Asked], last: _Answer | None) -> _Answer:
+        changes = self._changes
+        try:
+            with trio.fail_after(CALL_S):
+                granted, reason = await ask()
+        except trio.TooSlowError:
+            return self._stand_in(key, last, unavailable("the user service did not answer in time"))
+        except WhisprError as error:
+            if error.code in _AWAY:
+                return self._stand_in(key, last, error)
+            if error.code is not Code.NOT_FOUND:
+                raise
+            granted, reason = False, "not_found"
+        ttl_s = self._grant_ttl_s if granted else self._denial_ttl_s
+        answer = _Answer(granted, reason, trio.current_time() + ttl_s)
+        if changes == self._changes:
+            self._remember(key, answer)
+        return answer
+
+    def _stand_in(self, key: _Key, last: _Answer | None, error: WhisprError) -> _Answer:
+        """Return the last good answer unless it was forgotten meanwhile."""
+        if last is None or self._answers.get(key) is not last:
+            raise error
+        # For a moment nobody else waits for a service that does not answer.
+        kept = msgspec.structs.replace(last, until=trio.current_time() + STAND_IN_S)
+        self._remember(key, kept)
+        return kept
+
+    def _remember(self, key: _Key, answer: _Answer) -> None:
+        self._answers[key] = answer
+        self._answers.move_to_end(key)
+        for named in key[:2]:
+            self._keys_of.setdefault(named, set()).add(key)
+        while len(self._answers) > self._answers_max:
+            self._drop(next(iter(self._answers)))
+
+    def _drop(self, key: _Key) -> None:
+        del self._answers[key]
+        for named in key[:2]:
+            keys = self._keys_of[named]
+            keys.discard(key)
+            if not keys:
+                del self._keys_of[named]
+
+
+def _refusal(reason: str, conversation_id: str) -> WhisprError:
+    match reason:
+        case "not_a_member":
+            return not_a_member()
+        case "not_found":
+            return not_found("conversation", conversation_id)
+        case "blocked":
+            return denied("one of you has blocked the other", reason="blocked")
+        case _:
+            return denied("you may not do this in this conversation", reason=reason or "forbidden")
