@@ -82,6 +82,11 @@ def check_upgrade(
     return Upgrade(token, "phoenix" if "phoenix" in subprotocols else None)
 
 
+def bearer_subprotocol(token: str) -> str:
+    """Wrap a token as phoenix.js's `authToken` option does, for the second subprotocol a client offers."""
+    return _BEARER + base64.b64encode(token.encode()).decode().rstrip("=")
+
+
 def host_of(head: bytes) -> str:
     """Read the Host header out of the bytes of a request head, which the WebSocket library keeps to itself."""
     found = _HOST.search(head)

@@ -61,8 +61,8 @@ class Link:
     __slots__ = (
         "_beside",
         "_deferred",
-        "_finished",
         "_factory",
+        "_finished",
         "_floor",
         "_has_left",
         "_held",

@@ -1,9 +1,5 @@
 """The listener: accepts, performs the opening handshake on trio-websocket, and runs a `Socket` per connection.
 
-The handshake is trio-websocket's, on its public API, in a nursery of its own that ends with it: the request is read
-there, then its reader is stopped, and from the 101 response on the bytes are ours. Nothing is lost in between: a client
-must not send before it has that response (RFC 6455 §4.1), and one that does is refused.
-
 A refused upgrade is an HTTP response with a JSON body `{"reason", "message"}`: 404 another path; 403 a missing or
 unsupported `vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`;
 503 while draining or when the verifier is away.
@@ -20,8 +16,7 @@ from typing import NoReturn
 
 import structlog
 import trio
-import wsproto.utilities
-from trio_websocket import ConnectionClosed, WebSocketRequest, wrap_server_stream
+from trio_websocket import ConnectionClosed
 
 from whispr.errors import Code, WhisprError
 from whispr.realtime import metrics
@@ -29,6 +24,7 @@ from whispr.realtime.channel import Session
 from whispr.realtime.handshake import Refused, check_upgrade, host_of
 from whispr.realtime.hub import Hub
 from whispr.realtime.socket import Socket
+from whispr.realtime.upgrade import Request, read_request
 
 log = structlog.get_logger()
 
@@ -37,7 +33,6 @@ Authenticate = Callable[[str], Awaitable[Session]]
 
 _STATUS = {Code.RESOURCE_EXHAUSTED: 429, Code.UNAVAILABLE: 503, Code.DEADLINE_EXCEEDED: 503}
 _BACKLOG = 1024
-_HEAD_BYTES_MAX = 64 * 1024
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _OUT_OF_FILES_PAUSE_S = 0.1
 
@@ -93,30 +88,6 @@ async def _listen(host: str, port: int, stack: ExitStack) -> list[stdlib.socket]
     return listeners
 
 
-class _HandshakeStream(trio.SocketStream):
-    """The bytes of one handshake: remembers the request head, and ends the handshake with the connection.
-
-    trio-websocket's reader ends quietly when the peer hangs up or sends what is no upgrade request; whoever
-    waits for the request would wait for the deadline.
-    """
-
-    def __init__(self, sock: stdlib.socket, over: trio.CancelScope) -> None:
-        super().__init__(trio.socket.from_stdlib_socket(sock))
-        self.head = b""
-        self._over = over
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = bytes(await super().receive_some(max_bytes))
-        self.head += data
-        if not data or len(self.head) > _HEAD_BYTES_MAX:
-            self._over.cancel(reason="no request came")
-        return data
-
-    async def aclose(self) -> None:
-        self._over.cancel(reason="the request was no upgrade")
-        await super().aclose()
-
-
 class _Server:
     """What the connections of one listener share."""
 
@@ -155,7 +126,7 @@ class _Server:
                 await Socket(self._hub, sock, session).run()
             finally:
                 self._hub.leave_seat(session.user_id)
-        except Exception:  # noqa: BLE001  # one connection's failure, ours to find in the log, must not end the others
+        except Exception:  # one connection's failure, ours to find in the log, must not end the others
             log.exception("connection failed")
         finally:
             if sock.fileno() >= 0:
@@ -167,38 +138,39 @@ class _Server:
         outcome = "dropped"
         session: Session | None = None
         with trio.move_on_after(self._hub.limits.handshake_s):
-            read = await _read_request(sock)
-            if read is not None:
+            request = await read_request(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+            if request is not None:
                 try:
-                    session, outcome = await self._answer(*read)
+                    session, outcome = await self._answer(request)
                 except ConnectionClosed:
                     log.debug("the peer hung up during the handshake")
         metrics.UPGRADES.labels(outcome).inc()
         return session
 
-    async def _answer(self, request: WebSocketRequest, head: bytes) -> tuple[Session | None, str]:
+    async def _answer(self, request: Request) -> tuple[Session | None, str]:
         """Accept or refuse; returns the session of an accepted request, and the outcome."""
         try:
-            session, subprotocol = await self._admit(request, head)
+            session, subprotocol = await self._admit(request)
         except Refused as refusal:
             headers = [(b"content-type", b"application/json")]
-            await request.reject(refusal.status, extra_headers=headers, body=refusal.body)
+            await request.websocket.reject(refusal.status, extra_headers=headers, body=refusal.body)
             return None, refusal.reason
         try:
-            await request.accept(subprotocol=subprotocol)
+            await request.websocket.accept(subprotocol=subprotocol)
         except BaseException:  # whatever stopped us, also a cancel: the seat is not taken
             self._hub.leave_seat(session.user_id)
             raise
         return session, "ok"
 
-    async def _admit(self, request: WebSocketRequest, head: bytes) -> tuple[Session, str | None]:
+    async def _admit(self, request: Request) -> tuple[Session, str | None]:
         """Check everything, the cheapest first, and take the user's seat. Raises Refused."""
         if self._hub.draining.is_set():
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
+        websocket, head = request
         if not head.endswith(b"\r\n\r\n"):
             raise Refused(400, "protocol_error", "frames were sent before the handshake was answered")
-        offered = request.proposed_subprotocols
-        upgrade = check_upgrade(request.path, dict(request.headers), host_of(head), offered, self._origins)
+        headers, offered = dict(websocket.headers), websocket.proposed_subprotocols
+        upgrade = check_upgrade(websocket.path, headers, host_of(head), offered, self._origins)
         try:
             session = await self._authenticate(upgrade.token)
             self._hub.take_seat(session.user_id)
@@ -206,17 +178,3 @@ class _Server:
             status = _STATUS.get(error.code, 403)
             raise Refused(status, error.reason, error.message, error.retry_after_s) from None
         return session, upgrade.subprotocol
-
-
-async def _read_request(sock: stdlib.socket) -> tuple[WebSocketRequest, bytes] | None:
-    """Have trio-websocket read the upgrade request, then stop its reader. None when there was no such request."""
-    read: tuple[WebSocketRequest, bytes] | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            stream = _HandshakeStream(sock, nursery.cancel_scope)
-            request = await wrap_server_stream(nursery, stream)
-            read = request, stream.head
-            nursery.cancel_scope.cancel(reason="the request is read")
-    except* (OSError, trio.BrokenResourceError, ConnectionClosed, wsproto.utilities.ProtocolError):
-        log.debug("no upgrade request came")
-    return read
