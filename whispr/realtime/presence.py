@@ -8,7 +8,7 @@ costs one diff per topic:
     diff    {"joins": state of what came, "leaves": state of what went}
 
 An update is a leave of the old ref and a join of a new one that names it as `phx_ref_prev`. A presence that came and
-went between two diffs is in neither. Refs are unique over all nodes (`node` prefix) because phoenix.js tells metas
+went between two diffs is in neither, unless somebody took the state in between: they must hear that it went. Refs are unique over all nodes (`node` prefix) because phoenix.js tells metas
 apart by them alone, which is also what a replicated tracker will need.
 """
 
@@ -40,12 +40,13 @@ class Diff(TypedDict):
 class _Topic:
     """Present metas by key and ref, and those that came or went since the last diff."""
 
-    __slots__ = ("came", "present", "went")
+    __slots__ = ("came", "observed", "present", "went")
 
     def __init__(self) -> None:
         self.present: dict[str, dict[str, dict[str, object]]] = {}
         self.came: dict[tuple[str, str], dict[str, object]] = {}
         self.went: dict[tuple[str, str], dict[str, object]] = {}
+        self.observed = False  # the state was taken since the last diff
 
 
 class Presence:
@@ -75,6 +76,7 @@ class Presence:
         held = self._topics.get(topic)
         if held is None:
             return {}
+        held.observed = True
         return {key: {"metas": list(metas.values())} for key, metas in held.present.items()}
 
     def count(self, topic: str) -> int:
@@ -94,7 +96,7 @@ class Presence:
             topic = self._topics[name]
             if topic.came or topic.went:
                 diffs[name] = {"joins": _grouped(topic.came), "leaves": _grouped(topic.went)}
-            topic.came, topic.went = {}, {}
+            topic.came, topic.went, topic.observed = {}, {}, False
             if not topic.present:
                 del self._topics[name]
         self._changed.clear()
@@ -115,7 +117,7 @@ class Presence:
         meta = metas.pop(ref)
         if not metas:
             del topic.present[key]
-        if topic.came.pop((key, ref), None) is None:
+        if topic.came.pop((key, ref), None) is None or topic.observed:
             topic.went[key, ref] = meta
         self._changed.add(name)
 
