@@ -29,6 +29,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import msgspec
@@ -89,6 +90,7 @@ class MessageLog:
         db: Database,
         *,
         on_committed: Callable[[list[Message]], None],
+        settling: Callable[[], AbstractContextManager[None]] = nullcontext,
         lanes: int = LANES,
         batch_len_max: int = BATCH_LEN_MAX,
         queue_len_max: int = QUEUE_LEN_MAX,
@@ -98,6 +100,8 @@ class MessageLog:
         assert 0 < batch_len_max <= queue_len_max
         self._db = db
         self._on_committed = on_committed
+        # Entered around the announcing and settling of a batch: a place to gather what they send.
+        self._settling = settling
         self._lanes = [_Lane() for _ in range(lanes)]
         self._batch_len_max = batch_len_max
         self._queue_len_max = queue_len_max
@@ -210,7 +214,8 @@ class MessageLog:
         while batch:
             rows = await self._attempt(batch)
             if not isinstance(rows, Exception):
-                self._settle(batch, rows)
+                with self._settling():
+                    self._settle(batch, rows)
                 return
             code = rows.code if isinstance(rows, WhisprError) else None
             conflicts += code is Code.ALREADY_EXISTS

@@ -13,7 +13,7 @@ from whispr.conversations import domain
 from whispr.conversations.database import Database, Queries
 from whispr.conversations.domain import Kind, Limits, Member, Role
 from whispr.conversations.ids import new_id
-from whispr.conversations.rows import Row, member_of
+from whispr.conversations.rows import Row, encode_map, map_of, member_of
 from whispr.errors import invalid, not_found
 
 _MAKE_DIRECT = """
@@ -113,7 +113,7 @@ class Membership:
             await tx.execute(
                 "INSERT INTO conversations.conversations (id, kind, name, created_by, settings, member_count)"
                 " VALUES ($1, 'group', $2, $3, $4::jsonb, $5)",
-                *(conversation_id, name, actor_id, kept, len(people) + 1),
+                *(conversation_id, name, actor_id, encode_map(kept).decode(), len(people) + 1),
             )
             await tx.execute(_SEAT_PEOPLE, conversation_id, [actor_id], Role.OWNER.value, 0)
             await tx.execute(_SEAT_PEOPLE, conversation_id, sorted(people), Role.MEMBER.value, 0)
@@ -128,10 +128,10 @@ class Membership:
             conversation = await _lock(tx, conversation_id)
             seat = await _seat_of(tx, conversation_id, actor_id)
             domain.check_may_update(Kind(conversation["kind"]), seat.role)
-            settings = domain.merged_settings(conversation["settings"], changes)
+            settings = domain.merged_settings(map_of(conversation["settings"]), changes)
             await tx.execute(
                 "UPDATE conversations.conversations SET name = $2, settings = $3::jsonb WHERE id = $1",
-                *(conversation_id, name or conversation["name"], settings),
+                *(conversation_id, name or conversation["name"], encode_map(settings).decode()),
             )
 
     async def add(self, conversation_id: str, actor_id: str, user_ids: Collection[str], role: Role) -> Added:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from whispr.conversations.domain import Member, Message, Role
+
+encode_map = msgspec.json.Encoder().encode
+_decode_map = msgspec.json.Decoder(dict[str, str]).decode
 
 Row = Mapping[str, Any]
 """A record of asyncpg, by column."""
@@ -15,6 +20,11 @@ MESSAGE_COLUMNS = (
     "id, conversation_id, seq, sender_id, message_type, content, metadata, client_id, reply_to_id, signature,"
     " sender_public_key, sent_at"
 )
+
+
+def map_of(json: str | None) -> dict[str, str]:
+    """Decode a jsonb column that holds a map of strings; NULL is an empty one."""
+    return _decode_map(json) if json else {}
 
 
 def message_of(row: Row) -> Message:
@@ -26,7 +36,7 @@ def message_of(row: Row) -> Message:
         sender_id=str(row["sender_id"]),
         message_type=row["message_type"],
         content=row["content"],
-        metadata=row["metadata"] or {},
+        metadata=map_of(row["metadata"]),
         client_id=row["client_id"] or "",
         reply_to_id=str(row["reply_to_id"]) if row["reply_to_id"] else "",
         signature=row["signature"] or b"",

@@ -26,7 +26,7 @@ from whispr.conversations.domain import (
     not_a_member,
 )
 from whispr.conversations.paging import Place, from_token, to_token
-from whispr.conversations.rows import MESSAGE_COLUMNS, Row, member_of, message_of
+from whispr.conversations.rows import MESSAGE_COLUMNS, Row, map_of, member_of, message_of
 from whispr.errors import invalid, not_found
 
 PAGE_BYTES_MAX = 1024 * 1024
@@ -290,7 +290,7 @@ def _conversation_of(row: Row) -> Conversation:
         created_at=row["created_at"],
         last_seq=row["last_seq"],
         member_count=row["member_count"],
-        settings=row["settings"],
+        settings=map_of(row["settings"]),
         unread_count=row["unread_count"],
         last_message=last,
         peer=member_of(row) if row["user_id"] is not None else None,
