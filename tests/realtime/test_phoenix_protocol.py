@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import msgspec
@@ -51,10 +52,8 @@ def test_a_binary_push_is_decoded_as_it_was_sent(
 @given(st.text(max_size=80) | st.binary(max_size=80))
 def test_arbitrary_input_is_a_message_or_malformed(data: str | bytes) -> None:
     """No input makes the decoder raise anything but MalformedMessage."""
-    try:
+    with contextlib.suppress(MalformedMessage):
         assert isinstance(protocol.decode(data), Message)
-    except MalformedMessage:
-        pass
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,7 @@ class PresenceMachine(RuleBasedStateMachine):
     def track(self, topic: str, key: str, mood: int) -> Entry:
         return topic, key, self.presence.track(topic, key, {"mood": mood})
 
-    @rule(
-        target=entries, entry=st.shared(st.nothing()) | entries.filter(lambda _: True), mood=st.integers(0, 3)
-    )
+    @rule(target=entries, entry=entries, mood=st.integers(0, 3))
     def update(self, entry: Entry, mood: int) -> Entry:
         topic, key, ref = entry
         if ref not in by_ref(self.presence.state(topic)).get(key, {}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from itertools import pairwise
 
@@ -114,10 +115,8 @@ def test_a_servers_frames_are_read_by_a_client(item: Item) -> None:
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_never_break_the_reader(data: bytes) -> None:
     """Garbage yields messages or a FrameError, nothing else."""
-    try:
-        reader().feed(data)
-    except FrameError as error:
-        assert error.code in (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG)
+    with contextlib.suppress(FrameError):
+        assert all(isinstance(item, str | bytes | tuple) for item in reader().feed(data))
 
 
 REFUSED = {

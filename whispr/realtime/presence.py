@@ -8,7 +8,8 @@ costs one diff per topic:
     diff    {"joins": state of what came, "leaves": state of what went}
 
 An update is a leave of the old ref and a join of a new one that names it as `phx_ref_prev`. A presence that came and
-went between two diffs is in neither, unless somebody took the state in between: they must hear that it went. Refs are unique over all nodes (`node` prefix) because phoenix.js tells metas
+went between two diffs is in neither, unless somebody took the state in between: they must hear that it went.
+Refs are unique over all nodes (`node` prefix) because phoenix.js tells metas
 apart by them alone, which is also what a replicated tracker will need.
 """
 

@@ -1,11 +1,13 @@
 """A hub on a free loopback port for tests, with clients that speak Phoenix or the bare wire.
 
-async with served({"echo": Echo}) as server:
-    async with server.connect("alice") as phoenix:           # a real client; the token is the user's name
-        channel = await phoenix.join("echo:1")
-    async with server.wire("bob") as wire:                   # frame by frame, for exact order and shape
-        await wire.send("1", "1", "echo:1", "phx_join", {})
-        assert await wire.receive() == ["1", "1", "echo:1", "phx_reply", {...}]
+    async with served({"echo": Echo}) as server:
+        async with server.connect("alice") as phoenix:           # a real client; the token is the user's name
+            channel = await phoenix.join("echo:1")
+        async with server.wire("bob") as wire:                   # frame by frame, for exact order and shape
+            await wire.send("1", "1", "echo:1", "phx_join", {})
+            reply = await wire.receive()                         # ["1", "1", "echo:1", "phx_reply", {…}]
+
+It works under `MockClock` too: addresses are numeric, so that no thread is asked for them.
 """
 
 from __future__ import annotations
