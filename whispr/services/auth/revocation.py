@@ -1,0 +1,84 @@
+"""Spreading the news that a session has ended.
+
+PostgreSQL holds the truth. The bus tells every live process within milliseconds, but forgets; the sorted set
+in Redis tells processes that start or were cut off. Neither may be there at the moment: so whenever one of
+them was away, everything that ended within the life of an access token is read from PostgreSQL and said
+again, to both. Saying it twice does no harm.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+import trio
+
+from whispr.adapters.bus import Bus
+from whispr.adapters.cache import Cache
+from whispr.errors import WhisprError
+from whispr.identity import REVOKED_KEY, REVOKED_SUBJECT, Identity, Revocation
+from whispr.services.auth.store import AuthStore
+from whispr.tokens import Clock
+
+PAUSES_S = (0.1, 0.5, 1.0, 5.0)
+
+log = structlog.get_logger("whispr.auth")
+
+
+class Revoker:
+    """Ends sessions, and sees to it that every process knows."""
+
+    def __init__(
+        self, store: AuthStore, cache: Cache, bus: Bus, identity: Identity, remember_s: float, clock: Clock
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._bus = bus
+        self._identity = identity
+        self._remember_s = remember_s
+        self._clock = clock
+        self._missed = trio.Event()
+
+    async def revoke(self, session_id: str, reason: str) -> None:
+        """End a session in the database, then everywhere. To end it again is harmless."""
+        await self._store.revoke(session_id, reason)
+        await self.spread(session_id, reason)
+
+    async def spread(self, session_id: str, reason: str) -> None:
+        """Tell everybody of a session that has ended in the database. Never fails: `run` repeats it."""
+        revocation = Revocation(session_id, reason, self._clock() + self._remember_s)
+        try:
+            await self._tell(revocation)
+        except WhisprError as error:
+            log.warning("revocation_not_remembered", error=str(error))
+            self._missed.set()
+
+    async def _tell(self, revocation: Revocation) -> None:
+        # Our own process is told first: the bus does not echo.
+        self._identity.revoke(revocation)
+        self._bus.publish(REVOKED_SUBJECT, msgspec.json.encode(revocation))
+        await self._cache.command("ZADD", REVOKED_KEY, revocation.expires_at, revocation.session_id)
+
+    async def run(self) -> None:
+        """Repeat what did not get through: at start, after a failure, and when the bus comes up."""
+        forget = self._bus.on_up(lambda: self._missed.set())
+        try:
+            while True:
+                self._missed = trio.Event()
+                await self._repeat()
+                await self._missed.wait()
+        finally:
+            forget()
+
+    async def _repeat(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                for session_id, reason, ended_at in await self._store.revoked_within(self._remember_s):
+                    await self._tell(Revocation(session_id, reason, ended_at + self._remember_s))
+                await self._cache.command("ZREMRANGEBYSCORE", REVOKED_KEY, "-inf", self._clock())
+            except WhisprError as error:
+                log.debug("revocations_not_repeated", error=str(error), attempt=attempt)
+                await trio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
+                attempt += 1
+            else:
+                return
