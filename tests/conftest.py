@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from whispr.adapters.bus import Bus, open_bus
+from whispr.adapters.cache import Cache, open_cache
 from whispr.adapters.migrations import Owner, migrate
 from whispr.adapters.postgres import Postgres, open_postgres
 from whispr.bridge import Bridge, open_bridge
@@ -108,3 +110,21 @@ async def db(bridge: Bridge, postgres_url: str) -> AsyncIterator[Postgres]:
     """Open a pool on a fresh, migrated database."""
     async with open_postgres(bridge, postgres_url) as db:
         yield db
+
+
+@pytest.fixture
+async def cache(bridge: Bridge, backends: Backends) -> AsyncIterator[Cache]:
+    """Open the cache, emptied."""
+    assert backends.redis_url is not None
+    async with open_cache(bridge, backends.redis_url) as cache:
+        await cache.command("FLUSHDB")
+        yield cache
+
+
+@pytest.fixture
+async def bus(bridge: Bridge, backends: Backends) -> AsyncIterator[Bus]:
+    """Open a connection to the bus, and wait until it is up."""
+    assert backends.nats_url is not None
+    async with open_bus(bridge, backends.nats_url) as bus:
+        await bus.wait_connected()
+        yield bus

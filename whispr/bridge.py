@@ -301,7 +301,7 @@ async def open_bridge() -> AsyncIterator[Bridge]:
     """
     bridge = Bridge()
     try:
-        with _ungrouped():
+        with ungrouped():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bridge._drive, name="asyncio bridge")
                 try:
@@ -346,8 +346,12 @@ def _described(task: asyncio.Task[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _ungrouped() -> Iterator[None]:
-    """Take the block's one exception out of the group that the bridge's own nursery wraps it in."""
+def ungrouped() -> Iterator[None]:
+    """Take the one exception of a block out of the group that a nursery around it makes of it.
+
+    For context managers whose nursery is their own affair: the error of their block should come out as it
+    was raised. Several errors stay a group.
+    """
     try:
         yield
     except BaseExceptionGroup as group:

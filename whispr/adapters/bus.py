@@ -1,0 +1,295 @@
+"""The bus between nodes: core NATS, at most once, through nats-py on the bridge.
+
+What crosses it is news whose truth is in PostgreSQL, so losing some is allowed and stalling for it is not:
+`publish` is synchronous and never fails for want of a server. It appends to a bounded queue that a task of
+the bus empties; when the server is away and the queue is full, the oldest message goes and `dropped` counts
+it. Subscribers read from a bounded inbox that does the same. Whoever must not miss anything catches up from
+the database when `on_up` tells that the bus has come up (again).
+
+nats-py reconnects by itself, for ever, and restores subscriptions. Should it give up all the same (a server
+that refuses our credentials makes it), the bus starts a new client. A node does not hear itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import structlog
+import trio
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as Handle
+from nats.errors import Error as NatsError
+
+from whispr.bridge import Bridge, CancelledByAsyncio, Inbox, ungrouped
+from whispr.errors import invalid
+
+OUTBOX_LEN_MAX = 10_000
+"""Messages waiting to be sent; the oldest is dropped beyond it."""
+
+INBOX_LEN_MAX = 10_000
+"""Messages waiting for a subscriber; the oldest is dropped beyond it."""
+
+PAYLOAD_LEN_MAX = 1024 * 1024
+"""Bytes in a message: NATS's default `max_payload`."""
+
+RECONNECT_S = 0.1
+"""Pause between attempts to reach the server."""
+
+FLUSH_S = 2
+"""How long the server may take to confirm a subscription."""
+
+CLOSE_S = 2.0
+"""How long goodbyes may take."""
+
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+_FAILURES = (NatsError, OSError, TimeoutError, CancelledByAsyncio)
+
+log = structlog.get_logger("whispr.bus")
+
+
+class Message(NamedTuple):
+    """What a subscriber gets."""
+
+    subject: str
+    payload: bytes
+
+
+class Subscription:
+    """Messages of one subject (wildcards `*` and `>` work), in the order received. Iterate over it."""
+
+    def __init__(self, subject: str, len_max: int) -> None:
+        self.subject = subject
+        self.client: Client | None = None
+        """The nats-py client it was handed to, if any."""
+        self.handle: Handle | None = None
+        """What that client calls it."""
+        self._inbox: Inbox[Message] = Inbox(len_max)
+
+    @property
+    def dropped(self) -> int:
+        """Messages lost because the reader lagged."""
+        return self._inbox.dropped
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self._inbox
+
+    async def deliver(self, message: Msg) -> None:
+        """Take a message from nats-py."""
+        self._inbox.put(Message(message.subject, message.data))
+
+    def close(self) -> None:
+        """End the iteration."""
+        self._inbox.close()
+
+
+class Bus:
+    """A connection to NATS that comes and goes. Made by `open_bus`."""
+
+    def __init__(self, bridge: Bridge, url: str) -> None:
+        self._bridge = bridge
+        self._server, self._token, self._user, self._password = _taken_apart(url)
+        self._client: Client | None = None
+        self._outbox: deque[Message] = deque()
+        self._sender = trio.lowlevel.ParkingLot()
+        self._came_up = trio.lowlevel.ParkingLot()
+        self._subscriptions: set[Subscription] = set()
+        self._on_up: list[Callable[[], None]] = []
+        self.dropped = 0
+        """Messages never sent because the queue was full."""
+        self.ups = 0
+        """How many times the bus has come up."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def queued(self) -> int:
+        """Messages waiting to be sent."""
+        return len(self._outbox)
+
+    async def wait_connected(self) -> None:
+        """Return once the server is there; the caller's deadline bounds it."""
+        await trio.lowlevel.checkpoint()
+        while not self.connected:
+            await self._came_up.park()
+
+    def on_up(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` each time the bus comes up: messages may have been missed. Returns its undoing."""
+        self._on_up.append(callback)
+        return lambda: self._on_up.remove(callback)
+
+    def publish(self, subject: str, payload: bytes) -> None:
+        """Send to every other node's subscribers, soon and at most once. Raises for a malformed message."""
+        if not _SUBJECT.fullmatch(subject):
+            raise invalid({"subject": f"{subject!r} is not a subject to publish to"})
+        if len(payload) > PAYLOAD_LEN_MAX:
+            raise invalid({"payload": f"{len(payload)} bytes; at most {PAYLOAD_LEN_MAX}"})
+        if len(self._outbox) >= OUTBOX_LEN_MAX:
+            self._outbox.popleft()
+            self.dropped += 1
+        self._outbox.append(Message(subject, payload))
+        self._sender.unpark()
+
+    @asynccontextmanager
+    async def subscribe(self, subject: str, len_max: int = INBOX_LEN_MAX) -> AsyncIterator[Subscription]:
+        """Subscribe for the length of the block.
+
+        If the server is there, what others publish once the block has begun arrives. If it is away, the
+        subscription is made when the bus comes up.
+        """
+        subscription = Subscription(subject, len_max)
+        self._subscriptions.add(subscription)
+        try:
+            if self._client is not None:
+                await self._attach(subscription, self._client)
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+            subscription.close()
+            await self._detach(subscription)
+
+    async def _attach(self, subscription: Subscription, client: Client) -> None:
+        """Hand a subscription to nats-py, once per client, and wait until the server knows of it."""
+        if subscription.client is client:
+            return
+        subscription.client = client
+
+        async def attach() -> None:
+            subscription.handle = await client.subscribe(subscription.subject, cb=subscription.deliver)
+            await client.flush(FLUSH_S)
+
+        try:
+            await self._bridge.call(attach)
+        except _FAILURES as error:
+            # nats-py has it in its list and will subscribe when the server is back.
+            log.info("bus_subscription_waits", subject=subscription.subject, error=type(error).__name__)
+
+    async def _detach(self, subscription: Subscription) -> None:
+        """Take it back from nats-py; a server that is away forgets it by itself."""
+        handle = subscription.handle
+        if handle is None or self._client is not subscription.client:
+            return
+        with trio.move_on_after(CLOSE_S, shield=True):
+            try:
+                await self._bridge.call(handle.unsubscribe)
+            except _FAILURES as error:
+                log.debug("bus_unsubscribe_failed", subject=subscription.subject, error=type(error).__name__)
+
+    async def _run(self) -> None:
+        """Keep a client: a new one whenever nats-py has closed the last."""
+        while True:
+            client = await self._bridge.call(_new_client)
+            news: Inbox[str] = Inbox(16)
+            try:
+                await self._bridge.call(self._connect, client, news)
+                self._client = client
+                await self._up(client)
+                async for what in news:
+                    if what == "closed":
+                        break
+                    await self._up(client)
+            finally:
+                self._client = None
+                with trio.move_on_after(CLOSE_S, shield=True):
+                    await self._bridge.call(client.close)
+            log.error("bus_client_closed", server=self._server)
+            await trio.sleep(RECONNECT_S)
+
+    async def _up(self, client: Client) -> None:
+        """Subscribe what is not yet, wake the sender, tell those who catch up."""
+        for subscription in list(self._subscriptions):
+            await self._attach(subscription, client)
+        self.ups += 1
+        log.info("bus_up", server=self._server, times=self.ups)
+        self._sender.unpark_all()
+        self._came_up.unpark_all()
+        for callback in list(self._on_up):
+            callback()
+
+    async def _connect(self, client: Client, news: Inbox[str]) -> None:
+        """Connect, however long it takes (asyncio side)."""
+
+        async def disconnected() -> None:
+            log.warning("bus_down", server=self._server)
+
+        async def reconnected() -> None:
+            news.put("up")
+
+        async def closed() -> None:
+            news.put("closed")
+
+        async def failed(error: Exception) -> None:
+            # Refusals repeat many times a second and their text may hold what we sent.
+            log.debug("bus_error", server=self._server, error=type(error).__name__)
+
+        await client.connect(
+            self._server,
+            token=self._token,
+            user=self._user,
+            password=self._password,
+            name="whispr",
+            no_echo=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
+            disconnected_cb=disconnected,
+            reconnected_cb=reconnected,
+            closed_cb=closed,
+            error_cb=failed,
+        )
+
+    async def _send(self) -> None:
+        """Empty the queue whenever there is something in it and the server is there."""
+        while True:
+            while not self._outbox or not self.connected:
+                await self._sender.park()
+            try:
+                await self._bridge.call(self._send_queued)
+            except _FAILURES as error:
+                log.info("bus_message_lost", error=type(error).__name__)
+
+    async def _send_queued(self) -> None:
+        """Publish what is queued (asyncio side)."""
+        while self._outbox and self._client is not None and self._client.is_connected:
+            message = self._outbox.popleft()
+            await self._client.publish(message.subject, message.payload)
+
+
+@asynccontextmanager
+async def open_bus(bridge: Bridge, url: str) -> AsyncIterator[Bus]:
+    """Open the bus. Never fails and does not wait: the server may come later.
+
+    At the end what is queued is sent if the server is there, within CLOSE_S seconds.
+    """
+    bus = Bus(bridge, url)
+    with ungrouped():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus._run, name="bus connection")
+            nursery.start_soon(bus._send, name="bus sender")
+            try:
+                yield bus
+            finally:
+                with trio.move_on_after(CLOSE_S, shield=True):
+                    await bridge.call(bus._send_queued)
+                nursery.cancel_scope.cancel(reason="the bus is closing")
+
+
+async def _new_client() -> Client:
+    return Client()  # binds itself to the running asyncio loop
+
+
+def _taken_apart(url: str) -> tuple[str, str | None, str | None, str | None]:
+    """Split a NATS URL into server, token, user and password, so that the first can be logged."""
+    parts = urlsplit(url)
+    server = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+    user = unquote(parts.username) if parts.username else None
+    if parts.password is None:
+        return server, user, None, None
+    return server, None, user, unquote(parts.password)

@@ -1,0 +1,124 @@
+"""The cache: Redis or Valkey through redis-py on the bridge.
+
+Nothing in the cache is the only copy of anything. Each call raises UNAVAILABLE at once when the server is
+away; callers go on without it. A command whose answer is lost is not repeated, because not all commands may
+be; connections that died idle are noticed and replaced before anything is sent on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, cast
+
+import trio
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from whispr.adapters.rate_limit import RateLimiter
+from whispr.bridge import Bridge, CancelledByAsyncio
+from whispr.errors import unavailable
+
+__all__ = ["Cache", "RateLimiter", "open_cache"]
+
+T = TypeVar("T")
+
+CONNECTIONS_MAX = 16
+"""Commands under way at once; further callers wait their turn."""
+
+_AWAY = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    OSError,
+    CancelledByAsyncio,
+)
+
+
+class Cache:
+    """Commands on a small pool of connections. Made by `open_cache`. Keys and values are bytes or str."""
+
+    def __init__(self, bridge: Bridge, url: str) -> None:
+        self._bridge = bridge
+        self._slots = trio.Semaphore(CONNECTIONS_MAX)
+        self._redis: Any = Redis.from_url(  # untyped in parts
+            url,
+            # Callers own time and repetition: no time limits and no retries of redis-py's.
+            socket_timeout=None,
+            socket_connect_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            client_name="whispr",
+            driver_info=None,
+            protocol=2,
+        )
+
+    async def ping(self) -> None:
+        """Return if the server answers; raise UNAVAILABLE if it is away."""
+        await self.command("PING")
+
+    async def get(self, key: str) -> bytes | None:
+        """Return the value, or None."""
+        return cast(bytes | None, await self.command("GET", key))
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values in the order of the keys, None for those that are not there."""
+        if not keys:
+            await trio.lowlevel.checkpoint()
+            return []
+        return cast(list[bytes | None], await self.command("MGET", *keys))
+
+    async def set(
+        self, key: str, value: bytes | str, *, ttl_s: float | None = None, only_if_absent: bool = False
+    ) -> bool:
+        """Store a value, for `ttl_s` seconds if given; False if it was to be absent and was not."""
+        expiry = () if ttl_s is None else ("PX", max(1, round(ttl_s * 1000)))
+        condition = ("NX",) if only_if_absent else ()
+        return await self.command("SET", key, value, *expiry, *condition) is not None
+
+    async def delete(self, *keys: str) -> int:
+        """Remove keys; return how many there were."""
+        return cast(int, await self.command("DEL", *keys))
+
+    async def command(self, *words: bytes | str | float) -> Any:
+        """Run any command, such as `command("ZADD", key, score, member)`; the reply is redis-py's."""
+        return await self._run(lambda: self._redis.execute_command(*words))
+
+    async def script(self, sha: str, source: str, keys: Sequence[str], args: Sequence[str | float]) -> Any:
+        """Run a Lua script by its digest, sending the source only when the server does not know it."""
+
+        async def run() -> Any:
+            try:
+                return await self._redis.execute_command("EVALSHA", sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self._redis.execute_command("EVAL", source, len(keys), *keys, *args)
+
+        return await self._run(run)
+
+    async def _run(self, operation: Callable[[], Awaitable[T]]) -> T:
+        async def awaited() -> T:
+            return await operation()
+
+        async with self._slots:
+            try:
+                return await self._bridge.call(awaited)
+            except _AWAY as error:
+                raise unavailable(f"the cache is away ({type(error).__name__})") from error
+
+    async def _close(self) -> None:
+        with trio.move_on_after(1, shield=True):
+            await self._bridge.call(self._redis.aclose)
+
+
+@asynccontextmanager
+async def open_cache(bridge: Bridge, url: str) -> AsyncIterator[Cache]:
+    """Open the cache. Never fails: connections are made when first needed."""
+    cache = Cache(bridge, url)
+    try:
+        yield cache
+    finally:
+        await cache._close()
