@@ -155,6 +155,11 @@ class Connection:
         """Bytes ready to write, not counting DATA queued by stream."""
         return len(self._sender.output)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether any stream still has DATA queued."""
+        return any(stream.queue for stream in self._streams.values())
+
     # --- Commands -----------------------------------------------------------------------------------------
 
     @property
@@ -166,6 +171,11 @@ class Connection:
             and not self.failed
             and not self._streams.exhausted
         )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether this client has used up its stream ids, and needs another connection."""
+        return self._streams.exhausted
 
     @property
     def open_streams(self) -> int:

@@ -97,7 +97,8 @@ class Surrounding:
 
     async def enter(self) -> None:
         """Raises what an interceptor refuses the call with."""
-        chain = self._chain = intercepted(self._interceptors, self._call, _pause)
+        chain: Any = intercepted(self._interceptors, self._call, _pause)
+        self._chain = chain
         if not await _run_until_paused(chain, lambda: chain.send(None)):
             raise RuntimeError("an interceptor returned without proceeding")
 

@@ -1,0 +1,142 @@
+"""A server's methods, out of purerpc servicers, and what a request's head asks of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import purerpc
+
+from whispr.errors import Code, WhisprError
+from whispr.http2.headers import Headers, encode
+from whispr.rpc import wire
+from whispr.rpc.call import NO_METADATA, Metadata
+
+if TYPE_CHECKING:
+    from whispr.rpc.server_call import ServerCall
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method: how to read its requests and run its handler."""
+
+    name: str
+    """Full name, as in "/whispr.v1.AuthService/Login"."""
+    parse_request: Callable[[bytes], Any]
+    run: Callable[[ServerCall], Awaitable[Any]]
+    """Runs the handler; returns the response of a method that gives one, and sends those of one that streams."""
+    streams_response: bool
+
+
+def method_table(servicers: Iterable[purerpc.Servicer]) -> dict[str, Method]:
+    """Every method of `servicers` by full name. Raises ValueError when two servicers share a name."""
+    table: dict[str, Method] = {}
+    for servicer in servicers:
+        service = servicer.service
+        for name, bound in service.methods.items():
+            method = _method(f"/{service.name}/{name}", bound.method_fn, bound.signature)
+            if table.setdefault(method.name, method) is not method:
+                raise ValueError(f"two servicers offer {method.name}")
+    return table
+
+
+def _method(name: str, function: Callable[..., Any], signature: purerpc.RPCSignature) -> Method:
+    runner = _RUNNERS[signature.cardinality.name]
+    return Method(
+        name,
+        signature.request_type.FromString,
+        lambda call: runner(function, call),
+        signature.cardinality.name.endswith("STREAM"),
+    )
+
+
+# purerpc calls a handler as `function(message or messages, request=...)`; our call takes the place of its
+# request event. A streamed request is the call itself, iterated.
+
+
+async def _unary_unary(function: Callable[..., Awaitable[Any]], call: ServerCall) -> Any:
+    return await function(await call.receive_one(), request=call)
+
+
+async def _stream_unary(function: Callable[..., Awaitable[Any]], call: ServerCall) -> Any:
+    return await function(call, request=call)
+
+
+async def _unary_stream(function: Callable[..., AsyncIterator[Any]], call: ServerCall) -> None:
+    await _send_all(function(await call.receive_one(), request=call), call)
+
+
+async def _stream_stream(function: Callable[..., AsyncIterator[Any]], call: ServerCall) -> None:
+    await _send_all(function(call, request=call), call)
+
+
+_RUNNERS: Mapping[str, Callable[[Callable[..., Any], ServerCall], Awaitable[Any]]] = {
+    "UNARY_UNARY": _unary_unary,
+    "UNARY_STREAM": _unary_stream,
+    "STREAM_UNARY": _stream_unary,
+    "STREAM_STREAM": _stream_stream,
+}
+
+
+async def _send_all(messages: Any, call: ServerCall) -> None:
+    if inspect.iscoroutine(messages):
+        # A handler without a `yield`, such as the default that purerpc's own plugin writes.
+        messages = await messages
+    closing = aclosing(messages) if hasattr(messages, "aclose") else nullcontext()
+    async with closing:
+        async for message in messages:
+            await call.send(message)
+
+
+# --- Heads ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request that can be served."""
+
+    method: Method
+    timeout_s: float | None
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that cannot: the header block that answers it."""
+
+    block: bytes
+
+
+def _refuse(error: WhisprError, http_status: int = 200, more: Iterable[tuple[str, str]] = ()) -> Refusal:
+    head = [(":status", str(http_status)), ("content-type", wire.CONTENT_TYPE)]
+    return Refusal(encode([*head, *wire.status_fields(error), *more]))
+
+
+def read_head(headers: Headers, methods: Mapping[str, Method]) -> RequestHead | Refusal:
+    """Judge a request by its header fields.
+
+    `te: trailers` is not insisted on: proxies lose it, and nothing here depends on it.
+    """
+    if headers.get(":method") != "POST":
+        return _refuse(WhisprError(Code.INTERNAL, "gRPC requests are POST requests"), 405)
+    content_type = headers.get("content-type")
+    if not wire.is_grpc(content_type):
+        return _refuse(WhisprError(Code.INTERNAL, f"content-type {content_type!r} is not gRPC"), 415)
+    encoding = headers.get("grpc-encoding")
+    if encoding not in (None, "identity"):
+        unknown = WhisprError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding!r} is not supported")
+        return _refuse(unknown, more=[("grpc-accept-encoding", "identity")])
+    path = headers.get(":path") or ""
+    method = methods.get(path)
+    if method is None:
+        return _refuse(WhisprError(Code.UNIMPLEMENTED, f"unknown method {path}"))
+    try:
+        timeout = headers.get("grpc-timeout")
+        timeout_s = None if timeout is None else wire.parse_timeout(timeout)
+        pairs = wire.metadata_pairs(headers.fields)
+    except ValueError as error:
+        return _refuse(WhisprError(Code.INTERNAL, str(error)))
+    return RequestHead(method, timeout_s, Metadata(pairs) if pairs else NO_METADATA)

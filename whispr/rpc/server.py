@@ -1,0 +1,155 @@
+"""The server: listens, and serves purerpc servicers on every connection.
+
+    server = RpcServer([AuthHandlers(...)], interceptors=[...])
+    port = await nursery.start(server.serve_tcp, "127.0.0.1", 0)
+    ...
+    with trio.move_on_after(10):
+        await server.drain()
+
+Each call runs in its own task under its own cancel scope, whose deadline is the caller's. The scope is
+cancelled, with a reason, when the deadline passes, the client resets the call, the connection is lost, or
+a drain runs out of patience; a handler sees Trio's Cancelled and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+
+import purerpc
+import structlog
+import trio
+
+from whispr.rpc.interceptors import Interceptor
+from whispr.rpc.limits import RpcLimits
+from whispr.rpc.methods import method_table
+from whispr.rpc.server_connection import ServerConnection
+from whispr.rpc.transport import FLUSH_S
+
+_log = structlog.get_logger("whispr.rpc")
+
+
+class RpcServer:
+    """Serves `servicers`. It may listen in several places at once."""
+
+    def __init__(
+        self,
+        servicers: Iterable[purerpc.Servicer],
+        interceptors: Sequence[Interceptor] = (),
+        limits: RpcLimits = RpcLimits(),  # noqa: B008  # frozen
+    ) -> None:
+        """Raises ValueError when two servicers offer the same method."""
+        self._methods = method_table(servicers)
+        self._interceptors = tuple(interceptors)
+        self._limits = limits
+        self._accepting: set[trio.CancelScope] = set()
+        self._connections: set[ServerConnection] = set()
+        self._connection_closed = trio.Event()
+        self._draining = False
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Full names of everything served."""
+        return frozenset(self._methods)
+
+    async def serve_tcp(
+        self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen on `host` and `port`, 0 for a free one; reports the port. Returns after a drain.
+
+        Raises OSError when the address cannot be had.
+        """
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        bound: int = listeners[0].socket.getsockname()[1]
+        await self._serve(listeners, lambda: task_status.started(bound))
+
+    async def serve_unix(
+        self, path: str | os.PathLike[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen on a Unix socket, which its owner alone may connect to. Returns after a drain.
+
+        Raises OSError when the path cannot be had, also because something already listens there.
+        """
+        listener = trio.socket.socket(socket.AF_UNIX)
+        try:
+            before = os.umask(0o077)
+            try:
+                await listener.bind(os.fspath(path))
+            finally:
+                os.umask(before)
+            listener.listen(128)
+            await self._serve([trio.SocketListener(listener)], task_status.started)
+        finally:
+            listener.close()
+            if os.path.exists(path):  # noqa: ASYNC240  # a local file, at shutdown
+                os.unlink(path)
+
+    async def serve_stream(self, stream: trio.abc.Stream, peer: str = "memory") -> None:
+        """Serve one connection that is already there, until it ends."""
+        connection = ServerConnection(stream, peer, self._methods, self._interceptors, self._limits)
+        self._connections.add(connection)
+        try:
+            if not self._draining:
+                await connection.serve()
+        except Exception as error:  # noqa: BLE001  # a defect met on one connection must not end the others
+            _log.error("connection failed", peer=peer, exc_info=error)
+        finally:
+            self._connections.discard(connection)
+            self._connection_closed.set()
+
+    async def _serve(self, listeners: list[trio.SocketListener], started: Callable[[], None]) -> None:
+        async with trio.open_nursery() as connections:
+            with trio.CancelScope() as accepting:
+                self._accepting.add(accepting)
+                if self._draining:
+                    accepting.cancel(reason="draining")
+                started()
+                await trio.serve_listeners(self._accepted, listeners, handler_nursery=connections)
+            self._accepting.discard(accepting)
+
+    async def _accepted(self, stream: trio.SocketStream) -> None:
+        await self.serve_stream(stream, _peer_name(stream))
+
+    async def drain(self) -> None:
+        """Stop listening, let calls in progress finish, and close.
+
+        Cancel it, as by a deadline, to end the calls still running with UNAVAILABLE; that takes at most
+        `FLUSH_S` seconds more.
+        """
+        self._draining = True
+        for accepting in self._accepting:
+            accepting.cancel(reason="draining")
+        for connection in self._connections:
+            connection.shut_down()
+        try:
+            await self._closed()
+        finally:
+            if self._connections:
+                await self._abort()
+
+    async def _abort(self) -> None:
+        with trio.move_on_after(FLUSH_S, shield=True):
+            for connection in self._connections:
+                connection.abort()
+            await self._closed()
+        for connection in self._connections:
+            connection.kill("the server was shut down")
+
+    async def _closed(self) -> None:
+        """Wait until no connection is left."""
+        await trio.lowlevel.checkpoint()
+        while self._connections:
+            self._connection_closed = trio.Event()
+            await self._connection_closed.wait()
+
+
+def _peer_name(stream: trio.SocketStream) -> str:
+    try:
+        address = stream.socket.getpeername()
+    except OSError:
+        return "unknown"  # already gone
+    if stream.socket.family == socket.AF_UNIX:
+        return "unix"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"tcp:{host}:{address[1]}"

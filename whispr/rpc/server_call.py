@@ -1,0 +1,161 @@
+"""One call on a server: its messages in and out, its scope, and how it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+from google.protobuf.message import DecodeError
+
+from whispr.errors import Code, WhisprError
+from whispr.http2.headers import encode
+from whispr.rpc import wire
+from whispr.rpc.call import Metadata, ServerSideCall
+from whispr.rpc.inbox import Inbox, Waker
+from whispr.rpc.methods import Method
+
+if TYPE_CHECKING:
+    from whispr.rpc.server_connection import ServerConnection
+
+_RESPONSE = [(":status", "200"), ("content-type", wire.CONTENT_TYPE)]
+_RESPONSE_BLOCK = encode(_RESPONSE)
+_OK_BLOCK = encode(wire.status_fields(None))
+
+
+class ServerCall(ServerSideCall):
+    """Created at the request's head; its task starts at once, and receives messages as they come."""
+
+    __slots__ = (
+        "_arrived",
+        "_connection",
+        "_finished",
+        "_inbox",
+        "_room",
+        "_stream_id",
+        "ended_by",
+        "handler",
+        "scope",
+    )
+
+    def __init__(
+        self,
+        connection: ServerConnection,
+        stream_id: int,
+        handler: Method,
+        metadata: Metadata,
+        deadline: float,
+    ) -> None:
+        super().__init__(handler.name, metadata, connection.peer, deadline)
+        self.handler = handler
+        self.scope = trio.CancelScope(deadline=deadline)
+        self.ended_by: WhisprError | None = None
+        """Why the scope was cancelled, other than its deadline."""
+        self._finished = False
+        self._connection = connection
+        self._stream_id = stream_id
+        self._inbox = Inbox(connection.message_bytes_max)
+        self._arrived = Waker()
+        self._room = Waker()
+
+    # --- From the connection ------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """DATA has come. Raises WhisprError when it breaks gRPC's framing."""
+        surplus = self._inbox.feed(data)
+        if surplus:
+            self._connection.core.consume(self._stream_id, surplus)
+        self._arrived.wake()
+
+    def receive_end(self) -> None:
+        """The client has half-closed. Raises WhisprError if it did so within a message."""
+        self._inbox.end()
+        self._arrived.wake()
+
+    def has_room(self) -> None:
+        """The stream's queue has been sent."""
+        self._room.wake()
+
+    def end(self, error: WhisprError, reason: str) -> None:
+        """Cancel the call's scope. What the client hears of it, if it still listens, is `error`."""
+        if self.ended_by is None:
+            self.ended_by = error
+            self.scope.cancel(reason=reason)
+
+    # --- Messages -----------------------------------------------------------------------------------------
+
+    async def receive_one(self) -> Any:
+        """The only message of a unary request. Raises WhisprError INTERNAL when there is none, or more."""
+        inbox = self._inbox
+        # One more message than allowed is enough to know; a unary handler starts when the client is done.
+        while not inbox.ended and len(inbox) < 2:
+            await self._arrived.wait()
+        if len(inbox) != 1:
+            raise WhisprError(Code.INTERNAL, "a unary request is one message: none or more than one came")
+        return self._parse(self._take())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next message of a streamed request, until the client half-closes."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._inbox:
+            if self._inbox.ended:
+                raise StopAsyncIteration
+            await self._arrived.wait()
+        return self._parse(self._take())
+
+    def _take(self) -> bytes:
+        message, surplus = self._inbox.take()
+        if surplus:
+            self._connection.core.consume(self._stream_id, surplus)
+            self._connection.flush()
+        return message
+
+    def _parse(self, message: bytes) -> Any:
+        try:
+            return self.handler.parse_request(message)
+        except DecodeError as error:
+            raise WhisprError(Code.INTERNAL, "a request message does not parse") from error
+
+    async def send(self, message: Any) -> None:
+        """Send a message of a stream, waiting while the client is slow to read."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        connection, stream_id = self._connection, self._stream_id
+        while not connection.core.writable(stream_id):
+            await self._room.wait()
+        self._send_head()
+        connection.core.send_data(stream_id, wire.frame_message(message.SerializeToString()))
+        connection.flush()
+
+    # --- The end ------------------------------------------------------------------------------------------
+
+    def respond(self, message: Any) -> None:
+        """The whole of a unary response."""
+        connection, stream_id = self._connection, self._stream_id
+        head = _RESPONSE_BLOCK if self._initial is None else encode(_RESPONSE + self._initial)
+        data = wire.frame_message(message.SerializeToString())
+        trailers = _OK_BLOCK if self._trailing is None else encode(wire.status_fields(None) + self._trailing)
+        self._finished = True
+        connection.core.respond(stream_id, head, data, trailers)
+        connection.flush()
+
+    def finish(self, error: WhisprError | None = None) -> None:
+        """End with a status; without a response before it, as trailers only. Only the first end counts."""
+        if self._finished:
+            return
+        self._finished = True
+        core, stream_id = self._connection.core, self._stream_id
+        fields = wire.status_fields(error) + (self._trailing or [])
+        if self._initial_sent or self._initial:
+            self._send_head()
+            core.send_trailers(stream_id, encode(fields))
+        else:
+            core.send_headers(stream_id, encode(_RESPONSE + fields), end_stream=True)
+        self._connection.flush()
+
+    def _send_head(self) -> None:
+        if not self._initial_sent:
+            self._initial_sent = True
+            head = _RESPONSE_BLOCK if self._initial is None else encode(_RESPONSE + self._initial)
+            self._connection.core.send_headers(self._stream_id, head)

@@ -1,0 +1,176 @@
+"""What the attributes of a generated stub are: one class for each call kind.
+
+Calls with one message each way are awaited. The others are entered, which keeps the whole life of the call
+visible: leaving the block early, by an exception or a `break`, resets the call.
+
+    async with stub.Chat(metadata=[...]) as call:
+        await call.send(message)
+        await call.done_sending()
+        async for reply in call:
+            ...
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from whispr.errors import Code, WhisprError
+from whispr.rpc.call import NO_METADATA, Metadata
+from whispr.rpc.client_call import ClientCall
+from whispr.rpc.interceptors import Surrounding, intercepted
+from whispr.rpc.wire import MetadataPairs
+
+if TYPE_CHECKING:
+    from whispr.rpc.channel import Channel
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+class _Method(Generic[RequestT, ResponseT]):
+    """What a stub knows of a method."""
+
+    def __init__(self, channel: Channel, name: str, response: type[ResponseT]) -> None:
+        self._channel = channel
+        self._name = name
+        self._response = response
+
+    def _new_call(self, metadata: MetadataPairs) -> ClientCall:
+        given = Metadata(metadata) if metadata else NO_METADATA
+        return ClientCall(self._channel, self._name, given)
+
+
+class UnaryUnary(_Method[RequestT, ResponseT]):
+    """One message each way: `reply = await stub.M(request)`."""
+
+    async def __call__(self, request: RequestT, *, metadata: MetadataPairs = ()) -> ResponseT:
+        """Make the call. Raises WhisprError with the status it ends with, ValueError for bad metadata."""
+        call = self._new_call(metadata)
+        interceptors = self._channel.interceptors
+        if interceptors:
+            response: ResponseT = await intercepted(interceptors, call, lambda: self._perform(call, request))
+            return response
+        return await self._perform(call, request)
+
+    async def _perform(self, call: ClientCall, request: RequestT) -> ResponseT:
+        body = request.SerializeToString()
+        await call.start()
+        try:
+            call.send_last(body)
+            return parse(self._response, await call.receive_only())
+        finally:
+            call.abandon()
+
+
+class UnaryStream(_Method[RequestT, ResponseT]):
+    """One message there, many back: `async with stub.M(request) as call: async for message in call`."""
+
+    def __call__(self, request: RequestT, *, metadata: MetadataPairs = ()) -> ReceivingCall[ResponseT]:
+        """Returns the call, to be entered."""
+        return ReceivingCall(self._channel, self._new_call(metadata), self._response, request)
+
+
+class StreamUnary(_Method[RequestT, ResponseT]):
+    """Many messages there, one back: `async with stub.M() as call: …; reply = await call.response()`."""
+
+    def __call__(self, *, metadata: MetadataPairs = ()) -> SendingCall[RequestT, ResponseT]:
+        """Returns the call, to be entered."""
+        return SendingCall(self._channel, self._new_call(metadata), self._response)
+
+
+class StreamStream(_Method[RequestT, ResponseT]):
+    """Many messages each way."""
+
+    def __call__(self, *, metadata: MetadataPairs = ()) -> BidirectionalCall[RequestT, ResponseT]:
+        """Returns the call, to be entered."""
+        return BidirectionalCall(self._channel, self._new_call(metadata), self._response)
+
+
+class StreamingCall(Generic[ResponseT]):
+    """A call in a block of its own. Entering starts it; leaving ends it, by a reset if need be."""
+
+    def __init__(
+        self, channel: Channel, call: ClientCall, response: type[ResponseT], request: Message | None = None
+    ) -> None:
+        self._call = call
+        self._response = response
+        self._request = request
+        self._around = Surrounding(channel.interceptors, call) if channel.interceptors else None
+
+    async def __aenter__(self) -> Self:
+        """Raises WhisprError when the call cannot start, ValueError for bad metadata."""
+        if self._around is not None:
+            await self._around.enter()
+        try:
+            await self._call.start()
+            if self._request is not None:
+                self._call.send_last(self._request.SerializeToString())
+        except BaseException as error:
+            if self._around is not None:
+                await self._around.exit(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Reset the call unless it has ended."""
+        self._call.abandon()
+        if self._around is not None:
+            await self._around.exit(error)
+
+    async def initial_metadata(self) -> Metadata:
+        """The server's initial metadata, once it has come. Raises the call's error."""
+        return await self._call.receive_head()
+
+    @property
+    def trailing_metadata(self) -> Metadata:
+        """The server's trailing metadata; empty until the call has ended."""
+        return self._call.trailing_metadata
+
+
+class ReceivingCall(StreamingCall[ResponseT]):
+    """Messages from the server: iterate it. Raises WhisprError with the status the call ends with."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ResponseT:
+        message = await self._call.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return parse(self._response, message)
+
+
+class SendingCall(StreamingCall[ResponseT], Generic[RequestT, ResponseT]):
+    """Messages to the server."""
+
+    async def send(self, message: RequestT) -> None:
+        """Send one message, waiting while the server is slow. Raises the call's error once it has failed."""
+        await self._call.send(message.SerializeToString())
+
+    async def done_sending(self) -> None:
+        """Half-close: the server sees the end of the request."""
+        self._call.send_end()
+
+    async def response(self) -> ResponseT:
+        """Half-close, and wait for the one response. Raises WhisprError with the status the call ends with."""
+        self._call.send_end()
+        return parse(self._response, await self._call.receive_only())
+
+
+class BidirectionalCall(
+    ReceivingCall[ResponseT], SendingCall[RequestT, ResponseT], Generic[RequestT, ResponseT]
+):
+    """Messages both ways, in any order; send from one task and iterate from another if need be."""
+
+
+def parse(kind: type[ResponseT], message: bytes) -> ResponseT:
+    """Raises WhisprError INTERNAL when the server sent something else."""
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise WhisprError(Code.INTERNAL, "a response message does not parse") from error

@@ -1,0 +1,159 @@
+"""Moves bytes between one byte stream and one `http2.Connection`, for servers and channels alike.
+
+Theory of operation. One task reads and dispatches events, all of it synchronously, so that whatever a read
+brought is handled before any other task runs. One task writes: it takes the connection's whole output, in
+which streams have been given fair turns, and sends it; what calls add meanwhile goes out in one write next
+time. Calls never touch the socket; they change the connection and call `flush`.
+
+The reader stops while the output is over `OUTPUT_BYTES_MAX` on a server, which answers what it reads: a peer
+that will not read its answers gets no further. A client goes on reading, so the two never wait for each other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from whispr.http2 import events
+from whispr.http2.connection import Connection
+from whispr.rpc.inbox import Waker
+
+OUTPUT_BYTES_MAX = 256 * 1024
+READ_BYTES = 64 * 1024
+FLUSH_S = 1.0
+"""How long a connection that is ending may take to send its last words."""
+
+
+class Transport(ABC):
+    """One connection's reader and writer. Subclasses say what events mean."""
+
+    def __init__(self, stream: trio.abc.Stream, core: Connection, *, pauses: bool) -> None:
+        """`pauses`: stop reading while the output is long."""
+        self.core = core
+        self.nursery: trio.Nursery
+        """Ends with the connection. Available while `run` runs."""
+        self.lost: str | None = None
+        """Why the connection is over; None while it is not."""
+        self._stream = stream
+        self._pauses = pauses
+        self._output_added = Waker()
+        self._output_sent = Waker()
+        self._closing = False
+        self._on: dict[type, Callable[[Any], None]] = {
+            events.HeadersReceived: self.on_headers,
+            events.DataReceived: self.on_data,
+            events.StreamReset: self.on_reset,
+            events.SettingsReceived: self.on_settings,
+            events.PingAcknowledged: self.on_ping_acknowledged,
+            events.GoAwayReceived: self.on_go_away,
+            events.ConnectionFailed: self._on_failed,
+        }
+
+    @abstractmethod
+    def on_headers(self, event: events.HeadersReceived) -> None:
+        """A header section has come."""
+
+    @abstractmethod
+    def on_data(self, event: events.DataReceived) -> None:
+        """Bytes of a body have come."""
+
+    @abstractmethod
+    def on_reset(self, event: events.StreamReset) -> None:
+        """A stream is gone, perhaps one that was never reported."""
+
+    @abstractmethod
+    def on_settings(self, event: events.SettingsReceived) -> None:
+        """The peer's settings have come."""
+
+    @abstractmethod
+    def on_ping_acknowledged(self, event: events.PingAcknowledged) -> None:
+        """The peer has seen everything sent before the ping."""
+
+    @abstractmethod
+    def on_go_away(self, event: events.GoAwayReceived) -> None:
+        """The peer takes no new streams."""
+
+    @abstractmethod
+    def on_writable(self, stream_id: int) -> None:
+        """A stream's queue has room again."""
+
+    @abstractmethod
+    def on_lost(self, reason: str) -> None:
+        """The connection is over; called once."""
+
+    def _on_failed(self, event: events.ConnectionFailed) -> None:
+        self._lose(f"protocol error: {event.message}")
+
+    async def run(self) -> None:
+        """Serve the connection until it is lost or closed; never raises for the peer's sake."""
+        try:
+            async with trio.open_nursery() as self.nursery:
+                self.nursery.start_soon(self._write)
+                await self._read()
+                self._closing = True
+                self.flush()
+                await trio.sleep(FLUSH_S)
+                self.nursery.cancel_scope.cancel(reason="the peer does not take our last words")
+        finally:
+            self._lose("the connection was closed")
+            await trio.aclose_forcefully(self._stream)
+
+    def flush(self) -> None:
+        """Have the writer send what the connection has to say."""
+        self._output_added.wake()
+
+    def close(self) -> None:
+        """Close once everything in the output has been sent."""
+        self._closing = True
+        self.flush()
+
+    def kill(self, reason: str) -> None:
+        """End the connection at once, whatever is still unsent."""
+        self._lose(reason)
+        self.nursery.cancel_scope.cancel(reason=reason)
+
+    def _lose(self, reason: str) -> None:
+        if self.lost is None:
+            self.lost = reason
+            self.on_lost(reason)
+
+    async def _read(self) -> None:
+        """Until the peer closes, breaks the connection, or breaks the protocol."""
+        core, on = self.core, self._on
+        while not core.failed:
+            try:
+                data = await self._stream.receive_some(READ_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                self._lose("the connection was lost")
+                return
+            # Some streams return a bytearray, whose slices could not be looked up in the header cache.
+            for event in core.receive(bytes(data)):
+                on[type(event)](event)
+            self._output_added.wake()
+            while self._pauses and core.output_bytes > OUTPUT_BYTES_MAX and self.lost is None:
+                await self._output_sent.wait()
+
+    async def _write(self) -> None:
+        """Until `close`, or until the connection breaks; then ends the connection's nursery."""
+        take, send_all = self.core.take_output, self._stream.send_all
+        while True:
+            output, writable = take()
+            for stream_id in writable:
+                self.on_writable(stream_id)
+            if output:
+                try:
+                    await send_all(output)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    break
+                self._output_sent.wake()
+            elif self._closing and (self.lost is not None or not self.core.unsent):
+                break
+            else:
+                await self._output_added.wait()
+        self._lose("the connection was lost")
+        self.nursery.cancel_scope.cancel(reason=self.lost)
