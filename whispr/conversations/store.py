@@ -39,7 +39,7 @@ class Counters(msgspec.Struct, frozen=True):
     """What a conversation counts, the unread of one member among it."""
 
     message_count: int
-    unread_count: int
+    unread_count: int | None
     last_activity: datetime
 
 
@@ -199,6 +199,21 @@ class Store:
         """Return those present, in the order they came. Does not ask who wants to know."""
         return tuple(member_of(row) for row in await self._db.fetch(_MEMBERS, conversation_id))
 
+    async def members_seen_by(self, conversation_id: str, viewer_id: str) -> tuple[Member, ...]:
+        """Return those present, to one of them."""
+        members = await self.members(conversation_id)
+        if all(member.user_id != viewer_id for member in members):
+            await self._refuse(conversation_id)
+        return members
+
+    async def member_ids(self, conversation_id: str) -> tuple[str, ...]:
+        """Return the ids of those present."""
+        rows = await self._db.fetch(
+            "SELECT user_id FROM conversations.members WHERE conversation_id = $1 AND left_at IS NULL",
+            conversation_id,
+        )
+        return tuple(str(row["user_id"]) for row in rows)
+
     async def messages(
         self,
         conversation_id: str,
@@ -244,16 +259,16 @@ class Store:
             return Watermark(moved, moved=True)
         return Watermark((await self._watermarks(conversation_id, user_id))["delivered_seq"], moved=False)
 
-    async def counters(self, conversation_id: str, user_id: str) -> Counters:
-        """Return the counters of a conversation, with the unread of `user_id`."""
+    async def counters(self, conversation_id: str, user_id: str | None) -> Counters:
+        """Return the counters of a conversation, with the unread of the member `user_id`, if one is named."""
         row = await self._watermarks(conversation_id, user_id)
         return Counters(row["last_seq"], row["unread_count"], row["last_activity"])
 
-    async def _watermarks(self, conversation_id: str, user_id: str) -> Row:
+    async def _watermarks(self, conversation_id: str, user_id: str | None) -> Row:
         row: Row | None = await self._db.fetchrow(_WATERMARKS, conversation_id, user_id)
         if row is None:
             raise not_found("conversation", conversation_id)
-        if row["user_id"] is None:
+        if user_id is not None and row["user_id"] is None:
             raise not_a_member()
         return row
 

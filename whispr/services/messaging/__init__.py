@@ -1,0 +1,3 @@
+"""MessagingService: conversations and messages over gRPC, and live on WebSocket channels."""
+
+from __future__ import annotations

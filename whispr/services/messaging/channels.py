@@ -1,0 +1,240 @@
+"""The channels `conversation:<id>` and `user:<id>`: pushes in, replies and events out.
+
+Events of `conversation:<id>`, in: send_message, mark_read, mark_delivered, typing_start, typing_stop,
+get_history. Out: new_message, typing_indicator, read_receipt, delivery_status, member_added, member_removed,
+settings_changed, user_kicked, presence_state, presence_diff.
+
+Events of `user:<id>`, only for the user themselves, in: update_status, get_conversations. Out: new_message
+(a preview, for conversations that the socket has not joined), conversation_invitation, conversation_updated,
+presence_state and presence_diff of the user's own devices.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import trio
+
+from whispr.conversations.domain import Draft, clamp_page, not_a_member
+from whispr.conversations.ids import is_id
+from whispr.conversations.tickets import Ticket
+from whispr.errors import denied, invalid, not_found
+from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
+from whispr.realtime.link import Link
+from whispr.services.messaging import wire
+from whispr.services.messaging.operations import Operations
+
+STATUSES = ("online", "away", "busy", "offline")
+"""What a person may show; whoever shows offline is not in any presence."""
+
+
+class Statuses:
+    """The status that each connected user of this node has chosen, and the channels that show it."""
+
+    def __init__(self) -> None:
+        self._chosen: dict[str, str] = {}
+        self._showing: dict[str, set[ConversationChannel | UserChannel]] = {}
+
+    def show(self, channel: ConversationChannel | UserChannel) -> None:
+        """Make the channel's user present on its topic, unless they chose to be offline."""
+        user_id = channel.link.session.user_id
+        self._showing.setdefault(user_id, set()).add(channel)
+        self._apply(channel, self._chosen.get(user_id, "online"))
+
+    def hide(self, channel: ConversationChannel | UserChannel) -> None:
+        """Forget a channel that ends; with a user's last one, their status."""
+        user_id = channel.link.session.user_id
+        showing = self._showing.get(user_id, set())
+        showing.discard(channel)
+        if not showing:
+            self._showing.pop(user_id, None)
+            self._chosen.pop(user_id, None)
+
+    def choose(self, user_id: str, status: str) -> None:
+        """Show another status on every channel of the user."""
+        self._chosen[user_id] = status
+        for channel in self._showing.get(user_id, ()):
+            self._apply(channel, status)
+
+    def _apply(self, channel: ConversationChannel | UserChannel, status: str) -> None:
+        if status == "offline":
+            channel.link.untrack()
+        else:
+            channel.link.track({"status": status, "online_at": channel.online_at})
+
+
+class ConversationChannel(Channel):
+    """One conversation, live on one socket."""
+
+    def __init__(self, link: Link, operations: Operations, statuses: Statuses) -> None:
+        super().__init__(link)
+        self.online_at = datetime.now(UTC)
+        self._operations = operations
+        self._statuses = statuses
+        self._conversation_id = link.subtopic
+        self._user_id = link.session.user_id
+        self._typing: trio.CancelScope | None = None
+        """While the user types: the scope whose deadline ends it."""
+
+    async def join(self, payload: object) -> object:
+        """Admit a member; replay what they missed since `since_seq`, then go live."""
+        if not is_id(self._conversation_id):
+            raise not_found("conversation", self._conversation_id)
+        wanted = wire.parse(payload, wire.Join)
+        since_seq = None if wanted.since_seq is None else wire.seq_of(wanted.since_seq, "since_seq")
+        missed = await self._operations.resume(self._conversation_id, self._user_id, since_seq)
+        members = await self._operations.store.members(self._conversation_id)
+        if all(member.user_id != self._user_id for member in members):
+            raise not_a_member()
+        self._statuses.show(self)
+        self.link.push_presence_state()
+        response = {
+            "seq": missed.seq,
+            "messages": [wire.message_json(message) for message in missed.messages],
+            "has_more": missed.has_more,
+            "members": members,
+            "role": missed.role,
+        }
+        return Joined(response, seq=missed.seq)
+
+    def handle_now(self, event: str, payload: object) -> object:
+        """Send a message or tell of typing without a task, when nothing has to be waited for."""
+        if event == "send_message":
+            ticket = self._operations.send_now(self._draft(payload))
+            return NotImplemented if ticket is None else self._sent(ticket)
+        if event == "typing_start":
+            self._start_typing()
+            return None
+        if event == "typing_stop":
+            self._stop_typing()
+            return None
+        return NotImplemented
+
+    async def handle(self, event: str, payload: object) -> object:
+        """Handle what has to wait."""
+        match event:
+            case "send_message":
+                return self._sent(await self._operations.send(self._draft(payload)))
+            case "mark_read":
+                seq = wire.seq_of(wire.parse(payload, wire.Mark).seq, "seq")
+                mark = await self._operations.mark_read(self._conversation_id, self._user_id, seq)
+                return {"seq": mark.seq, "unread_count": mark.unread_count}
+            case "mark_delivered":
+                seq = wire.seq_of(wire.parse(payload, wire.Mark).seq, "seq")
+                mark = await self._operations.mark_delivered(self._conversation_id, self._user_id, seq)
+                return {"seq": mark.seq}
+            case "get_history":
+                return await self._history(wire.parse(payload, wire.GetHistory))
+            case _:
+                return await super().handle(event, payload)
+
+    async def leave(self, reason: LeaveReason) -> None:
+        """Stop typing, and showing a status here."""
+        del reason
+        self._stop_typing()
+        self._statuses.hide(self)
+
+    def _draft(self, payload: object) -> Draft:
+        return wire.draft_of(wire.parse(payload, wire.SendMessage), self._conversation_id, self._user_id)
+
+    def _sent(self, ticket: Ticket) -> Deferred:
+        """Answer the push when the message is on disk."""
+        self._stop_typing()
+        reply = Deferred()
+
+        def settled(ticket: Ticket) -> None:
+            if ticket.error is not None:
+                reply.fail(ticket.error)
+            else:
+                message = ticket.result()
+                reply.resolve(wire.Sent(message.id, message.seq, message.sent_at))
+
+        ticket.on_settled(settled)
+        return reply
+
+    async def _history(self, wanted: wire.GetHistory) -> object:
+        if wanted.after_seq is not None:
+            wire.seq_of(wanted.after_seq, "after_seq")
+        page = await self._operations.store.messages(
+            self._conversation_id,
+            self._user_id,
+            before_seq=wire.seq_of(wanted.before_seq, "before_seq"),
+            after_seq=wanted.after_seq,
+            size=wanted.limit,
+        )
+        messages = [wire.message_json(message) for message in page.messages]
+        return {"messages": messages, "has_more": page.has_more}
+
+    # Typing
+
+    def _start_typing(self) -> None:
+        deadline = trio.current_time() + self._operations.limits.typing_expires_s
+        if self._typing is None:
+            self._typing = trio.CancelScope(deadline=deadline)
+            self.link.start_soon(self._expire_typing, self._typing)
+        else:
+            self._typing.deadline = deadline
+        self._indicate("start")
+
+    def _stop_typing(self) -> None:
+        if self._typing is not None:
+            typing, self._typing = self._typing, None
+            typing.cancel(reason="typing stopped")
+            self._indicate("stop")
+
+    async def _expire_typing(self, typing: trio.CancelScope) -> None:
+        """Stop for a client that does not say so."""
+        with typing:
+            await trio.sleep_forever()
+        if self._typing is typing:
+            self._stop_typing()
+
+    def _indicate(self, action: str) -> None:
+        event = self._operations.announcer.typing(self._conversation_id, self._user_id, action)
+        self.link.broadcast_from("typing_indicator", event)
+
+
+class UserChannel(Channel):
+    """What concerns one user, on one of their sockets."""
+
+    def __init__(self, link: Link, operations: Operations, statuses: Statuses) -> None:
+        super().__init__(link)
+        self.online_at = datetime.now(UTC)
+        self._operations = operations
+        self._statuses = statuses
+        self._user_id = link.session.user_id
+
+    async def join(self, payload: object) -> object:
+        """Admit the user themselves."""
+        if self.link.subtopic != self._user_id:
+            raise denied("this topic belongs to somebody else")
+        self._statuses.show(self)
+        self.link.push_presence_state()
+        return {}
+
+    async def handle(self, event: str, payload: object) -> object:
+        """Handle a push."""
+        match event:
+            case "update_status":
+                status = wire.parse(payload, wire.UpdateStatus).status
+                if status not in STATUSES:
+                    raise invalid({"status": f"must be one of {', '.join(STATUSES)}"})
+                self._statuses.choose(self._user_id, status)
+                return {"status": status}
+            case "get_conversations":
+                wanted = wire.parse(payload, wire.GetConversations)
+                clamp_page(wanted.page_size, self._operations.limits)
+                conversations, next_token = await self._operations.store.conversations(
+                    self._user_id, wanted.page_size, wanted.page_token
+                )
+                return {
+                    "conversations": [wire.conversation_json(each) for each in conversations],
+                    "next_page_token": next_token,
+                }
+            case _:
+                return await super().handle(event, payload)
+
+    async def leave(self, reason: LeaveReason) -> None:
+        """Stop showing a status here."""
+        del reason
+        self._statuses.hide(self)

@@ -1,0 +1,56 @@
+"""The domain's values as the messages of the protos."""
+
+from __future__ import annotations
+
+from whispr.conversations.domain import Conversation, Member, Message
+from whispr.v1 import messaging_pb2 as pb
+
+
+def message_pb(message: Message) -> pb.Message:
+    """Build `whispr.v1.Message`."""
+    return pb.Message(
+        id=message.id,
+        conversation_id=message.conversation_id,
+        seq=message.seq,
+        sender_id=message.sender_id,
+        message_type=message.message_type,
+        content=message.content,
+        metadata=message.metadata,
+        client_id=message.client_id,
+        reply_to_id=message.reply_to_id,
+        signature=message.signature,
+        sender_public_key=message.sender_public_key,
+        sent_at=message.sent_at,
+    )
+
+
+def member_pb(member: Member) -> pb.Member:
+    """Build `whispr.v1.Member`."""
+    return pb.Member(
+        user_id=member.user_id,
+        username=member.username,
+        display_name=member.display_name,
+        role=member.role.value,
+        joined_at=member.joined_at,
+        delivered_seq=member.delivered_seq,
+        read_seq=member.read_seq,
+    )
+
+
+def conversation_pb(conversation: Conversation) -> pb.Conversation:
+    """Build `whispr.v1.Conversation`."""
+    last, peer = conversation.last_message, conversation.peer
+    return pb.Conversation(
+        id=conversation.id,
+        kind=conversation.kind.value,
+        name=conversation.name,
+        members=[member_pb(member) for member in conversation.members],
+        member_count=conversation.member_count,
+        created_by=conversation.created_by,
+        created_at=conversation.created_at,
+        last_seq=conversation.last_seq,
+        unread_count=conversation.unread_count,
+        last_message=message_pb(last) if last is not None else None,
+        settings=conversation.settings,
+        peer=member_pb(peer) if peer is not None else None,
+    )

@@ -1,0 +1,212 @@
+"""The JSON of channels: what clients push, and how messages and conversations look there.
+
+The body of a message is `text` when it is valid UTF-8, else `content` in base64. Times are RFC 3339. Fields
+that would be empty are left out, `metadata` excepted. A message is encoded once for all who get it, so its
+`client_id` is visible to every member; the sender's own devices match it with what they show as unsent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+
+from whispr.conversations.domain import Conversation, Draft, Member, Message, MessageType
+from whispr.conversations.ids import new_id, parse_id
+from whispr.errors import invalid
+
+PushT = TypeVar("PushT")
+
+
+# What clients push
+
+
+class Join(msgspec.Struct):
+    """Joining `conversation:<id>`: with `since_seq`, what came after it is replayed."""
+
+    since_seq: int | None = None
+
+
+class SendMessage(msgspec.Struct):
+    """`send_message`: either `text` or `content`, the rest as in the proto."""
+
+    text: str | None = None
+    content: bytes | None = None
+    message_type: str | None = None
+    client_id: str | None = None
+    reply_to_id: str | None = None
+    metadata: dict[str, str] | None = None
+    signature: bytes | None = None
+    sender_public_key: bytes | None = None
+
+
+class Mark(msgspec.Struct):
+    """`mark_read` and `mark_delivered`: the watermark; 0 reads everything."""
+
+    seq: int = 0
+
+
+class GetHistory(msgspec.Struct):
+    """`get_history`: a page before or after a seq, or the latest."""
+
+    before_seq: int = 0
+    after_seq: int | None = None
+    limit: int = 0
+
+
+class UpdateStatus(msgspec.Struct):
+    """`update_status` of `user:<id>`."""
+
+    status: str
+
+
+class GetConversations(msgspec.Struct):
+    """`get_conversations` of `user:<id>`."""
+
+    page_size: int = 0
+    page_token: str = ""
+
+
+_FIELD = re.compile(r" - at `\$\.([^`\[.]+)")
+
+
+def parse(payload: object, kind: type[PushT]) -> PushT:
+    """Read a push's payload. Raises INVALID_ARGUMENT naming the field."""
+    try:
+        return msgspec.convert(payload, kind)
+    except msgspec.ValidationError as error:
+        what = str(error)
+        found = _FIELD.search(what)
+        missing = re.search(r"missing required field `(\w+)`", what)
+        field = found[1] if found else missing[1] if missing else "payload"
+        raise invalid({field: what.partition(" - at ")[0]}) from None
+
+
+def seq_of(value: int, field: str) -> int:
+    """Refuse a negative or huge seq. Raises INVALID_ARGUMENT."""
+    if not 0 <= value < 2**32:
+        raise invalid({field: "must be a uint32"})
+    return value
+
+
+def draft_of(push: SendMessage, conversation_id: str, sender_id: str) -> Draft:
+    """Turn a push into a draft. Raises INVALID_ARGUMENT when it has no body or two."""
+    if (push.text is None) == (push.content is None):
+        raise invalid({"text": "give the message's body as `text`, or as `content` in base64"})
+    try:
+        content = push.text.encode() if push.text is not None else push.content or b""
+    except UnicodeEncodeError:
+        raise invalid({"text": "holds a lone surrogate"}) from None
+    return Draft(
+        id=new_id(),
+        conversation_id=conversation_id,
+        sender_id=sender_id,
+        content=content,
+        message_type=push.message_type or MessageType.TEXT.value,
+        metadata=push.metadata or {},
+        client_id=push.client_id or "",
+        reply_to_id=parse_id(push.reply_to_id, "reply_to_id") if push.reply_to_id else "",
+        signature=push.signature or b"",
+        sender_public_key=push.sender_public_key or b"",
+    )
+
+
+# What clients get
+
+
+class MessageJson(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A message as channels carry it."""
+
+    id: str
+    conversation_id: str
+    seq: int
+    sender_id: str
+    message_type: str
+    metadata: dict[str, str]
+    sent_at: datetime
+    text: str | None = None
+    content: bytes | None = None
+    client_id: str = ""
+    reply_to_id: str = ""
+    signature: bytes = b""
+    sender_public_key: bytes = b""
+
+
+class ConversationJson(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A conversation as channels carry it."""
+
+    id: str
+    kind: str
+    name: str
+    created_by: str
+    created_at: datetime
+    last_seq: int
+    member_count: int
+    unread_count: int
+    settings: dict[str, str]
+    last_message: MessageJson | None = None
+    peer: Member | None = None
+    members: Sequence[Member] = ()
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """The reply to `send_message`: it is on disk."""
+
+    message_id: str
+    seq: int
+    sent_at: datetime
+
+
+def message_json(message: Message) -> MessageJson:
+    """Build the JSON of a message."""
+    text: str | None
+    content: bytes | None = None
+    try:
+        text = message.content.decode()
+    except UnicodeDecodeError:
+        text, content = None, message.content
+    return MessageJson(
+        id=message.id,
+        conversation_id=message.conversation_id,
+        seq=message.seq,
+        sender_id=message.sender_id,
+        message_type=message.message_type,
+        metadata=message.metadata,
+        sent_at=message.sent_at,
+        text=text,
+        content=content,
+        client_id=message.client_id,
+        reply_to_id=message.reply_to_id,
+        signature=message.signature,
+        sender_public_key=message.sender_public_key,
+    )
+
+
+def conversation_json(conversation: Conversation) -> ConversationJson:
+    """Build the JSON of a conversation."""
+    last = conversation.last_message
+    return ConversationJson(
+        id=conversation.id,
+        kind=conversation.kind.value,
+        name=conversation.name,
+        created_by=conversation.created_by,
+        created_at=conversation.created_at,
+        last_seq=conversation.last_seq,
+        member_count=conversation.member_count,
+        unread_count=conversation.unread_count,
+        settings=conversation.settings,
+        last_message=message_json(last) if last is not None else None,
+        peer=conversation.peer,
+        members=conversation.members,
+    )
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encoded(message: Message) -> msgspec.Raw:
+    """Encode a message once, for every frame that will carry it."""
+    return msgspec.Raw(_encode(message_json(message)))
