@@ -199,7 +199,7 @@ class Bus:
             finally:
                 self._client = None
                 with trio.move_on_after(CLOSE_S, shield=True):
-                    await self._bridge.call(client.close)
+                    await self._bridge.call(_closed, client)
             log.error("bus_client_closed", server=self._server)
             await trio.sleep(RECONNECT_S)
 
@@ -283,6 +283,11 @@ async def open_bus(bridge: Bridge, url: str) -> AsyncIterator[Bus]:
 
 async def _new_client() -> Client:
     return Client()  # binds itself to the running asyncio loop
+
+
+async def _closed(client: Client) -> None:
+    if client.options:  # set by connect; without it there is nothing to close, and close would fail
+        await client.close()
 
 
 def _taken_apart(url: str) -> tuple[str, str | None, str | None, str | None]:
