@@ -92,6 +92,21 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
 
 
+def whole_response(stream_id: int, block: bytes, data: bytes, trailers: bytes) -> bytes:
+    """HEADERS, DATA and trailers, each of which fits one frame."""
+    pack = _HEADER.pack
+    return b"".join(
+        (
+            pack(len(block) >> 8, len(block) & 0xFF, Type.HEADERS, END_HEADERS, stream_id),
+            block,
+            pack(len(data) >> 8, len(data) & 0xFF, Type.DATA, 0, stream_id),
+            data,
+            pack(len(trailers) >> 8, len(trailers) & 0xFF, Type.HEADERS, END_HEADERS | END_STREAM, stream_id),
+            trailers,
+        )
+    )
+
+
 def headers(stream_id: int, block: bytes, end_stream: bool, max_frame_size: int) -> bytes:
     """HEADERS, with as many CONTINUATIONs as the block needs."""
     flags = END_STREAM if end_stream else 0

@@ -55,6 +55,12 @@ class Sender:
             stream.ending = b""
         self._join_turns(stream)
 
+    def whole_response(self, stream: Stream, block: bytes, data: bytes, trailers: bytes) -> None:
+        """Send a whole response at once; only when `takes_now` says its data may go."""
+        self.window -= len(data)
+        stream.send_window -= len(data)
+        self.output += frames.whole_response(stream.id, block, data, trailers)
+
     def takes_now(self, stream: Stream, size: int) -> bool:
         """Whether `size` bytes of DATA can go out as one frame, before anything queued."""
         if size == 0:

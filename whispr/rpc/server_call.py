@@ -55,7 +55,7 @@ class ServerCall(ServerSideCall):
         self._stream_id = stream_id
         self._inbox = Inbox(connection.message_bytes_max)
         self._arrived = Waker()
-        self._room = Waker()
+        self._room: Waker | None = None
 
     # --- From the connection ------------------------------------------------------------------------------
 
@@ -73,7 +73,8 @@ class ServerCall(ServerSideCall):
 
     def has_room(self) -> None:
         """The stream's queue has been sent."""
-        self._room.wake()
+        if self._room is not None:
+            self._room.wake()
 
     def end(self, error: WhisprError, reason: str) -> None:
         """Cancel the call's scope. What the client hears of it, if it still listens, is `error`."""
@@ -123,6 +124,7 @@ class ServerCall(ServerSideCall):
         await trio.lowlevel.checkpoint_if_cancelled()
         connection, stream_id = self._connection, self._stream_id
         while not connection.core.writable(stream_id):
+            self._room = self._room or Waker()
             await self._room.wait()
         self._send_head()
         connection.core.send_data(stream_id, wire.frame_message(message.SerializeToString()))

@@ -1,0 +1,113 @@
+"""Health checking, `grpc.health.v1` (grpc/doc/health-checking.md).
+
+    health = HealthServicer()
+    server = RpcServer([..., health])
+    health.set("", SERVING)
+
+The messages are built here rather than generated: their canonical module belongs to grpcio-health-checking,
+and a descriptor pool of our own lets both live in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import purerpc
+import trio
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from whispr.errors import Code, WhisprError, not_found
+
+UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
+
+SERVICE = "grpc.health.v1.Health"
+
+_WATCHERS_MAX = 1000
+
+
+def _messages() -> tuple[type[Any], type[Any]]:
+    file = descriptor_pb2.FileDescriptorProto(
+        name="grpc/health/v1/health.proto", package="grpc.health.v1", syntax="proto3"
+    )
+    field = descriptor_pb2.FieldDescriptorProto
+    request = file.message_type.add(name="HealthCheckRequest")
+    request.field.add(name="service", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    response = file.message_type.add(name="HealthCheckResponse")
+    statuses = response.enum_type.add(name="ServingStatus")
+    for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
+        statuses.value.add(name=name, number=number)
+    response.field.add(
+        name="status",
+        number=1,
+        type=field.TYPE_ENUM,
+        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
+        label=field.LABEL_OPTIONAL,
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    kinds = [pool.FindMessageTypeByName(f"grpc.health.v1.{message.name}") for message in file.message_type]
+    return message_factory.GetMessageClass(kinds[0]), message_factory.GetMessageClass(kinds[1])
+
+
+HealthCheckRequest, HealthCheckResponse = _messages()
+
+
+class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is untyped
+    """Answers for each service by full name, and for the whole server under ""."""
+
+    def __init__(self) -> None:
+        self._statuses = {"": NOT_SERVING}
+        self._changed = trio.Event()
+        self._watchers = 0
+
+    def set(self, service: str, status: int) -> None:
+        """Say how a service is; watchers hear of it."""
+        self._statuses[service] = status
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def Check(self, input_message: Any) -> Any:  # noqa: N802  # the protocol's name
+        """The status now. Raises WhisprError NOT_FOUND for a service never heard of."""
+        status = self._statuses.get(input_message.service)
+        if status is None:
+            raise not_found("service", input_message.service)
+        return HealthCheckResponse(status=status)
+
+    async def Watch(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802  # the protocol's name
+        """The status now and whenever it changes; SERVICE_UNKNOWN for a service not heard of yet."""
+        if self._watchers >= _WATCHERS_MAX:
+            raise WhisprError(Code.RESOURCE_EXHAUSTED, "too many health watchers")
+        self._watchers += 1
+        try:
+            last = None
+            while True:
+                changed = self._changed
+                status = self._statuses.get(input_message.service, SERVICE_UNKNOWN)
+                if status != last:
+                    last = status
+                    yield HealthCheckResponse(status=status)
+                    continue
+                await changed.wait()
+        finally:
+            self._watchers -= 1
+
+    @property
+    def service(self) -> purerpc.Service:
+        """The methods by name."""
+        service = purerpc.Service(SERVICE)
+        for name, function, cardinality in (
+            ("Check", self.Check, purerpc.Cardinality.UNARY_UNARY),
+            ("Watch", self.Watch, purerpc.Cardinality.UNARY_STREAM),
+        ):
+            signature = purerpc.RPCSignature(cardinality, HealthCheckRequest, HealthCheckResponse)
+            service.add_method(name, function, signature)
+        return service
+
+
+class HealthStub:
+    """Asks a peer how it is."""
+
+    def __init__(self, channel: Any) -> None:
+        self.Check = channel.unary_unary(f"/{SERVICE}/Check", HealthCheckRequest, HealthCheckResponse)
+        self.Watch = channel.unary_stream(f"/{SERVICE}/Watch", HealthCheckRequest, HealthCheckResponse)
