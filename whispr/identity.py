@@ -113,6 +113,7 @@ class Identity:
         self._fetch_keys = fetch_keys
         self._fetching = trio.Lock()
         self._fetched_at = -math.inf
+        self._fetches = 0
         self._clock = clock
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._revoked: dict[str, float] = {}
@@ -159,15 +160,16 @@ class Identity:
 
         Raises UNAVAILABLE when AuthService does not answer: then nobody can tell whether the token is good.
         """
-        asked_at = trio.current_time()
+        fetches = self._fetches
         async with self._fetching:
-            if self._fetched_at > asked_at:
+            if self._fetches != fetches:
                 return True
-            if self._fetch_keys is None or asked_at < self._fetched_at + REFETCH_S:
+            if self._fetch_keys is None or trio.current_time() < self._fetched_at + REFETCH_S:
                 return False
             self._verifier.replace_keys(await self._fetch_keys())
             self._verified.clear()
             self._fetched_at = trio.current_time()
+            self._fetches += 1
             return True
 
     def revoke(self, revocation: Revocation) -> None:
@@ -217,7 +219,7 @@ class Identity:
                 await trio.sleep(RELOAD_PAUSES_S[min(attempt, len(RELOAD_PAUSES_S) - 1)])
                 attempt += 1
                 continue
-            for session_id, expires_at in found:
+            for session_id, expires_at in zip(found[::2], found[1::2], strict=True):
                 self.revoke(Revocation(session_id.decode(), "session_revoked", float(expires_at)))
             return
 

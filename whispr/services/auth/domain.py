@@ -52,7 +52,7 @@ class Registration:
 
 def registration(username: str, password: str, display_name: str, email: str) -> Registration:
     """Check a sign-up. Raises INVALID_ARGUMENT naming every field at fault, not the first alone."""
-    display_name = display_name.strip() or username
+    display_name = display_name.strip()
     faults = {
         "username": username_fault(username),
         "password": _password_fault(password),
@@ -61,7 +61,7 @@ def registration(username: str, password: str, display_name: str, email: str) ->
     }
     if found := {field: fault for field, fault in faults.items() if fault is not None}:
         raise invalid(found)
-    return Registration(username, password, display_name, email or None)
+    return Registration(username, password, display_name or username, email or None)
 
 
 def username_fault(username: str) -> str | None:

@@ -1,0 +1,144 @@
+"""HTTP for the gateway: bodies within their limit, answers and errors in JSON, who the client is."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from google.rpc.error_details_pb2 import ErrorInfo
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from whispr.errors import DOMAIN, Code, WhisprError
+from whispr.gateway.transcode import HTTP_STATUS, MethodNotAllowedError, error_body
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
+
+API_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Answers hold tokens and messages: nobody on the way keeps them."""
+
+
+class HttpError(WhisprError):
+    """An error with an HTTP status of its own, beside the gRPC code that is nearest."""
+
+    def __init__(self, status: int, code: Code, message: str, reason: str) -> None:
+        super().__init__(code, message, [ErrorInfo(reason=reason, domain=DOMAIN)])
+        self.status = status
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection: there is nobody to answer."""
+
+
+async def read_body(receive: Receive, headers: Headers, bytes_max: int) -> bytes:
+    """Read a JSON body of at most `bytes_max` (0: any). Raises 413, 415, or ClientGoneError."""
+    declared = headers.get("content-length", "")
+    if declared.isdecimal() and bytes_max and int(declared[:20]) > bytes_max:
+        raise _too_large(bytes_max)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk = event.get("body", b"")
+        if chunk:
+            if not chunks:
+                _check_type(headers)
+            chunks.append(chunk)
+            size += len(chunk)
+            if bytes_max and size > bytes_max:
+                raise _too_large(bytes_max)
+        if not event.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _too_large(bytes_max: int) -> HttpError:
+    return HttpError(
+        413, Code.INVALID_ARGUMENT, f"the body is over {bytes_max} bytes", reason="body_too_large"
+    )
+
+
+def _check_type(headers: Headers) -> None:
+    """A body is JSON in UTF-8, uncompressed; a missing content type is taken to mean that."""
+    media_type, _, parameters = headers.get("content-type", "application/json").partition(";")
+    if not _JSON_TYPE.fullmatch(media_type.strip()):
+        raise _unsupported(f"send application/json, not {media_type.strip()[:100]}")
+    charset = re.search(r'charset="?([\w-]+)', parameters)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise _unsupported(f"send UTF-8, not {charset[1][:50]}")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise _unsupported("send the body uncompressed")
+
+
+def _unsupported(message: str) -> HttpError:
+    return HttpError(415, Code.INVALID_ARGUMENT, message, reason="unsupported_media_type")
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] = API_HEADERS) -> Response:
+    """Answer with JSON."""
+    return Response(msgspec.json.encode(value), status, dict(headers), media_type="application/json")
+
+
+def error_response(error: WhisprError) -> Response:
+    """Answer with an error: its HTTP status, `{code, message, details}`, and the headers that it calls for."""
+    headers = dict(API_HEADERS)
+    status = error.status if isinstance(error, HttpError) else HTTP_STATUS[error.code]
+    if isinstance(error, MethodNotAllowedError):
+        status = 405
+        headers["allow"] = ", ".join(error.allowed)
+    if error.retry_after_s is not None:
+        # Whole seconds (RFC 9110, section 10.2.3), rounded up: coming early would be refused again.
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if status == 401:
+        headers["www-authenticate"] = f'Bearer realm="whispr", error="{_challenge(error.reason)}"'
+    return json_response(error_body(error), status, headers)
+
+
+def _challenge(reason: str) -> str:
+    """RFC 6750, section 3.1: `invalid_token` for a token that was there and did not do."""
+    return "invalid_request" if reason == "no_token" else "invalid_token"
+
+
+def request_id(headers: Headers) -> str:
+    """Return the client's id of the request when it is a sane one, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class Proxies:
+    """The proxies in front of us whose `X-Forwarded-For` is believed."""
+
+    def __init__(self, trusted: Iterable[str]) -> None:
+        """Addresses or networks. Raises ValueError for anything else."""
+        self._networks = [ipaddress.ip_network(entry, strict=False) for entry in trusted]
+
+    def client_address(self, scope: Scope, headers: Headers) -> str:
+        """Return the nearest address that is not one of our proxies'."""
+        peer = scope["client"][0] if scope.get("client") else ""
+        hops = [hop.strip() for value in headers.getlist("x-forwarded-for") for hop in value.split(",")]
+        for hop in reversed(hops):
+            if not self._trusts(peer):
+                break
+            if _address(hop) is None:
+                break
+            peer = hop
+        return peer
+
+    def _trusts(self, address: str) -> bool:
+        parsed = _address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

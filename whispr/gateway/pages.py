@@ -1,0 +1,75 @@
+"""What the gateway serves beside the API: health, metrics, the OpenAPI document, and pages that explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import msgspec
+import trio
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from whispr.gateway.http import json_response
+
+Readiness = Callable[[], Awaitable[Mapping[str, str]]]
+"""Returns what is missing: name → why. Empty when all is well."""
+
+READY_S = 2.0
+"""How long readiness may take to be found out."""
+
+_PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cache-control": "no-cache",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_ASSETS = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/docs": ("docs.html", "text/html; charset=utf-8"),
+    "/assets/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
+    "/assets/style.css": ("style.css", "text/css; charset=utf-8"),
+}
+
+
+def page_routes(
+    document: Mapping[str, Any], readiness: Readiness, registry: CollectorRegistry = REGISTRY
+) -> list[Route]:
+    """Return the routes of everything that is not an RPC."""
+    encoded = msgspec.json.encode(document)
+
+    async def healthz(_: Request) -> Response:
+        return json_response({"status": "alive"})
+
+    async def readyz(_: Request) -> Response:
+        missing: Mapping[str, str] = {"readiness": f"not known within {READY_S:g} s"}
+        with trio.move_on_after(READY_S):
+            missing = await readiness()
+        if missing:
+            return json_response({"status": "not ready", "missing": dict(missing)}, 503)
+        return json_response({"status": "ready"})
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def openapi(_: Request) -> Response:
+        return Response(encoded, headers={"cache-control": "no-cache"}, media_type="application/json")
+
+    endpoints = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/openapi.json": openapi}
+    routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
+    return routes + [Route(path, _asset(name, kind)) for path, (name, kind) in _ASSETS.items()]
+
+
+def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    content = resources.files("whispr.gateway").joinpath("assets", name).read_bytes()
+
+    async def serve(_: Request) -> Response:
+        return Response(content, headers=_PAGE_HEADERS, media_type=media_type)
+
+    return serve

@@ -1,0 +1,214 @@
+"""The REST API as an ASGI application: a request in, one RPC, its answer out.
+
+The request runs under one cancel scope: its deadline travels to the service with the call, and a client that
+hangs up cancels it there too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final, Protocol
+
+import structlog
+import trio
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from whispr.errors import Code, WhisprError, unauthenticated
+from whispr.gateway import metrics, protojson, transcode
+from whispr.gateway.http import (
+    ClientGoneError,
+    HttpError,
+    Proxies,
+    error_response,
+    json_response,
+    read_body,
+    request_id,
+)
+from whispr.gateway.transcode import Route, Router
+from whispr.identity import CLIENT_ADDRESS_KEY, VOUCHER_KEY, access_of, service_of
+from whispr.rpc.channel import Channel
+from whispr.v1 import options_pb2
+
+DEADLINE_S: Final = 5.0
+"""From the first byte of a request to the last of its answer."""
+
+LINGER_S: Final = 2.0
+LINGER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""How long and how much of a refused body is read and thrown away, so that its sender sees the refusal."""
+
+_HEADER = re.compile(r"[\x20-\x7e]{1,8300}")
+_PASSED_ON = ("traceparent", "tracestate")
+
+log = structlog.get_logger("whispr.gateway")
+
+
+class UnaryCall(Protocol):
+    """A stub's method with one message each way."""
+
+    async def __call__(self, request: Any, *, metadata: Any = ...) -> Any:
+        """Make the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestLimits:
+    """What one request may take; 0 lifts a limit of bytes."""
+
+    body_bytes: int = 1024 * 1024
+    deadline_s: float = DEADLINE_S
+
+
+def routes_for(services: Mapping[str, Any]) -> list[Route]:
+    """Return the routes of services by short name ("auth"), in the order of the names."""
+    routes = []
+    for name in services:
+        import_module(f"whispr.v1.{name}_pb2")  # Registers its descriptors.
+        full_name = f"whispr.v1.{name.capitalize()}Service"
+        routes += transcode.routes_of(descriptor_pool.Default().FindServiceByName(full_name))
+    return routes
+
+
+class RestApi:
+    """Transcodes requests to calls on `channels`, which are keyed by the short names of their services."""
+
+    def __init__(
+        self,
+        channels: Mapping[str, Channel],
+        *,
+        voucher: Callable[[], str],
+        limits: RestLimits,
+        proxies: Proxies,
+    ) -> None:
+        self.routes = routes_for(channels)
+        self._router = Router(self.routes)
+        self._voucher = voucher
+        self._limits = limits
+        self._proxies = proxies
+        self._calls: dict[str, UnaryCall] = {
+            route.path: channels[service_of(route.path)].unary_unary(route.path, route.input, route.output)
+            for route in self.routes
+        }
+        self._public = {route.path for route in self.routes if access_of(route.path) == options_pb2.PUBLIC}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI 3)."""
+        headers = Headers(scope=scope)
+        identifier = request_id(headers)
+        request = _Request(scope, headers, receive, identifier)
+        with metrics.measured(scope["method"]) as measured:
+            try:
+                response = await self._answer(request, measured)
+            except ClientGoneError:
+                measured.status = 499
+                return
+            measured.status = response.status_code
+            response.headers["x-request-id"] = identifier
+            await response(scope, receive, send)
+        if request.unread:
+            await _discard_body(receive)
+
+    async def _answer(self, request: _Request, measured: metrics.Measured) -> Response:
+        """Answer within the deadline, errors included. Raises ClientGoneError."""
+        try:
+            with trio.fail_after(self._limits.deadline_s):
+                return await self._call(request, measured)
+        except WhisprError as error:
+            return error_response(error)
+        except trio.TooSlowError:
+            return error_response(_too_slow(request, self._limits.deadline_s))
+
+    async def _call(self, request: _Request, measured: metrics.Measured) -> Response:
+        scope = request.scope
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        route, bindings = self._router.match(method, scope["raw_path"].decode("ascii"))
+        measured.route = route.template
+        metadata = self._metadata(route, request)
+        body = await request.body(self._limits.body_bytes)
+        message = transcode.request_message(route, bindings, scope["query_string"].decode("latin-1"), body)
+        answer = await _unless_gone(request, lambda: self._calls[route.path](message, metadata=metadata))
+        return json_response(protojson.to_json(answer))
+
+    def _metadata(self, route: Route, request: _Request) -> list[tuple[str, str]]:
+        """What goes with the call. Raises UNAUTHENTICATED where a token is needed and there is none."""
+        headers = request.headers
+        metadata = [("x-request-id", request.identifier)]
+        metadata += [(name, headers[name]) for name in _PASSED_ON if _HEADER.fullmatch(headers.get(name, ""))]
+        if route.path in self._public:
+            address = self._proxies.client_address(request.scope, headers)
+            return [*metadata, (CLIENT_ADDRESS_KEY, address), (VOUCHER_KEY, self._voucher())]
+        authorization = headers.get("authorization", "")
+        if not authorization:
+            raise unauthenticated("no access token: send `Authorization: Bearer <token>`", reason="no_token")
+        if not _HEADER.fullmatch(authorization):
+            raise unauthenticated("the authorization is malformed")
+        return [*metadata, ("authorization", authorization)]
+
+
+class _Request:
+    """One request, and how much of it has been read."""
+
+    def __init__(self, scope: Scope, headers: Headers, receive: Receive, identifier: str) -> None:
+        self.scope = scope
+        self.headers = headers
+        self.receive = receive
+        self.identifier = identifier
+        self.unread = True
+        """Whether some of the body may still be on its way."""
+
+    async def body(self, bytes_max: int) -> bytes:
+        """Read the body; see `read_body`."""
+        body = await read_body(self.receive, self.headers, bytes_max)
+        self.unread = False
+        return body
+
+
+async def _unless_gone(request: _Request, call: Callable[[], Any]) -> Message:
+    """Make a call, cancelling it when the client hangs up: then raises ClientGoneError."""
+    answer: Message | None = None
+    failure: WhisprError | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            nursery.cancel_scope.cancel(reason="the HTTP client hung up")
+
+        nursery.start_soon(watch)
+        try:
+            answer = await call()
+        except WhisprError as error:
+            failure = error
+        nursery.cancel_scope.cancel(reason="the call has ended")
+    if failure is not None:
+        raise failure
+    if answer is None:
+        raise ClientGoneError
+    return answer
+
+
+async def _discard_body(receive: Receive) -> None:
+    """Read the rest of a refused body, within bounds: closing before would lose the answer on the way."""
+    size = 0
+    with trio.move_on_after(LINGER_S):
+        while size < LINGER_BYTES_MAX:
+            event = await receive()
+            size += len(event.get("body", b""))
+            if event["type"] == "http.disconnect" or not event.get("more_body", False):
+                return
+
+
+def _too_slow(request: _Request, deadline_s: float) -> WhisprError:
+    if request.unread:
+        return HttpError(
+            408,
+            Code.DEADLINE_EXCEEDED,
+            f"the request took over {deadline_s:g} s to arrive",
+            "request_timeout",
+        )
+    return WhisprError(Code.DEADLINE_EXCEEDED, f"no answer within {deadline_s:g} s")
