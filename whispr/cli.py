@@ -79,12 +79,13 @@ def serve(
     config: ConfigOption = None,
 ) -> None:
     """Run all services, or some of them."""
-    from whispr import app as application
+    from whispr.app import serve as run
+    from whispr.progress import Progress
 
-    loaded = load(file=config)
+    settings = load(file=config).settings
     chosen = _chosen(services or [])
-    configure_logging(loaded.settings.log.level, loaded.settings.log.format)
-    trio.run(application.serve, loaded.settings, chosen, application.Progress(sys.stdout))
+    configure_logging(settings.log.level, settings.log.format)
+    trio.run(run, settings, chosen, Progress(sys.stdout))
 
 
 def _chosen(services: list[str]) -> tuple[str, ...]:
@@ -97,11 +98,12 @@ def _chosen(services: list[str]) -> tuple[str, ...]:
 @app.command()
 def migrate(config: ConfigOption = None) -> None:
     """Bring the database up to date and stop."""
-    from whispr import app as application
+    from whispr.app import migrate_only
+    from whispr.progress import Progress
 
     settings = load(file=config).settings
     configure_logging(settings.log.level, settings.log.format)
-    applied = trio.run(application.migrate_only, settings)
+    applied = trio.run(migrate_only, settings, Progress(sys.stdout))
     print("\n".join(f"applied {name}" for name in applied) or "the database is up to date")
 
 
@@ -127,9 +129,9 @@ def token(
     config: ConfigOption = None,
 ) -> None:
     """Print a token for calls between services, signed with this data folder's key."""
-    from whispr import app as application
+    from whispr.credentials import mint
 
-    print(application.service_token(load(file=config).settings, service, ttl_s))
+    print(mint(load(file=config).settings, service, ttl_s))
 
 
 @config_app.command("show")

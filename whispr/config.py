@@ -39,6 +39,8 @@ _SEED_VARIABLES = {
     "MEDIA_SERVICE_GRPC_ENDPOINT": ("media", "endpoint"),
     "NOTIFICATION_SERVICE_GRPC_ENDPOINT": ("notification", "endpoint"),
 }
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # looked up, not bound
+"""Addresses that mean all interfaces, and one by which this host reaches itself."""
 _NOT_SETTINGS = frozenset({"WHISPR_CONFIG"})
 """Variables that are read elsewhere and name no setting."""
 
@@ -219,6 +221,12 @@ class Settings(BaseSettings):
         """Return the address the listener of `section` binds."""
         listener: Listener = getattr(self, section)
         return listener.host or self.host
+
+    def reach_host(self, section: str) -> str:
+        """Return an address by which this host reaches that listener, in brackets if it is of IPv6."""
+        host = self.bind_host(section)
+        host = _ANYWHERE.get(host, host)
+        return f"[{host}]" if ":" in host else host
 
 
 class Loaded(BaseModel):

@@ -1,0 +1,248 @@
+"""One process's services and listeners, started in order and drained in the opposite one.
+
+A service that runs here gets an rpc server; for every service, here or elsewhere, there is a channel, and the
+channel is the only way one calls another. So which services share a process is configuration alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+import purerpc
+import structlog
+import trio
+
+from whispr import limits
+from whispr.adapters.bus import Bus
+from whispr.adapters.cache import Cache
+from whispr.adapters.postgres import Postgres
+from whispr.adapters.rate_limit import RateLimiter
+from whispr.config import SERVICES, Settings
+from whispr.conversations.permissions import Permissions
+from whispr.credentials import Credentials
+from whispr.errors import WhisprError, conflict
+from whispr.gateway.server import Gateway
+from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, keys_from
+from whispr.peers import Peers
+from whispr.realtime.channel import ChannelFactory
+from whispr.realtime.hub import Hub
+from whispr.realtime.server import serve_websocket
+from whispr.rpc.channel import Channel, open_channel
+from whispr.rpc.health import NOT_SERVING, SERVING, HealthServicer
+from whispr.rpc.server import RpcServer
+from whispr.services.auth.service import AuthService
+from whispr.services.messaging.service import MessagingService
+from whispr.services.user.service import UserService
+from whispr.tokens import PublicKey
+from whispr.v1.auth_grpc import AuthServiceStub
+from whispr.v1.user_grpc import UserServiceStub
+
+log = structlog.get_logger("whispr.node")
+
+
+class Service(Protocol):
+    """What each service package offers."""
+
+    @property
+    def servicer(self) -> purerpc.Servicer:
+        """Its RPCs."""
+
+    @property
+    def channels(self) -> Mapping[str, ChannelFactory]:
+        """Its WebSocket topics: prefix → channel."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Do its background jobs until cancelled."""
+
+
+class Serve(Protocol):
+    """A listener's task: reports its port once it listens."""
+
+    async def __call__(self, host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
+        """Listen until cancelled. Raises OSError when the address cannot be had."""
+
+
+class Node:
+    """The services of one process. `run` it, `drain` it, then cancel it."""
+
+    def __init__(
+        self, settings: Settings, services: Sequence[str], db: Postgres, cache: Cache, bus: Bus
+    ) -> None:
+        self.ports: dict[str, int] = {}
+        """Listener → port, once running."""
+        self._settings = settings
+        self._services = services
+        self._db, self._cache, self._bus = db, cache, bus
+        self._state = "starting"
+        self._credentials = Credentials(settings, issues="auth" in services)
+        self._identity = Identity(cache, bus, keys=self._credentials.public_keys, fetch_keys=self._fetch_keys)
+        self._peers = Peers(bus)
+        self._channels: dict[str, Channel] = {}
+        self._servers: list[RpcServer] = []
+        self._health = HealthServicer()
+        self._hub: Hub | None = None
+        self._messaging: MessagingService | None = None
+        self._gateway: Gateway | None = None
+
+    @staticmethod
+    def sections(services: Sequence[str]) -> list[str]:
+        """Name the listeners that a process with these services has."""
+        return ["gateway", *(["websocket"] if "messaging" in services else []), *services]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start everything, then report; serve until cancelled.
+
+        Raises FAILED_PRECONDITION (port_in_use) for a port that was taken since it was looked at.
+        """
+        async with trio.open_nursery() as nursery, AsyncExitStack() as channels:
+            await nursery.start(self._identity.run)
+            for name in SERVICES:
+                if name in self._services:
+                    await self._start_service(name, nursery)
+                opened = open_channel(self._target(name), limits=limits.rpc(self._settings))
+                self._channels[name] = await channels.enter_async_context(opened)
+            await self._start_websocket(nursery)
+            await self._start_gateway(nursery)
+            self._set_state("serving")
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def drain(self, drain_s: float) -> None:
+        """Refuse what is new and finish what is in flight, clients' listeners before what they call."""
+        self._set_state("draining")
+        with trio.move_on_after(drain_s) as patience:
+            async with trio.open_nursery() as nursery:
+                if self._gateway is not None:
+                    nursery.start_soon(self._gateway.drain)
+                if self._hub is not None:
+                    nursery.start_soon(self._hub.drain)
+            if self._messaging is not None:
+                await self._messaging.drain()
+            async with trio.open_nursery() as nursery:
+                for server in self._servers:
+                    nursery.start_soon(server.drain)
+        if patience.cancelled_caught:
+            log.warning("drain_cut_short", after_s=drain_s)
+
+    async def readiness(self) -> Mapping[str, str]:
+        """What keeps this process from serving: name → why. Redis and NATS can be done without for a while."""
+        missing = {} if self._state == "serving" else {"process": self._state}
+        try:
+            await self._db.ping()
+        except WhisprError as error:
+            missing["postgres"] = error.message
+        return missing
+
+    def _set_state(self, state: str) -> None:
+        self._state = state
+        status = SERVING if state == "serving" else NOT_SERVING
+        for name in ("", *(f"whispr.v1.{name.capitalize()}Service" for name in self._services)):
+            self._health.set(name, status)
+
+    # Starting
+
+    async def _start_service(self, name: str, nursery: trio.Nursery) -> None:
+        """Build a service, run its background jobs, mount its topics and serve its RPCs."""
+        makers: Mapping[str, Callable[[], Service]] = {
+            "auth": self._make_auth, "user": self._make_user, "messaging": self._make_messaging,
+        }  # fmt: skip
+        service = makers[name]()
+        await nursery.start(service.run)
+        for prefix, factory in service.channels.items():
+            self._the_hub().mount(prefix, factory)
+        server = RpcServer(
+            [service.servicer, self._health], [AuthInterceptor(self._identity)], limits.rpc(self._settings)
+        )
+        self._servers.append(server)
+        self.ports[name] = await self._listen(name, nursery, server.serve_tcp)
+
+    async def _start_websocket(self, nursery: trio.Nursery) -> None:
+        """Listen for sockets, if a service here has topics."""
+        if self._hub is None or self._messaging is None:
+            return
+        hub = self._hub
+        await nursery.start(self._peers.listen, hub, self._messaging)
+
+        async def serve(host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
+            origins = self._settings.websocket.allowed_origins
+            await serve_websocket(
+                hub, host, port, self._identity.authenticate, origins=origins, task_status=task_status
+            )
+
+        self.ports["websocket"] = await self._listen("websocket", nursery, serve)
+
+    async def _start_gateway(self, nursery: trio.Nursery) -> None:
+        gateway = self._gateway = Gateway(
+            self._channels,
+            readiness=self.readiness,
+            voucher=self._credentials.service_token,
+            options=limits.gateway(self._settings),
+        )
+        self.ports["gateway"] = await self._listen("gateway", nursery, gateway.serve)
+
+    async def _listen(self, section: str, nursery: trio.Nursery, serve: Serve) -> int:
+        """Start a listener where its section says; return its port."""
+        host, port = self._settings.bind_host(section), getattr(self._settings, section).port
+        try:
+            bound: int = await nursery.start(serve, host, port)
+        except OSError as error:
+            raise conflict(
+                f"{section} cannot listen on {host}:{port}: {error.strerror}", "port_in_use"
+            ) from error
+        return bound
+
+    def _target(self, name: str) -> str:
+        """Where a service is: in this process, where its endpoint says, or on this host at its usual port."""
+        section = getattr(self._settings, name)
+        if name not in self.ports:
+            return section.endpoint or f"127.0.0.1:{section.port}"
+        return f"{self._settings.reach_host(name)}:{self.ports[name]}"
+
+    def _make_auth(self) -> AuthService:
+        keys = self._credentials.key_ring()
+        own = limits.auth(self._settings)
+        return AuthService(self._db, self._cache, self._bus, self._identity, keys, limits=own)
+
+    def _make_user(self) -> UserService:
+        own = limits.conversations(self._settings)
+        return UserService(self._db, limits=own, on_blocks_changed=self._blocks_changed)
+
+    def _make_messaging(self) -> MessagingService:
+        users = UserServiceStub(self._channels["user"])
+        self._messaging = MessagingService(
+            self._db,
+            hub=self._the_hub(),
+            permissions=Permissions(users, self._acting_for),
+            limiter=RateLimiter(self._cache),
+            limits=limits.conversations(self._settings),
+        )
+        return self._messaging
+
+    # What the parts ask of the process
+
+    def _the_hub(self) -> Hub:
+        """The process's one hub, made when the first service has topics for it."""
+        if self._hub is None:
+            self._hub = Hub(limits.sockets(self._settings), relay=self._peers.relay)
+            self._identity.on_revoked(self._session_ended)
+        return self._hub
+
+    def _session_ended(self, session_id: str, reason: str) -> None:
+        """Close the sockets of a session that has been ended."""
+        self._the_hub().disconnect(session_id=session_id, reason=reason)
+
+    def _blocks_changed(self, user_id: str, target_id: str) -> None:
+        """Make everybody who remembers permissions of these two ask again."""
+        if self._messaging is not None:
+            self._messaging.permissions.forget(user_id, target_id)
+        self._peers.blocks_changed(user_id, target_id)
+
+    def _acting_for(self, user_id: str) -> list[tuple[str, str]]:
+        """Metadata of a call to another service on behalf of a person."""
+        return [("authorization", f"Bearer {self._credentials.service_token()}"), (ACTOR_KEY, user_id)]
+
+    async def _fetch_keys(self) -> Iterable[PublicKey]:
+        """Ask the auth service for the keys it signs with."""
+        return await keys_from(AuthServiceStub(self._channels["auth"]))()

@@ -1,0 +1,77 @@
+"""What the nodes of one deployment tell each other over the bus: broadcasts, and changed blocks.
+
+Everything here is at most once. What a node misses while the bus is away costs nothing for good: clients find
+gaps by seq, and remembered permissions are forgotten whenever the bus comes back.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+import trio
+
+from whispr.adapters.bus import Bus
+from whispr.realtime.hub import Broadcast, Hub
+from whispr.services.messaging.service import MessagingService
+
+BROADCASTS = "whispr.realtime.broadcasts"
+BLOCKS = "whispr.users.blocks"
+
+log = structlog.get_logger("whispr.peers")
+
+
+class Peers:
+    """The other nodes."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def relay(self, broadcast: Broadcast) -> None:
+        """Pass on a broadcast of this node."""
+        self._bus.publish(BROADCASTS, broadcast.pack())
+
+    def blocks_changed(self, user_id: str, target_id: str) -> None:
+        """Say that one of these two has blocked the other, or no longer does."""
+        self._bus.publish(BLOCKS, msgspec.json.encode((user_id, target_id)))
+
+    async def listen(
+        self,
+        hub: Hub,
+        messaging: MessagingService,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Act on what the others say, until cancelled. Started once it hears them."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._hear_broadcasts, hub, messaging)
+            await nursery.start(self._hear_blocks, messaging)
+            task_status.started()
+
+    async def _hear_broadcasts(
+        self, hub: Hub, messaging: MessagingService, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        async with self._bus.subscribe(BROADCASTS) as messages:
+            task_status.started()
+            async for message in messages:
+                try:
+                    broadcast = Broadcast.unpack(message.payload)
+                except msgspec.MsgspecError as error:
+                    log.warning("broadcast_unreadable", error=str(error))
+                    continue
+                hub.deliver(broadcast)
+                messaging.heard(broadcast)
+
+    async def _hear_blocks(self, messaging: MessagingService, *, task_status: trio.TaskStatus[None]) -> None:
+        forget = self._bus.on_up(messaging.permissions.forget_all)
+        try:
+            async with self._bus.subscribe(BLOCKS) as messages:
+                task_status.started()
+                async for message in messages:
+                    try:
+                        people = msgspec.json.decode(message.payload, type=tuple[str, str])
+                    except msgspec.MsgspecError as error:
+                        log.warning("block_unreadable", error=str(error))
+                        continue
+                    messaging.permissions.forget(*people)
+        finally:
+            forget()

@@ -1,0 +1,61 @@
+"""The ports of a process: found taken before anything starts, published once it is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from whispr.config import PREFIX, Settings
+from whispr.errors import conflict
+
+FILE = "ports.json"
+
+
+def check_free(settings: Settings, sections: Iterable[str]) -> None:
+    """Try every port that is to be listened on.
+
+    Raises FAILED_PRECONDITION (port_in_use) naming each one that cannot be had and the setting that moves it.
+    The port is let go again: whoever takes it meanwhile is noticed when it is listened on.
+    """
+    problems = []
+    for section in sections:
+        host, port = settings.bind_host(section), getattr(settings, section).port
+        if port == 0:
+            continue
+        try:
+            with _bound(host, port):
+                pass
+        except OSError as error:
+            variable = f"{PREFIX}{section.upper()}_PORT"
+            reason = error.strerror or str(error)
+            problems.append(f"{section} cannot listen on {host}:{port}: {reason} (move it with {variable})")
+    if problems:
+        raise conflict("; ".join(problems), "port_in_use")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    attempt = socket.socket(family, kind, protocol)
+    try:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        attempt.bind(address)
+    except OSError:
+        attempt.close()
+        raise
+    return attempt
+
+
+def publish(data_dir: Path, ports: Mapping[str, int]) -> None:
+    """Write `ports.json`, whole or not at all."""
+    draft = data_dir / f"{FILE}.new"
+    draft.write_text(json.dumps(dict(ports), indent=2) + "\n")
+    draft.replace(data_dir / FILE)
+
+
+def withdraw(data_dir: Path) -> None:
+    """Remove `ports.json`: nothing listens any more."""
+    with contextlib.suppress(FileNotFoundError):
+        (data_dir / FILE).unlink()
