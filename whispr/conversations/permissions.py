@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import trio
@@ -18,6 +18,9 @@ import trio
 from whispr.conversations.domain import Action, not_a_member
 from whispr.errors import Code, WhisprError, denied, not_found, unavailable
 from whispr.v1 import user_pb2
+
+if TYPE_CHECKING:
+    from whispr.rpc.stubs import UnaryUnary
 
 GRANT_TTL_S = 10.0
 """How long a grant is used without asking again."""
@@ -43,19 +46,22 @@ _AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 class UserStub(Protocol):
     """What is needed of the generated `UserServiceStub`."""
 
-    async def ValidateMessagePermissions(  # noqa: N802  # the RPC's name
-        self, message: user_pb2.ValidateMessagePermissionsRequest, *, metadata: Sequence[tuple[str, str]]
-    ) -> user_pb2.ValidateMessagePermissionsResponse:
+    @property
+    def ValidateMessagePermissions(  # noqa: N802  # the RPC's name
+        self,
+    ) -> UnaryUnary[user_pb2.ValidateMessagePermissionsRequest, user_pb2.ValidateMessagePermissionsResponse]:
         """Ask who may send."""
 
-    async def ValidateConversationAccess(  # noqa: N802  # the RPC's name
-        self, message: user_pb2.ValidateConversationAccessRequest, *, metadata: Sequence[tuple[str, str]]
-    ) -> user_pb2.ValidateConversationAccessResponse:
+    @property
+    def ValidateConversationAccess(  # noqa: N802  # the RPC's name
+        self,
+    ) -> UnaryUnary[user_pb2.ValidateConversationAccessRequest, user_pb2.ValidateConversationAccessResponse]:
         """Ask who may join, leave, read or write."""
 
-    async def CheckUserBlocks(  # noqa: N802  # the RPC's name
-        self, message: user_pb2.CheckUserBlocksRequest, *, metadata: Sequence[tuple[str, str]]
-    ) -> user_pb2.CheckUserBlocksResponse:
+    @property
+    def CheckUserBlocks(  # noqa: N802  # the RPC's name
+        self,
+    ) -> UnaryUnary[user_pb2.CheckUserBlocksRequest, user_pb2.CheckUserBlocksResponse]:
         """Ask who blocked whom."""
 
 

@@ -164,7 +164,7 @@ def _person() -> str:
     user_id = current_actor().user_id
     if not user_id:
         raise denied("a service says for whom it acts, in x-whispr-actor")
-    return user_id
+    return parse_id(user_id, "x-whispr-actor")
 
 
 def _subject(user_id: str, field: str) -> str:
