@@ -103,9 +103,10 @@ async def test_a_killed_server_comes_back_on_the_same_address(
         url = getattr(backends, f"{name}_url")
         for round_number in (1, 2):
             killed = status.pid
+            assert killed is not None
             assert int((tmp_path / "run" / f"{name}.pid").read_text()) == killed
             os.kill(killed, signal.SIGKILL)
-            await until(lambda killed=killed: status.pid not in (0, killed))
+            await until(lambda killed=killed: status.pid not in (None, killed))
             assert status.restarts == round_number
             await answers(bridge, name, url)
 

@@ -95,6 +95,7 @@ class Bus:
         self._bridge = bridge
         self._server, self._token, self._user, self._password = _taken_apart(url)
         self._client: Client | None = None
+        self._subscribed = False
         self._outbox: deque[Message] = deque()
         self._sender = trio.lowlevel.ParkingLot()
         self._came_up = trio.lowlevel.ParkingLot()
@@ -107,8 +108,8 @@ class Bus:
 
     @property
     def connected(self) -> bool:
-        """Whether the server is there now."""
-        return self._client is not None and self._client.is_connected
+        """Whether the server is there now, and knows our subscriptions."""
+        return self._subscribed and self._client is not None and self._client.is_connected
 
     @property
     def queued(self) -> int:
@@ -197,7 +198,7 @@ class Bus:
                         break
                     await self._up(client)
             finally:
-                self._client = None
+                self._client, self._subscribed = None, False
                 with trio.move_on_after(CLOSE_S, shield=True):
                     await self._bridge.call(_closed, client)
             log.error("bus_client_closed", server=self._server)
@@ -207,6 +208,7 @@ class Bus:
         """Subscribe what is not yet, wake the sender, tell those who catch up."""
         for subscription in list(self._subscriptions):
             await self._attach(subscription, client)
+        self._subscribed = True
         self.ups += 1
         log.info("bus_up", server=self._server, times=self.ups)
         self._sender.unpark_all()

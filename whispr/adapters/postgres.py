@@ -27,7 +27,7 @@ import asyncpg
 import structlog
 import trio
 
-from whispr.adapters.postgres_errors import Conflict, Retryable, Violation, refuses_us, translated
+from whispr.adapters.postgres_errors import Conflict, Retryable, Violation, never_sent, refuses_us, translated
 from whispr.bridge import Bridge, CancelledByAsyncio
 from whispr.errors import unavailable
 
@@ -42,7 +42,13 @@ CONNECT_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 SETTLE_S = 1.0
 """How long a cancelled or failed statement may take to settle before its connection is thrown away."""
 
-_CONNECTION_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, CancelledByAsyncio)
+_CONNECTION_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    CancelledByAsyncio,
+)
 
 log = structlog.get_logger("whispr.postgres")
 
@@ -125,16 +131,19 @@ class Postgres(_Queries):
         await self.fetchval("SELECT 1")
 
     async def _on_connection(self, method: str, *args: Any) -> Any:
-        connection = await self._acquire()
-        try:
-            return await self._bridge.call(getattr(connection, method), *args)
-        except BaseException as error:
-            await self._settle(connection, error)
-            if ours := translated(error):
-                raise ours from error
-            raise
-        finally:
-            self._release(connection)
+        while True:
+            connection = await self._acquire()
+            try:
+                return await self._bridge.call(getattr(connection, method), *args)
+            except BaseException as error:
+                await self._settle(connection, error)
+                if never_sent(error):
+                    continue  # the connection had died in the pool; it is gone now, and the next is newer
+                if ours := translated(error):
+                    raise ours from error
+                raise
+            finally:
+                self._release(connection)
 
     @asynccontextmanager
     async def transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[Transaction]:
@@ -144,9 +153,8 @@ class Postgres(_Queries):
         "REPEATABLE READ" or "SERIALIZABLE" expect `Retryable`, and run the whole block again.
         """
         assert isolation in _ISOLATIONS
-        connection = await self._acquire()
+        connection = await self._begun(f"BEGIN ISOLATION LEVEL {isolation}")
         try:
-            await self._bridge.call(connection.execute, f"BEGIN ISOLATION LEVEL {isolation}")
             yield Transaction(self._bridge, connection)
             await self._bridge.call(connection.execute, "COMMIT")
         except BaseException as error:
@@ -156,6 +164,24 @@ class Postgres(_Queries):
             raise
         finally:
             self._release(connection)
+
+    async def _begun(self, begin: str) -> Connection:
+        """Take a connection and begin a transaction on it. Nothing is lost yet: a dead one is replaced."""
+        while True:
+            connection = await self._acquire()
+            try:
+                await self._bridge.call(connection.execute, begin)
+            except BaseException as error:
+                await self._settle(connection, error)
+                self._release(connection)
+                ours = translated(error)
+                if ours is None:
+                    raise
+                if not connection.is_closed():
+                    raise ours from error
+                log.debug("postgres_begin_failed", error=repr(error))
+            else:
+                return connection
 
     async def _acquire(self) -> Connection:
         """Take a live connection, waiting for a free slot and for the server to be there."""
@@ -203,6 +229,9 @@ class Postgres(_Queries):
         """
         in_transaction = not connection.is_closed() and connection.is_in_transaction()
         if connection.is_closed() or (isinstance(error, asyncpg.PostgresError) and not in_transaction):
+            return
+        if never_sent(error):
+            connection.terminate()
             return
         settled = False
         with trio.move_on_after(SETTLE_S, shield=True):

@@ -44,12 +44,20 @@ def translated(error: BaseException) -> WhisprError | None:
     """Map an exception of a statement to ours, or None when it is not the database's state but a bug."""
     if isinstance(error, asyncpg.PostgresError):
         return _from_server(error)
-    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
-        # Raised by a connection that was closed under the statement or before it.
-        return _lost(error)
-    if isinstance(error, (OSError, CancelledByAsyncio)):
+    if never_sent(error) or isinstance(error, (OSError, CancelledByAsyncio)):
         return _lost(error)
     return None
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether asyncpg refused to send the statement, finding its connection dead or dying.
+
+    A server that goes down tells its idle clients so before it hangs up; in between the connection looks
+    alive but takes no statement, which shows as InternalClientError.
+    """
+    if isinstance(error, asyncpg.InternalClientError):
+        return True
+    return isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError)
 
 
 def _from_server(error: asyncpg.PostgresError) -> WhisprError | None:

@@ -52,8 +52,8 @@ log = structlog.get_logger("whispr.embed")
 class Status:
     """What is to be seen of one server."""
 
-    pid: int = 0
-    """Of the running server; 0 while there is none."""
+    pid: int | None = None
+    """Of the running server, once it answers; None while there is none."""
     restarts: int = 0
 
 
@@ -195,7 +195,7 @@ class _Child:
             how = _how_it_ended(await process.wait())
             log.error("child_died", child=engine.title, pid=process.pid, how=how)
         finally:
-            self.status.pid = 0
+            self.status.pid = None
             if process.running:
                 await process.stop(engine.stop_signals)
             process.close()
