@@ -240,15 +240,15 @@ async def test_the_clients_close_is_answered() -> None:
 
 async def test_a_socket_joins_a_bounded_number_of_channels() -> None:
     """One more is refused; joining one of them anew, or another after leaving one, is not."""
-    async with served({"room": Room}, Limits(channels=3, operations_per_min=0)) as server:
-        async with server.connect("alice") as phoenix:
-            channels = [await phoenix.join(f"room:{n}") for n in range(3)]
-            with pytest.raises(Refused) as raised:
-                await phoenix.join("room:3")
-            assert raised.value.reason == "too_many_channels"
-            await phoenix.join("room:2")
-            await channels[0].leave()
+    limits = Limits(channels=3, operations_per_min=0)
+    async with served({"room": Room}, limits) as server, server.connect("alice") as phoenix:
+        channels = [await phoenix.join(f"room:{n}") for n in range(3)]
+        with pytest.raises(Refused) as raised:
             await phoenix.join("room:3")
+        assert raised.value.reason == "too_many_channels"
+        await phoenix.join("room:2")
+        await channels[0].leave()
+        await phoenix.join("room:3")
 
 
 async def test_operations_over_the_budget_are_refused_until_it_refills(autojump_clock: MockClock) -> None:

@@ -1,0 +1,180 @@
+// phoenix.js as published, driven step by step: a client for tests in another language.
+//
+//   node phoenix.mjs ws://127.0.0.1:4000/socket TOKEN ['[{"op": "join", "topic": "room:1"}, …]']
+//
+// Runs the steps of the scenario in order or, without one, a step per line of standard input until that ends.
+// Prints one JSON line per step: {"op", …result}. A failed step prints {"op", "error"} and ends with status 1.
+//
+//   connect     {authToken?: bool, params?}        token in the query, or in the subprotocol; until it is open
+//   join        {topic, payload?, resume?: bool}   → {status, response}; resume rejoins with since_seq = the last seq
+//   push        {topic, event, payload?, timeout_ms?}   → {status, response}; status may be "timeout"
+//   burst       {topic, event, count, payload?}    → {ok, errors}: all pushed at once; "$n" in payload is the number
+//   expect      {topic, event, count}              → {count}: waits for that many of these events
+//   received    {topic, event, field?}             → {values}: payloads so far, or one field of each
+//   presence    {topic}                            → {state}: Presence's own list, key → metas
+//   leave       {topic}                            → {status}
+//   cut         {}                                 ends TCP without a close frame; phoenix.js reconnects by itself
+//   reconnected {count}                            waits until the socket has opened that many times
+//   rejoined    {topic, count}                     → {responses}: waits until the channel was joined that many times
+//   closed      {}                                 → {code, reason}: waits for a close from the server
+//   disconnect  {}
+//
+// Each step may say {"within_ms": n} (default 20000).
+
+import { createInterface } from "node:readline";
+import { Presence, Socket } from "phoenix";
+import WebSocket from "ws";
+
+const [endpoint, token, scenario] = process.argv.slice(2);
+const channels = new Map();
+const waiters = new Set();
+let socket = null;
+let opens = 0;
+let lastClose = null;
+
+const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
+
+/** Resolve once the condition holds; it is asked again whenever anything happens. */
+function until(condition) {
+  return new Promise((resolve) => {
+    const check = () => condition() && (waiters.delete(check), resolve());
+    waiters.add(check);
+    check();
+  });
+}
+const happened = () => [...waiters].forEach((check) => check());
+
+const settled = (push) =>
+  new Promise((resolve) => {
+    for (const status of ["ok", "error", "timeout"]) {
+      push.receive(status, (response) => resolve({ status, response }));
+    }
+  });
+
+const held = (topic) => {
+  if (!channels.has(topic)) throw new Error(`${topic} was not joined`);
+  return channels.get(topic);
+};
+
+/** Remember an event, and the highest seq that it or a join's reply carries. */
+function note(entry, event, payload) {
+  if (!entry.events.has(event)) entry.events.set(event, []);
+  entry.events.get(event).push(payload);
+  if (typeof payload?.seq === "number") entry.seq = Math.max(entry.seq, payload.seq);
+}
+
+const fill = (value, n) => JSON.parse(JSON.stringify(value ?? {}).replaceAll('"$n"', n).replaceAll("$n", n));
+
+const steps = {
+  async connect({ authToken = false, params = {} }) {
+    const auth = authToken ? { authToken: token, params } : { params: { ...params, token } };
+    socket = new Socket(endpoint, { transport: WebSocket, ...auth });
+    socket.onOpen(() => (opens++, happened()));
+    socket.onClose((event) => ((lastClose = event), happened()));
+    socket.connect();
+    await until(() => socket.isConnected());
+    return { protocol: socket.conn.protocol };
+  },
+
+  async join({ topic, payload = {}, resume = false }) {
+    const entry = { seq: payload.since_seq ?? 0, events: new Map(), joins: [] };
+    const parameters = () => (resume ? { ...payload, since_seq: entry.seq } : payload);
+    const channel = (entry.channel = socket.channel(topic, parameters));
+    entry.presence = new Presence(channel);
+    channel.onMessage = (event, message) => {
+      if (!event.startsWith("phx_") && !event.startsWith("chan_reply_")) note(entry, event, message);
+      queueMicrotask(happened);
+      return message;
+    };
+    channels.set(topic, entry);
+    const push = channel.join();
+    push.receive("ok", (response) => {
+      entry.joins.push(response);
+      for (const message of response?.messages ?? []) note(entry, "new_message", message);
+      happened();
+    });
+    return settled(push);
+  },
+
+  push: ({ topic, event, payload = {}, timeout_ms = 10_000 }) =>
+    settled(held(topic).channel.push(event, payload, timeout_ms)),
+
+  async burst({ topic, event, count, payload }) {
+    const { channel } = held(topic);
+    const pushes = Array.from({ length: count }, (_, n) => settled(channel.push(event, fill(payload, n))));
+    const replies = await Promise.all(pushes);
+    const errors = replies.filter(({ status }) => status !== "ok");
+    return { ok: replies.length - errors.length, errors: errors.slice(0, 5) };
+  },
+
+  async expect({ topic, event, count }) {
+    const { events } = held(topic);
+    await until(() => (events.get(event)?.length ?? 0) >= count);
+    return { count: events.get(event).length };
+  },
+
+  async received({ topic, event, field }) {
+    const payloads = held(topic).events.get(event) ?? [];
+    return { values: field === undefined ? payloads : payloads.map((payload) => payload[field]) };
+  },
+
+  async presence({ topic }) {
+    return { state: Object.fromEntries(held(topic).presence.list((key, { metas }) => [key, metas])) };
+  },
+
+  async leave({ topic }) {
+    const { status } = await settled(held(topic).channel.leave());
+    channels.delete(topic);
+    return { status };
+  },
+
+  async cut() {
+    socket.conn.terminate();
+    return {};
+  },
+
+  async reconnected({ count }) {
+    await until(() => opens >= count && socket.isConnected());
+    return { count: opens };
+  },
+
+  async rejoined({ topic, count }) {
+    const { joins } = held(topic);
+    await until(() => joins.length >= count);
+    return { responses: joins };
+  },
+
+  async closed() {
+    await until(() => lastClose !== null);
+    return { code: lastClose.code, reason: lastClose.reason };
+  },
+
+  async disconnect() {
+    await new Promise((resolve) => socket.disconnect(resolve));
+    return {};
+  },
+};
+
+async function run(step) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    const within = step.within_ms ?? 20_000;
+    timer = setTimeout(() => reject(new Error(`not within ${within} ms`)), within);
+  });
+  try {
+    if (!(step.op in steps)) throw new Error("no such step");
+    say({ op: step.op, ...(await Promise.race([steps[step.op](step), late])) });
+  } catch (error) {
+    say({ op: step.op, error: error.message, step });
+    process.exit(1);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+if (scenario) {
+  for (const step of JSON.parse(scenario)) await run(step);
+} else {
+  for await (const line of createInterface({ input: process.stdin })) await run(JSON.parse(line));
+}
+process.exit(0);
