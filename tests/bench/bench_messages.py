@@ -157,7 +157,7 @@ class Load:
                 if b'"new_message"' in frame:
                     if not sends:
                         self.arrived(sock, frame, now)
-                elif sends:
+                elif sends and b'"phx_reply"' in frame:
                     assert b'"status":"ok"' in frame, frame
                     sock.acked += 1
                     acked.append(sock)
