@@ -36,7 +36,7 @@ async def test_kill_9_of_the_product_loses_nothing_acknowledged(tmp_path: Path) 
             children = [product.pid_of(name) for name in ("postgres", "redis", "nats")]
             product.process.send_signal(signal.SIGKILL)
             before = acked(clients)
-            await trio.to_thread.run_sync(product.process.wait)
+            await trio.to_thread.run_sync(product.kill)
             began = time.monotonic()
             restarted = await trio.to_thread.run_sync(partial(start, product.data_dir, UNLIMITED))
             took = time.monotonic() - began
