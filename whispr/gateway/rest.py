@@ -41,7 +41,7 @@ DEADLINE_S: Final = 5.0
 
 LINGER_S: Final = 2.0
 LINGER_BYTES_MAX: Final = 64 * 1024 * 1024
-"""How long and how much of a refused body is read and thrown away, so that its sender sees the refusal."""
+"""How long, and how much of, a refused body is read and thrown away, so that its sender sees the refusal."""
 
 _HEADER = re.compile(r"[\x20-\x7e]{1,8300}")
 _PASSED_ON = ("traceparent", "tracestate")
@@ -109,9 +109,10 @@ class RestApi:
                 return
             measured.status = response.status_code
             response.headers["x-request-id"] = identifier
+            if request.unread and response.status_code != 408:
+                # The server closes once it has answered; a client still sending would miss the answer.
+                await _discard_body(receive)
             await response(scope, receive, send)
-        if request.unread:
-            await _discard_body(receive)
 
     async def _answer(self, request: _Request, measured: metrics.Measured) -> Response:
         """Answer within the deadline, errors included. Raises ClientGoneError."""
@@ -193,7 +194,7 @@ async def _unless_gone(request: _Request, call: Callable[[], Any]) -> Message:
 
 
 async def _discard_body(receive: Receive) -> None:
-    """Read the rest of a refused body, within bounds: closing before would lose the answer on the way."""
+    """Read the rest of a refused body, within bounds."""
     size = 0
     with trio.move_on_after(LINGER_S):
         while size < LINGER_BYTES_MAX:

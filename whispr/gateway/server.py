@@ -127,7 +127,9 @@ class _Guard:
             await _lifespan(receive, send)
             return
         if scope["type"] != "http":
-            return  # hypercorn refuses the upgrade: WebSockets have a listener of their own.
+            # WebSockets have a listener of their own; closed before it is accepted, an upgrade gets 403.
+            await send({"type": "websocket.close"})
+            return
         started = False
 
         async def noting_start(message: Message) -> None:
