@@ -99,7 +99,7 @@ _MEMBERS = """
 """
 
 _LAST_MESSAGE_COLUMNS = ", ".join(
-    f"last.{name.strip()} AS last_{name.strip()}" for name in MESSAGE_COLUMNS.split(",")
+    f"last.{name.strip()} AS message_{name.strip()}" for name in MESSAGE_COLUMNS.split(",")
 )
 _ACTIVE_AT = "coalesce(c.last_message_at, c.created_at)"
 _CONVERSATIONS = f"""
@@ -295,8 +295,10 @@ def _page_of(rows: Sequence[Row]) -> MessagePage:
 
 def _conversation_of(row: Row) -> Conversation:
     last = None
-    if row["last_id"] is not None:
-        last = message_of({name.strip(): row[f"last_{name.strip()}"] for name in MESSAGE_COLUMNS.split(",")})
+    if row["message_id"] is not None:
+        last = message_of(
+            {name.strip(): row[f"message_{name.strip()}"] for name in MESSAGE_COLUMNS.split(",")}
+        )
     return Conversation(
         id=str(row["id"]),
         kind=Kind(row["kind"]),
@@ -316,7 +318,7 @@ def _within_bytes(rows: Sequence[Row]) -> Sequence[Row]:
     """Cut a page of conversations where the bodies of the last messages outgrow the bound."""
     size = 0
     for index, row in enumerate(rows):
-        size += len(row["last_content"] or b"")
+        size += len(row["message_content"] or b"")
         if index and size > PAGE_BYTES_MAX:
             return rows[:index]
     return rows

@@ -1,0 +1,193 @@
+"""Watermarks and unread counts against a simple model, races, and the plans of the request paths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from random import Random
+
+import pytest
+import trio
+
+from tests.conversations.kit import a_group, draft, running_log, sign_up
+from whispr.adapters.postgres import Postgres
+from whispr.conversations import store as statements
+from whispr.conversations.domain import Limits, Role
+from whispr.conversations.ids import new_id
+from whispr.conversations.membership import Membership
+from whispr.conversations.store import Store
+
+PEOPLE = 3
+WALKS = 25
+
+
+def random_steps(random: Random) -> list[tuple[str, int, int]]:
+    """Make up what three people do, the first of whom stays."""
+    kinds = random.choices(
+        ("send", "read", "deliver", "leave", "join"), (5, 4, 2, 1, 2), k=random.randint(1, 30)
+    )
+    return [
+        (kind, random.randrange(1 if kind in ("leave", "join") else 0, PEOPLE), random.randint(0, 12))
+        for kind in kinds
+    ]
+
+
+class Model:
+    """What the counts should be, the slow way."""
+
+    def __init__(self) -> None:
+        self.senders: list[int] = []
+        self.present = set(range(PEOPLE))
+        self.read: dict[int, int] = defaultdict(int)
+        self.delivered: dict[int, int] = defaultdict(int)
+
+    def unread(self, who: int) -> int:
+        return sum(1 for sender in self.senders[self.read[who] :] if sender != who)
+
+    def mark_read(self, who: int, seq: int) -> None:
+        self.read[who] = max(self.read[who], min(seq or len(self.senders), len(self.senders)))
+        self.delivered[who] = max(self.delivered[who], self.read[who])
+
+    def join(self, who: int) -> None:
+        if who not in self.present:
+            self.present.add(who)
+            self.read[who] = self.delivered[who] = len(self.senders)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_watermarks_and_unread_counts_follow_the_model(db: Postgres, seed: int) -> None:
+    """After any history of sends, reads, leaves and joins: unread is others' messages after the watermark."""
+    random = Random(seed)
+    for _ in range(WALKS):
+        steps = random_steps(random)
+        model = Model()
+        try:
+            await follow(db, steps, model)
+        except AssertionError as error:
+            error.add_note(f"steps: {steps}")
+            raise
+
+
+async def follow(db: Postgres, steps: list[tuple[str, int, int]], model: Model) -> None:
+    group, people = await a_group(db, PEOPLE)
+    store, membership = Store(db, Limits()), Membership(db, Limits())
+    async with running_log(db) as written:
+        for step, who, n in steps:
+            if step == "join":
+                await membership.add(group, people[0], [people[who]], Role.MEMBER)
+                model.join(who)
+            elif who not in model.present:
+                continue
+            elif step == "leave":
+                await membership.remove(group, people[0], people[who])
+                model.present.discard(who)
+            elif step == "send":
+                await written.send(group, people[who])
+                model.senders.append(who)
+            elif step == "read":
+                before = model.read[who]
+                mark = await store.mark_read(group, people[who], n)
+                model.mark_read(who, n)
+                assert (mark.seq, mark.moved) == (model.read[who], model.read[who] > before)
+                assert mark.unread_count == model.unread(who)
+            else:
+                mark = await store.mark_delivered(group, people[who], n + 1)
+                model.delivered[who] = max(model.delivered[who], min(n + 1, len(model.senders)))
+                assert mark.seq == model.delivered[who]
+    for who in model.present:
+        (listed,), _ = await store.conversations(people[who], 0, "")
+        assert listed.unread_count == model.unread(who)
+        assert listed.last_seq == len(model.senders)
+        assert listed.member_count == len(model.present)
+
+
+async def test_reading_while_sending_keeps_the_count_exact(db: Postgres, store: Store) -> None:
+    """Reads from several devices racing with one's own and others' sends leave exactly the right count."""
+    group, (one, two) = await a_group(db)
+    async with running_log(db, batch_len_max=3, lanes=1) as written:
+
+        async def send(sender: str) -> None:
+            for _ in range(60):
+                await written.send(group, sender)
+
+        async def read() -> None:
+            for seq in range(1, 60):
+                await store.mark_read(group, one, seq)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, one)
+            nursery.start_soon(send, two)
+            nursery.start_soon(read)
+            nursery.start_soon(read)
+        mark = await store.mark_read(group, one, 1)
+        tail = [m for m in written.committed if m.seq > mark.seq and m.sender_id != one]
+    assert mark.unread_count == len(tail)
+    own = "SELECT own_after_read FROM conversations.members WHERE user_id = $1"
+    assert await db.fetchval(own, one) == 120 - mark.seq - len(tail)
+    assert (await store.mark_read(group, one, 0)).unread_count == 0
+    assert await db.fetchval(own, one) == 0
+
+
+async def test_a_removed_member_appends_nothing_after_the_removal(
+    db: Postgres, membership: Membership
+) -> None:
+    """Whatever races: no message of the removed has a place after that of the removal."""
+    group, (one, two) = await a_group(db)
+    removed_after: list[int] = []
+
+    async def send_all() -> None:
+        tickets = [written.log.append(draft(group, two)) for _ in range(400)]
+        tickets[0].on_settled(lambda _: first.set())
+        for ticket in tickets:
+            settled = trio.Event()
+            ticket.on_settled(lambda _, settled=settled: settled.set())  # type: ignore[misc]
+            await settled.wait()
+
+    async with running_log(db, batch_len_max=10) as written, trio.open_nursery() as nursery:
+        first = trio.Event()
+        nursery.start_soon(send_all)
+        await first.wait()
+        await membership.remove(group, one, two)
+        removed_after.append(
+            await db.fetchval("SELECT last_seq FROM conversations.conversations WHERE id = $1", group)
+        )
+    assert 0 < removed_after[0] < 400
+    assert len(written.committed) == removed_after[0]
+
+
+async def test_request_paths_use_indexes_on_large_tables(db: Postgres) -> None:
+    """With many conversations and messages, no statement of a request path scans a table."""
+    one, two = await sign_up(db, 2)
+    groups = [new_id() for _ in range(5000)]
+    await db.execute(
+        "INSERT INTO conversations.conversations (id, kind, created_by, last_seq, member_count)"
+        " SELECT id, 'group', $2, 5, 1 FROM unnest($1::uuid[]) AS id",
+        *(groups, one),
+    )
+    await db.execute(
+        "INSERT INTO conversations.members (conversation_id, user_id, role)"
+        " SELECT id, CASE WHEN n <= 3 THEN $2::uuid ELSE gen_random_uuid() END, 'owner'"
+        " FROM unnest($1::uuid[]) WITH ORDINALITY AS g (id, n)",
+        *(groups, one),
+    )
+    await db.execute(
+        "INSERT INTO conversations.messages (conversation_id, seq, id, sender_id, message_type, content, sent_at)"
+        " SELECT g, n, gen_random_uuid(), $2, 'text', 'x', now()"
+        " FROM unnest($1::uuid[]) AS g, generate_series(1, 5) AS n",
+        *(groups, two),
+    )
+    await db.execute("ANALYZE")
+    for name, args in {
+        "_HISTORY_AFTER": (groups[0], one, 5, 50),
+        "_HISTORY_BEFORE": (groups[0], one, 50, 50),
+        "_LIST_FIRST": (one, 51),
+        "_ONE": (one, groups[0]),
+        "_MEMBERS": (groups[0],),
+        "_MARK_READ": (groups[0], one, 7),
+        "_MARK_DELIVERED": (groups[0], one, 7),
+        "_WATERMARKS": (groups[0], one),
+    }.items():
+        rows = await db.fetch(f"EXPLAIN {getattr(statements, name)}", *args)
+        plan = "\n".join(row[0] for row in rows)
+        assert "Seq Scan on messages" not in plan, f"{name}: {plan}"
+        assert "Seq Scan on members" not in plan, f"{name}: {plan}"
+        assert "Seq Scan on conversations" not in plan, f"{name}: {plan}"
