@@ -81,9 +81,12 @@ class ClientCall(Call):
     async def send(self, message: bytes) -> None:
         """Send a message, waiting while the server is slow to read.
 
-        Raises the call's error once it has failed. What a server that has answered no longer wants is dropped.
+        Raises the call's error once it has failed, RuntimeError after `send_end`. What a server that has
+        answered no longer wants is dropped.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._sent_end:
+            raise RuntimeError("send() after done_sending() or response()")
         connection = self._connection
         assert connection is not None, "started"
         while not self.ended and not connection.core.writable(self._stream_id):
