@@ -292,6 +292,16 @@ async def test_presence_state_then_diffs(autojump_clock: MockClock) -> None:
         assert list(server.hub.presence_state("room:1")) == ["alice"]
 
 
+async def test_an_ended_link_is_present_no_more() -> None:
+    """Tracking between a link's end and its channel's leave leaves no ghost."""
+    async with served(MOUNTS, LIFTED) as server, server.connect("alice") as phoenix:
+        channel = await phoenix.join("room:1", {"present": "calm"})
+        (link,) = server.hub.subscribers("room:1")
+        await channel.leave()
+        link.track({"mood": "haunting"})
+        assert not server.hub.is_present("room:1", "alice")
+
+
 # ── mounting ──
 
 

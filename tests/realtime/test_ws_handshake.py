@@ -17,6 +17,7 @@ HOST = "chat.example:4000"
     ("target", "status", "reason"),
     [
         ("/", 404, "not_found"),
+        ("//[", 404, "not_found"),
         ("/socket/longpoll?vsn=2.0.0&token=T", 404, "not_found"),
         ("/socket/websocket?token=T", 403, "unsupported_version"),
         ("/socket/websocket?vsn=1.0.0&token=T", 403, "unsupported_version"),

@@ -63,11 +63,11 @@ def check_upgrade(
     `origins` are full origins (`https://app.example`) accepted beside the server's own host; `*` accepts all.
     Raises Refused.
     """
-    parts = urlsplit(target)
-    if parts.path != PATH:
+    path, _, query_text = target.partition("?")
+    if path != PATH:
         raise Refused(404, "not_found", f"WebSockets are served at {PATH}")
     _check_origin(headers.get(b"origin"), host, origins)
-    query = parse_qs(parts.query)
+    query = parse_qs(query_text)
     version = query.get("vsn", [""])[0]
     if not _VERSION.fullmatch(version):
         said = f"vsn={version}" if version else "no vsn (version 1)"

@@ -7,7 +7,10 @@ every subscriber before anything else happens: two broadcasts of one task arrive
 Other nodes: `relay`, when set, is given each local broadcast as a `Broadcast`; the composition root publishes
 `Broadcast.pack()` on the bus and calls `deliver(Broadcast.unpack(data))` for what arrives.
 
-Measured (see `tests/bench/bench_fanout.py`).
+Measured with `python tests/bench/bench_fanout.py`: one topic, 1,000 subscribers, 230-byte frames, server and
+receiver on one 2-core machine, Python 3.11. 238k deliveries/s at 3.8 µs of CPU each flat out; 5.4 µs each at a
+paced 50k/s, where nothing coalesces; 7.5 KiB of memory a socket joined to one topic. trio-websocket's
+`send_message`, in the same run: 29k deliveries/s at 29 µs.
 """
 
 from __future__ import annotations

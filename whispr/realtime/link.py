@@ -143,7 +143,12 @@ class Link:
         self.hub.broadcast(self.topic, event, payload, seq=seq, exclude=self)
 
     def track(self, meta: dict[str, object]) -> None:
-        """Make the user present on the topic, with this meta, until the link ends. A second call updates it."""
+        """Make the user present on the topic, with this meta, until the link ends. A second call updates it.
+
+        Does nothing on a link that has ended: its channel may not have left yet, but nobody would untrack it.
+        """
+        if self.state is State.ENDED:
+            return
         if self._presence is None:
             self._presence = self.hub.presence_track(self.topic, self.session.user_id, meta)
         else:

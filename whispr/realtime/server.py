@@ -49,7 +49,7 @@ async def serve_websocket(
     """Serve the hub until cancelled; reports the port. One listener per hub, which this also runs.
 
     `origins` are allowed beside the server's own host (`whispr.realtime.handshake`). For an orderly end call
-    `hub.drain()` first: it stops the accepting too. Raises OSError naming host and port when it cannot listen.
+    `hub.drain()` first: it stops the accepting too. Raises OSError when it cannot listen.
     """
     with ExitStack() as stack:
         listeners = await _listen(host, port, stack)
@@ -79,11 +79,8 @@ async def _listen(host: str, port: int, stack: ExitStack) -> list[stdlib.socket]
         if family == stdlib.AF_INET6:
             listener.setsockopt(stdlib.IPPROTO_IPV6, stdlib.IPV6_V6ONLY, 1)
         chosen = listeners[0].getsockname()[1] if listeners else port
-        try:
-            listener.bind((address[0], chosen, *address[2:]))
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+        listener.bind((address[0], chosen, *address[2:]))
+        listener.listen(_BACKLOG)
         listeners.append(listener)
     return listeners
 

@@ -31,8 +31,9 @@ from whispr.realtime.transport import Transport
 if TYPE_CHECKING:
     from whispr.realtime.hub import Hub
 
-_RECEIVE_BYTES = 64 * 1024
+_RECEIVE_BYTES = 16 * 1024  # bounds how long one flooding socket keeps the others from being read
 _EMPTY: dict[str, object] = {}
+_FRAME_ERRORS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG})
 _ids = itertools.count(1)
 
 
@@ -283,16 +284,24 @@ class Socket:
             self._sock.close()
 
     async def _peer_closes(self) -> None:
-        """Let the peer read our close frame before the connection goes: reads and drops until it hangs up.
+        """Let the peer read our close frame before the connection goes: until it answers with its own or hangs up.
 
         Closing at once with unread bytes in the kernel would reset the connection, and the reset could
         overtake the close frame.
         """
+        assert self._closing is not None
+        sound = self._closing[0] not in _FRAME_ERRORS  # a reader that raised must be fed no more
         try:
             self._sock.shutdown(socket.SHUT_WR)
             while True:
                 await trio.lowlevel.wait_readable(self._sock)
-                if not self._sock.recv(_RECEIVE_BYTES):
+                data = self._sock.recv(_RECEIVE_BYTES)
+                if not data:
                     return
+                try:
+                    if sound and any(isinstance(item, Closed) for item in self._frames.feed(data)):
+                        return
+                except FrameError:
+                    sound = False
         except OSError:
             return  # it is gone: just as good

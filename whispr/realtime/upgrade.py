@@ -94,8 +94,8 @@ async def read_request(stream: trio.abc.Stream) -> Request | None:
             websocket = await wrap_server_stream(nursery, watched)
             request = Request(websocket, watched.head)
             nursery.cancel_scope.cancel(reason="the request is read")
-    except* (*_HUNG_UP, wsproto.utilities.ProtocolError):
-        request = None
+    except* (*_HUNG_UP, wsproto.utilities.ProtocolError, UnicodeError):
+        request = None  # UnicodeError: wsproto decodes Host and the subprotocols without a net
     return request
 
 
