@@ -467,3 +467,12 @@ async def test_a_cancel_ends_everything_quietly(open_gateway: Any) -> None:
         async with stream:
             with trio.fail_after(2):
                 assert await stream.receive_some() == b""
+
+
+async def test_a_proxy_that_is_no_address_names_the_setting(open_gateway: Any) -> None:
+    """A name where an address is wanted is found at the start."""
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(WhisprError, match="WHISPR_GATEWAY_TRUSTED_PROXIES"), flatten_subgroups=True
+    ):
+        async with open_gateway(trusted_proxies=("proxy.example",)):
+            pass

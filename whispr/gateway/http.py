@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from whispr.errors import DOMAIN, Code, WhisprError
+from whispr.errors import DOMAIN, Code, WhisprError, conflict
 from whispr.gateway.transcode import HTTP_STATUS, MethodNotAllowedError, error_body
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -117,8 +117,11 @@ class Proxies:
     """The proxies in front of us whose `X-Forwarded-For` is believed."""
 
     def __init__(self, trusted: Iterable[str]) -> None:
-        """Addresses or networks. Raises ValueError for anything else."""
-        self._networks = [ipaddress.ip_network(entry, strict=False) for entry in trusted]
+        """Addresses or networks. Raises FAILED_PRECONDITION (bad_setting) for anything else."""
+        try:
+            self._networks = [ipaddress.ip_network(entry, strict=False) for entry in trusted]
+        except ValueError as error:
+            raise conflict(f"WHISPR_GATEWAY_TRUSTED_PROXIES: {error}", "bad_setting") from None
 
     def client_address(self, scope: Scope, headers: Headers) -> str:
         """Return the nearest address that is not one of our proxies'."""

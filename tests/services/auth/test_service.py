@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import jwt
 import pytest
 import trio
 from argon2 import PasswordHasher
@@ -13,10 +16,11 @@ from whispr import tokens
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
-from whispr.errors import Code, WhisprError
+from whispr.errors import Code, WhisprError, unavailable
 from whispr.identity import REVOKED_KEY, Identity, keys_from
 from whispr.services.auth.keys import ServiceToken
 from whispr.services.auth.passwords import Passwords
+from whispr.services.auth.service import AuthLimits
 from whispr.v1 import auth_pb2
 
 
@@ -438,3 +442,62 @@ async def test_an_outdated_hash_is_renewed_at_login(auth: Any, db: Postgres) -> 
     assert "m=16," in renewed
     await auth.login("ada")
     assert await db.fetchval("SELECT password_hash FROM auth.accounts") == renewed
+
+
+async def test_a_limit_of_zero_is_no_limit(auth: Any) -> None:
+    """An operator can lift the limit on attempts."""
+    auth.service._limits = AuthLimits(attempts_per_hour=0)
+    for _ in range(12):
+        assert (await refusal(auth.login("nobody"))).reason == "bad_credentials"
+
+
+async def test_bad_tokens_are_refused_on_the_wire(auth: Any) -> None:
+    """Expired, tampered, wrong-audience and `alg: none` tokens each get UNAUTHENTICATED and its reason."""
+    grant = await auth.register("ada")
+    claims = await auth.identity.authenticate(grant.access_token)
+    head, payload, signature = grant.access_token.split(".")
+    old = dataclasses.replace(claims, issued_at=claims.issued_at - 2000, expires_at=claims.expires_at - 2000)
+    foreign = jwt.encode(
+        jwt.decode(grant.access_token, options={"verify_signature": False}) | {"aud": "another-product"},
+        auth.keys.signer._key,
+        "EdDSA",
+        headers={"kid": auth.keys.signer.kid, "typ": "at+jwt"},
+    )
+    unsigned = base64.urlsafe_b64encode(b'{"alg":"none","typ":"at+jwt"}').rstrip(b"=").decode()
+    other_payload = payload[:-6] + ("AAAAAA" if payload[-6:] != "AAAAAA" else "BBBBBB")
+    expected = {
+        auth.keys.signer.sign(old): "token_expired",
+        f"{head}.{other_payload}.{signature}": "unauthorized",
+        foreign: "unauthorized",
+        f"{unsigned}.{payload}.": "unauthorized",
+    }
+    for token, reason in expected.items():
+        error = await refusal(user_info(auth, token))
+        assert (error.code, error.reason) == (Code.UNAUTHENTICATED, reason)
+
+
+class FlakyCache:
+    """The cache, as long as it is not away."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self.away = True
+
+    async def command(self, *words: Any) -> Any:
+        if self.away:
+            await trio.lowlevel.checkpoint()
+            raise unavailable("the cache is away")
+        return await self._cache.command(*words)
+
+
+async def test_a_logout_works_while_redis_is_away(auth: Any, cache: Cache) -> None:
+    """The session ends all the same, and Redis learns of it when it is back."""
+    flaky = FlakyCache(cache)
+    auth.service._revoker._cache = flaky
+    grant = await auth.register("ada")
+    await logout(auth, grant.access_token)
+    assert (await refusal(user_info(auth, grant.access_token))).reason == "session_revoked"
+    flaky.away = False
+    with trio.fail_after(5):
+        while await cache.command("ZSCORE", REVOKED_KEY, grant.session_id) is None:
+            await trio.lowlevel.checkpoint()
