@@ -282,6 +282,18 @@ async def test_an_idle_bridge_does_nothing() -> None:
     assert counter.steps <= 4  # this test's own sleep, and no more
 
 
+async def test_a_call_that_does_not_suspend_leaves_the_driver_asleep() -> None:
+    """The fast path costs one turn of the caller and none of anybody else."""
+    async with open_bridge() as bridge:
+        await trio.testing.wait_all_tasks_blocked()
+        counter = _Counter()
+        trio.lowlevel.add_instrument(counter)
+        for _ in range(50):
+            await bridge.call(_echo, 1)
+        trio.lowlevel.remove_instrument(counter)
+    assert counter.steps <= 52
+
+
 class _Counter(trio.abc.Instrument):
     def __init__(self) -> None:
         self.steps = 0

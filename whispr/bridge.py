@@ -143,12 +143,20 @@ class Bridge:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             raise RuntimeError("the asyncio bridge is closed")
-        task: asyncio.Task[T] = self._loop.create_task(fn(*args, **kwargs))
+        task = self._created(fn(*args, **kwargs))
         self._step()
         if task.done():
             await trio.lowlevel.cancel_shielded_checkpoint()
             return _result(task, None)
         return await self._wait(task)
+
+    def _created(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Make an asyncio task without waking the driver for it: our own step comes next."""
+        nap, self._nap = self._nap, None
+        try:
+            return self._loop.create_task(coroutine)
+        finally:
+            self._nap = nap
 
     async def _wait(self, task: asyncio.Task[T]) -> T:
         """Wait for the asyncio task; a Trio cancellation is passed on to it and waited out."""

@@ -205,9 +205,13 @@ class Bus:
             await trio.sleep(RECONNECT_S)
 
     async def _up(self, client: Client) -> None:
-        """Subscribe what is not yet, wake the sender, tell those who catch up."""
+        """Have the server confirm all subscriptions, then wake the sender and tell those who catch up."""
         for subscription in list(self._subscriptions):
             await self._attach(subscription, client)
+        # nats-py says it has reconnected before the server has read the restored subscriptions.
+        while not await self._confirmed(client):
+            if not client.is_connected:
+                return  # lost again: there will be news
         self._subscribed = True
         self.ups += 1
         log.info("bus_up", server=self._server, times=self.ups)
@@ -216,10 +220,20 @@ class Bus:
         for callback in list(self._on_up):
             callback()
 
+    async def _confirmed(self, client: Client) -> bool:
+        """Whether the server has answered, and so read all that was sent before."""
+        try:
+            await self._bridge.call(client.flush, FLUSH_S)
+        except _FAILURES as error:
+            log.info("bus_slow", server=self._server, error=type(error).__name__)
+            return False
+        return True
+
     async def _connect(self, client: Client, news: Inbox[str]) -> None:
         """Connect, however long it takes (asyncio side)."""
 
         async def disconnected() -> None:
+            self._subscribed = False
             log.warning("bus_down", server=self._server)
 
         async def reconnected() -> None:
