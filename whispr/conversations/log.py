@@ -127,12 +127,11 @@ class MessageLog:
         if self._closed:
             raise unavailable("the server is stopping")
         latest = trio.current_time() + DEADLINE_S
-        ticket = Ticket(draft, latest if deadline is None or deadline > latest else deadline)
+        ticket = Ticket(draft, latest if deadline is None else min(deadline, latest), self._forget)
         if not self._open:
             self._idle = trio.Event()
         self._open[draft.id] = ticket
         self._open_bytes += size
-        ticket.on_settled(self._forget)
         self._enqueue(ticket)
         return ticket
 
@@ -160,7 +159,7 @@ class MessageLog:
         if draft.client_id:
             leader = self._leaders.setdefault((draft.sender_id, draft.client_id), ticket)
             if leader is not ticket:
-                leader.followers.append(ticket)
+                leader.followers += (ticket,)
                 return
         lane = self._lanes[hash(draft.conversation_id) % len(self._lanes)]
         lane.queue.append(ticket)

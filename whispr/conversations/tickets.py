@@ -13,22 +13,34 @@ from whispr.errors import WhisprError
 class Ticket:
     """The outcome of one append: a stored `Message`, or the WhisprError that says why there is none.
 
-    Settled once, by the log. `original` tells a repeat of an earlier send from a new message.
+    Settled once, by the log, to which `forget` gives back what the ticket held. `original` tells a new message
+    from a repeat of an earlier send.
     """
 
-    __slots__ = ("_error", "_listeners", "_message", "deadline", "draft", "followers", "original", "tried")
+    __slots__ = (
+        "_error",
+        "_forget",
+        "_listeners",
+        "_message",
+        "deadline",
+        "draft",
+        "followers",
+        "original",
+        "tried",
+    )
 
-    def __init__(self, draft: Draft, deadline: float) -> None:
+    def __init__(self, draft: Draft, deadline: float, forget: Callable[[Ticket], None]) -> None:
         self.draft = draft
         self.deadline = deadline
         self.original = True
         self.tried = False
         """Whether a statement with this draft was ever sent, so that it may be stored."""
-        self.followers: list[Ticket] = []
+        self.followers: tuple[Ticket, ...] = ()
         """Sends that repeat this one's client_id while it is under way."""
         self._message: Message | None = None
         self._error: WhisprError | None = None
-        self._listeners: list[Callable[[Ticket], None]] = []
+        self._forget = forget
+        self._listeners: tuple[Callable[[Ticket], None], ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -52,7 +64,7 @@ class Ticket:
         if self.settled:
             listener(self)
         else:
-            self._listeners.append(listener)
+            self._listeners += (listener,)
 
     async def wait(self) -> Message:
         """Wait for the outcome. Cancelling the wait does not unsend the message.
@@ -77,6 +89,7 @@ class Ticket:
             self._tell()
 
     def _tell(self) -> None:
-        listeners, self._listeners = self._listeners, []
+        self._forget(self)
+        listeners, self._listeners = self._listeners, ()
         for listener in listeners:
             listener(self)
