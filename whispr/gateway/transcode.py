@@ -241,7 +241,8 @@ def parse_json(body: bytes) -> Any:
         raise invalid({"body": "JSON is nested too deeply"}) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         why = str(error)
-        raise invalid({"body": why if "byte" in why else f"{why} (byte {len(body)})"}) from None
+        where = "" if "byte" in why else f" (byte {len(body)})"
+        raise invalid({"body": f"not valid JSON: {why}{where}"}) from None
 
 
 def _bind(message: Message, name: str, text: str, faults: protojson.Faults) -> protojson.Faults:
