@@ -152,7 +152,8 @@ async def test_without_a_token_there_is_a_challenge(served: Any) -> None:
     """A missing token is 401 with WWW-Authenticate, before the body is even looked at."""
     response = await served.client.post(MESSAGES, content=b"{broken")
     assert (response.status_code, response.json()["code"]) == (401, 16)
-    assert response.headers["www-authenticate"].startswith('Bearer realm="whispr"')
+    assert response.headers["www-authenticate"] == 'Bearer realm="whispr"'
+    assert reason(response) == "unauthorized"
     assert not served.script.requests
 
 

@@ -21,6 +21,8 @@ from whispr.gateway.transcode import HTTP_STATUS, MethodNotAllowedError, error_b
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
 
+_BAD_TOKEN = frozenset({"unauthorized", "token_expired", "session_revoked"})
+
 API_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Answers hold tokens and messages: nobody on the way keeps them."""
 
@@ -31,6 +33,14 @@ class HttpError(WhisprError):
     def __init__(self, status: int, code: Code, message: str, reason: str) -> None:
         super().__init__(code, message, [ErrorInfo(reason=reason, domain=DOMAIN)])
         self.status = status
+
+
+class NoTokenError(HttpError):
+    """A request that needs an access token came without one."""
+
+    def __init__(self) -> None:
+        message = "no access token: send `Authorization: Bearer <token>`"
+        super().__init__(401, Code.UNAUTHENTICATED, message, reason="unauthorized")
 
 
 class ClientGoneError(Exception):
@@ -98,13 +108,14 @@ def error_response(error: WhisprError) -> Response:
         # Whole seconds (RFC 9110, section 10.2.3), rounded up: coming early would be refused again.
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if status == 401:
-        headers["www-authenticate"] = f'Bearer realm="whispr", error="{_challenge(error.reason)}"'
+        headers["www-authenticate"] = _challenge(error)
     return json_response(error_body(error), status, headers)
 
 
-def _challenge(reason: str) -> str:
-    """RFC 6750, section 3.1: `invalid_token` for a token that was there and did not do."""
-    return "invalid_request" if reason == "no_token" else "invalid_token"
+def _challenge(error: WhisprError) -> str:
+    """RFC 6750, section 3.1: `invalid_token` for a token that did not do, no error for none at all."""
+    bad_token = error.reason in _BAD_TOKEN and not isinstance(error, NoTokenError)
+    return 'Bearer realm="whispr"' + (', error="invalid_token"' if bad_token else "")
 
 
 def request_id(headers: Headers) -> str:

@@ -25,6 +25,7 @@ from whispr.gateway import metrics, protojson, transcode
 from whispr.gateway.http import (
     ClientGoneError,
     HttpError,
+    NoTokenError,
     Proxies,
     error_response,
     json_response,
@@ -145,7 +146,7 @@ class RestApi:
             return [*metadata, (CLIENT_ADDRESS_KEY, address), (VOUCHER_KEY, self._voucher())]
         authorization = headers.get("authorization", "")
         if not authorization:
-            raise unauthenticated("no access token: send `Authorization: Bearer <token>`", reason="no_token")
+            raise NoTokenError
         if not _HEADER.fullmatch(authorization):
             raise unauthenticated("the authorization is malformed")
         return [*metadata, ("authorization", authorization)]
