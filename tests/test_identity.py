@@ -225,6 +225,23 @@ async def test_without_redis_it_keeps_trying(autojump_clock: trio.testing.MockCl
     assert "s1" in subject._revoked
 
 
+async def test_lost_news_is_caught_up_with(autojump_clock: trio.testing.MockClock) -> None:
+    """What the bus failed to bring is read from Redis within a minute or so."""
+
+    class Forgetful:
+        reads = 0
+
+        async def command(self, *_: object) -> list[bytes]:
+            await trio.lowlevel.checkpoint()
+            self.reads += 1
+            return [] if self.reads == 1 else [b"s1", b"1800000900"]
+
+    subject = Identity(cast(Cache, Forgetful()), BACKENDS[1], keys=[SIGNER.public_key], clock=Clock())
+    with trio.move_on_after(module.RELOAD_EVERY_S + 1):
+        await subject._reload_after_every_gap()
+    assert "s1" in subject._revoked
+
+
 async def test_the_past_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
     """A session is remembered until its last token has expired, no longer."""
     clock = Clock()

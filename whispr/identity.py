@@ -45,6 +45,7 @@ REFETCH_S = 10.0
 """Keys are fetched at most this often."""
 
 PRUNE_EVERY_S = 60.0
+RELOAD_EVERY_S = 60.0
 RELOAD_PAUSES_S = (0.1, 0.5, 1.0, 5.0)
 
 FetchKeys = Callable[[], Awaitable[Iterable[PublicKey]]]
@@ -200,11 +201,15 @@ class Identity:
                 log.warning("revocation_unreadable", error=str(error))
 
     async def _reload_after_every_gap(self) -> None:
-        """Read the sorted set now, and whenever the bus has been away: what it said meanwhile is lost."""
+        """Read the sorted set now, and whenever the bus has been away: what it said meanwhile is lost.
+
+        And now and then without a cause: the bus delivers at most once.
+        """
         while True:
             self._stale = trio.Event()
             await self._reload()
-            await self._stale.wait()
+            with trio.move_on_after(RELOAD_EVERY_S):
+                await self._stale.wait()
 
     async def _reload(self) -> None:
         attempt = 0

@@ -21,6 +21,9 @@ from whispr.tokens import Clock
 
 PAUSES_S = (0.1, 0.5, 1.0, 5.0)
 
+REPEAT_EVERY_S = 60.0
+"""A Redis that was restarted has forgotten, and tells nobody."""
+
 log = structlog.get_logger("whispr.auth")
 
 
@@ -59,13 +62,14 @@ class Revoker:
         await self._cache.command("ZADD", REVOKED_KEY, revocation.expires_at, revocation.session_id)
 
     async def run(self) -> None:
-        """Repeat what did not get through: at start, after a failure, and when the bus comes up."""
+        """Repeat what may not have got through: at start, after a failure, when the bus comes up, at times."""
         forget = self._bus.on_up(lambda: self._missed.set())
         try:
             while True:
                 self._missed = trio.Event()
                 await self._repeat()
-                await self._missed.wait()
+                with trio.move_on_after(REPEAT_EVERY_S):
+                    await self._missed.wait()
         finally:
             forget()
 
