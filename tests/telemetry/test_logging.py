@@ -62,3 +62,16 @@ def test_a_traceback_is_part_of_the_event(lines: io.StringIO) -> None:
         structlog.get_logger("whispr").exception("handler crashed")
     (line,) = lines.getvalue().splitlines()
     assert json.loads(line)["exception"][0]["exc_type"] == "ValueError"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_local_variables(lines: io.StringIO, form: str) -> None:
+    """What people wrote is in the variables of the code that handles it, and stays out of the log."""
+    configure_logging("info", form, lines)
+    try:
+        payload = {"text": "between you and " + "me"}
+        raise ValueError(len(payload))
+    except ValueError:
+        structlog.get_logger("whispr").exception("handler crashed")
+    assert "ValueError" in lines.getvalue()
+    assert "between you and me" not in lines.getvalue()

@@ -47,10 +47,13 @@ def configure_logging(level: str = "info", form: str = "auto", stream: TextIO | 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact,
     ]
+    # Tracebacks come without local variables: those hold what people wrote, and their tokens.
+    without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    plain = structlog.dev.plain_traceback
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
         if console
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]
     )
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
