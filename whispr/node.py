@@ -31,6 +31,8 @@ from whispr.realtime.hub import Hub
 from whispr.realtime.server import serve_websocket
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.health import NOT_SERVING, SERVING, HealthServicer
+from whispr.rpc.interceptors import Interceptor
+from whispr.rpc.metrics import Measured
 from whispr.rpc.server import RpcServer
 from whispr.services.auth.service import AuthService
 from whispr.services.messaging.service import MessagingService
@@ -152,9 +154,8 @@ class Node:
         await nursery.start(service.run)
         for prefix, factory in service.channels.items():
             self._the_hub().mount(prefix, factory)
-        server = RpcServer(
-            [service.servicer, self._health], [AuthInterceptor(self._identity)], limits.rpc(self._settings)
-        )
+        interceptors: list[Interceptor] = [Measured(), AuthInterceptor(self._identity)]
+        server = RpcServer([service.servicer, self._health], interceptors, limits.rpc(self._settings))
         self._servers.append(server)
         self.ports[name] = await self._listen(name, nursery, server.serve_tcp)
 
