@@ -17,6 +17,7 @@ import trio.testing
 from whispr.http2 import events
 from whispr.http2.connection import Connection, Role
 from whispr.http2.headers import encode
+from whispr.http2.limits import Limits
 from whispr.rpc import generate
 from whispr.rpc.server import RpcServer
 from whispr.rpc.wire import frame_message
@@ -43,7 +44,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def handlers(echo: Any) -> Any:
     """An Echo that does what echo.proto says."""
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Say(self, input_message: Any) -> Any:  # noqa: N802
             return echo.Message(text=input_message.text, n=input_message.n + 1)
 
@@ -66,7 +67,7 @@ def unary(echo: Any) -> Callable[[Callable[[Any], Awaitable[Any]]], Any]:
     """A servicer whose Say is the given function."""
 
     def make(function: Callable[[Any], Awaitable[Any]]) -> Any:
-        class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+        class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
             async def Say(self, input_message: Any) -> Any:  # noqa: N802
                 return await function(input_message)
 
@@ -90,7 +91,9 @@ class RawClient:
     """Drives a server through memory, event by event."""
 
     stream: trio.abc.Stream
-    core: Connection = field(default_factory=lambda: Connection(Role.CLIENT))
+    core: Connection = field(
+        default_factory=lambda: Connection(Role.CLIENT, Limits(control_frames_burst=10**6))
+    )
     reported: list[events.Event] = field(default_factory=list)
 
     async def send(self, octets: bytes = b"") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import structlog.testing
 import trio
+import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from whispr.errors import Code, WhisprError, invalid
@@ -76,7 +77,7 @@ async def test_metadata_both_ways(echo: Any, unary: Unary) -> None:
     """Text and bytes, repeated names in order; initial and trailing metadata come back."""
     seen: list[Any] = []
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Repeat(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802
             call = current_call()
             seen.append([(k, v) for k, v in call.metadata if k != "user-agent"])
@@ -127,7 +128,7 @@ async def test_errors_arrive_with_their_details(echo: Any, unary: Unary) -> None
 async def test_an_error_after_messages(echo: Any) -> None:
     """A stream that fails half-way delivers what it had, then the error."""
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Repeat(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802
             yield echo.Message(n=1)
             raise WhisprError(Code.ABORTED, "half-way")
@@ -211,7 +212,7 @@ async def test_a_slow_reader_holds_back_the_server(echo: Any) -> None:
     """A handler stops producing when its client does not read, after about a window and a queue."""
     produced = 0
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Repeat(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802
             nonlocal produced
             while True:
@@ -232,7 +233,7 @@ async def test_a_slow_handler_holds_back_the_client(echo: Any) -> None:
     """A client stops sending when the handler does not read."""
     go = trio.Event()
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Join(self, input_messages: Any) -> Any:  # noqa: N802
             await go.wait()
             return echo.Message(n=len([message async for message in input_messages]))
@@ -265,7 +266,7 @@ async def test_calls_beyond_the_servers_streams_wait_in_line(echo: Any, unary: U
         running += 1
         peak = max(peak, running)
         order.append(message.n)
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         running -= 1
         return message
 
@@ -283,10 +284,14 @@ async def test_calls_beyond_the_servers_streams_wait_in_line(echo: Any, unary: U
 
 async def test_the_line_of_waiting_calls_is_bounded(echo: Any, unary: Unary) -> None:
     """One more than `waiting_calls_max` fails with RESOURCE_EXHAUSTED."""
+
+    async def say(_: Any) -> Any:
+        await trio.sleep_forever()
+
     limits = RpcLimits(http2=Limits(streams_max=1))
     async with (
         open_rpc_pair(
-            [unary(lambda _: trio.sleep_forever())],
+            [unary(say)],
             server_limits=limits,
             channel_limits=RpcLimits(waiting_calls_max=2),
         ) as pair,
@@ -306,7 +311,7 @@ async def test_leaving_a_stream_early_ends_the_handler(echo: Any) -> None:
     """A `break` out of the block cancels the handler; the channel stays in use."""
     cancelled = trio.Event()
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Repeat(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802
             try:
                 while True:
@@ -330,7 +335,7 @@ async def test_leaving_a_stream_early_ends_the_handler(echo: Any) -> None:
 async def test_a_handler_may_answer_before_it_has_read_everything(echo: Any) -> None:
     """An early response ends the call, and the client's sending with it."""
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Join(self, input_messages: Any) -> Any:  # noqa: N802
             return echo.Message(text=(await anext(input_messages)).text)
 

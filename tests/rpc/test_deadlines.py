@@ -106,7 +106,7 @@ async def test_a_stubs_call_gets_deadline_exceeded_from_the_server(
 async def test_a_stream_has_a_deadline_too(autojump_clock: MockClock, echo: Any) -> None:
     """A server stream that goes on past its deadline ends there."""
 
-    class Handlers(echo.Servicer):  # type: ignore[misc, name-defined]  # a class made at run time
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
         async def Repeat(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802
             while True:
                 yield echo.Message()
@@ -153,7 +153,7 @@ async def test_cancelling_the_caller_cancels_the_handler_at_once(
 async def test_a_reset_from_a_raw_client(
     autojump_clock: MockClock, echo: Any, unary: Unary, raw_client: Connect
 ) -> None:
-    """purerpc's server let the handler run on."""
+    """Purerpc's server let the handler run on."""
     watch = Watch()
     client = await raw_client(RpcServer([unary(watch)]))
     stream_id = await client.call()

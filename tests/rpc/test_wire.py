@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,7 +117,7 @@ def test_messages_survive_any_split(messages: list[bytes], cuts: list[int]) -> N
     data = b"".join(map(wire.frame_message, messages))
     edges = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     reader = wire.MessageReader(50)
-    pieces = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [data[start:end] for start, end in pairwise(edges)]
     assert [message for piece in pieces for message in reader.feed(piece)] == messages
     assert not reader.incomplete
 
