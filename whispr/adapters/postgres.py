@@ -264,12 +264,24 @@ async def open_postgres(bridge: Bridge, url: str, pool_size: int = 8) -> AsyncIt
         await db._close()
 
 
+SESSION = {
+    "application_name": "whispr",
+    # Statements are planned once per connection. A plan made while a table had one page would scan it for as
+    # long as the connection lives, or until the next ANALYZE; every request path has an index to use instead.
+    "enable_seqscan": "off",
+    # Compiling costs more than any statement of ours takes.
+    "jit": "off",
+    # A node that stops in the middle of a transaction must not keep its locks from the others.
+    "idle_in_transaction_session_timeout": "10s",
+}
+"""Settings of every connection."""
+
 _ISOLATIONS = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
 
 
 async def _connected(url: str) -> Connection:
     """Connect, without asyncpg's own time limit."""
     connection: Connection = await asyncpg.connect(  # type: ignore[call-overload]  # stubs forget timeout=None
-        url, timeout=None, server_settings={"application_name": "whispr"}
+        url, timeout=None, server_settings=SESSION
     )
     return connection
