@@ -24,7 +24,7 @@ import trio
 from google.protobuf.message import Message
 
 from whispr import __version__
-from whispr.errors import unavailable
+from whispr.errors import WhisprError, unavailable
 from whispr.http2.headers import encode
 from whispr.rpc import wire
 from whispr.rpc.client_connection import ClientConnection
@@ -47,7 +47,7 @@ class _Attempt:
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.failure: str | None = None
+        self.failed = False
 
 
 class Channel:
@@ -142,36 +142,41 @@ class Channel:
 
     async def _connected(self) -> None:
         """Wait for the attempt under way, beginning one when it is time."""
-        wait_s = self._retry_at - trio.current_time()
-        if self._attempt is None and wait_s > 0:
+        if self._attempt is None and trio.current_time() < self._retry_at:
             if not self._wait_for_ready:
-                raise unavailable(f"{self.target}: {self._last_failure}", retry_after_s=wait_s)
-            await trio.sleep(wait_s)
+                raise self._unreachable()
+            await trio.sleep_until(self._retry_at)
             return
         attempt = self._attempt
         if attempt is None:
             attempt = self._attempt = _Attempt()
             self._nursery.start_soon(self._try_to_connect, attempt)
         await attempt.done.wait()
-        if attempt.failure is not None and not self._wait_for_ready:
-            raise unavailable(f"{self.target}: {attempt.failure}")
+        if attempt.failed and not self._wait_for_ready:
+            raise self._unreachable()
+
+    def _unreachable(self) -> WhisprError:
+        # Rounded up to the milliseconds that the detail carries: who waits that long must not be early.
+        wait_s = self._retry_at - trio.current_time() + 0.001
+        return unavailable(f"{self.target}: {self._last_failure}", retry_after_s=wait_s)
 
     async def _try_to_connect(self, attempt: _Attempt) -> None:
         try:
             with trio.fail_after(self.limits.handshake_s):
                 self._connection = await self._new_connection()
-        except trio.TooSlowError:
-            attempt.failure = f"no connection within {self.limits.handshake_s:g} s"
-        except (OSError, trio.BrokenResourceError) as error:
-            attempt.failure = str(error)
-        if attempt.failure is None:
             self._failures = 0
-        else:
-            self._last_failure = attempt.failure
-            self._retry_at = trio.current_time() + self._backoff_s()
-            self._failures += 1
+        except trio.TooSlowError:
+            self._failed(attempt, f"no connection within {self.limits.handshake_s:g} s")
+        except (OSError, trio.BrokenResourceError) as error:
+            self._failed(attempt, str(error))
         self._attempt = None
         attempt.done.set()
+
+    def _failed(self, attempt: _Attempt, failure: str) -> None:
+        attempt.failed = True
+        self._last_failure = failure
+        self._retry_at = trio.current_time() + self._backoff_s()
+        self._failures += 1
 
     async def _new_connection(self) -> ClientConnection:
         connection = ClientConnection(await self._connect(), self.target, self.limits)
