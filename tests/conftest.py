@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.phoenix_js import installed_node
 from whispr.adapters.bus import Bus, open_bus
 from whispr.adapters.cache import Cache, open_cache
 from whispr.adapters.migrations import Owner, migrate
@@ -48,6 +49,12 @@ def _owners() -> Sequence[Owner]:
     folders = {"auth": "services/auth", "conversations": "conversations", "users": "services/user"}
     found = [Owner(name, _ROOT / "whispr" / path / "migrations") for name, path in folders.items()]
     return [owner for owner in found if owner.folder.is_dir()]
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Node that can run phoenix.js; the test is skipped where there is none."""
+    return installed_node()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import sniffio
 import trio
 import trio.testing
 
-from whispr.bridge import STEPS_MAX, BridgeError, CancelledByAsyncio, Inbox, open_bridge
+from whispr.bridge import TURNS_MAX, BridgeError, CancelledByAsyncio, Inbox, open_bridge
 
 
 async def _echo(value: int, *, plus: int = 0) -> int:
@@ -311,7 +311,7 @@ async def test_a_busy_asyncio_side_does_not_starve_trio() -> None:
 
     async with open_bridge() as bridge, trio.open_nursery() as nursery:
         nursery.start_soon(bridge.call, spin)
-        for _ in range(10 * STEPS_MAX):
+        for _ in range(10 * TURNS_MAX):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 

@@ -228,20 +228,19 @@ async def test_a_killed_connection_stores_and_announces_once(
     conversation, (one, _) = await a_group(db)
     async with open_postgres(bridge, postgres_url) as own_db, running_log(own_db) as written:
         kills = 0
-        tickets = []
-        for n in range(40):
-            tickets += [written.log.append(draft(conversation, one, f"{n}.{i}")) for i in range(25)]
-            if n % 4 == 3:
-                kills += await db.fetchval(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                    " AND query LIKE '%conversations.append%'"
-                )
-            else:
-                await trio.lowlevel.checkpoint()
+        tickets = [written.log.append(draft(conversation, one, "first"))]
+        await tickets[0].wait()
+        while kills < 8:
+            tickets += [written.log.append(draft(conversation, one, str(i))) for i in range(100)]
+            kills += await db.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND query LIKE '%conversations.append%'"
+            )
+            await tickets[-50].wait()
         messages = [await ticket.wait() for ticket in tickets]
-    assert kills > 0
-    assert [m.seq for m in messages] == list(range(1, 1001))
+    assert len(messages) > 800
+    assert [m.seq for m in messages] == list(range(1, len(messages) + 1))
     assert written.committed == messages
     assert await stored(db, conversation) == [(m.seq, m.content) for m in messages]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.phoenix_js import Step, driven
 from tests.product import Product
 from whispr.realtime.client import ClientChannel, Disconnected, Phoenix, open_phoenix
 
@@ -82,6 +83,39 @@ async def test_two_people_talk_at_full_speed_and_one_comes_back(pair: tuple[Pers
     assert bob.seen == alice.seen
     assert [seq for seq, _, _ in bob.seen] == list(range(1, 2 * MESSAGES + 2 * MORE + 1))
     assert len({(sender, text) for _, sender, text in bob.seen}) == len(bob.seen)
+
+
+async def test_phoenix_js_unchanged_does_the_same(node: str, pair: tuple[Person, Person, str]) -> None:
+    """The same with phoenix.js from npm at both ends; after the cut it reconnects and rejoins by itself."""
+    alice, bob, topic = pair
+    socket_url = alice.product.websocket_url.removesuffix("/websocket")
+    sent = {"op": "burst", "topic": topic, "event": "send_message"}
+    arrive = {"op": "expect", "topic": topic, "event": "new_message"}
+    async with (
+        driven(node, socket_url, alice.token) as at_alice,
+        driven(node, socket_url, bob.token) as at_bob,
+    ):
+        for step in (at_alice, at_bob):
+            await step({"op": "connect"})
+            assert (await step({"op": "join", "topic": topic, "resume": True}))["status"] == "ok"
+
+        async def burst(step: Step, label: str, count: int) -> None:
+            payload = {"text": f"{label} $n", "client_id": f"{label}-$n"}
+            result = await step({**sent, "count": count, "payload": payload})
+            assert (result["ok"], result["errors"]) == (count, [])
+
+        async with trio.open_nursery() as talking:
+            talking.start_soon(burst, at_alice, "a", MESSAGES)
+            talking.start_soon(burst, at_bob, "b", MESSAGES)
+        await at_bob({**arrive, "count": 2 * MESSAGES})
+        async with trio.open_nursery() as cutting:
+            cutting.start_soon(burst, at_alice, "cut", MORE)
+            await at_bob({"op": "cut"})
+        await at_bob({"op": "rejoined", "topic": topic, "count": 2})
+        for step in (at_alice, at_bob):
+            await step({**arrive, "count": 2 * MESSAGES + MORE})
+            received = await step({"op": "received", "topic": topic, "event": "new_message", "field": "seq"})
+            assert received["values"] == list(range(1, 2 * MESSAGES + MORE + 1))
 
 
 async def cut(phoenix: Phoenix, channel: ClientChannel) -> None:

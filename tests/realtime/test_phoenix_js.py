@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-import pytest
 import trio
 
+from tests.phoenix_js import SCRIPT, Step, Steps, driven
 from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.limits import Limits
 from whispr.realtime.link import Link
 from whispr.realtime.testing import Server, served
 
-SCRIPT = Path(__file__).parent / "js" / "phoenix.mjs"
 LIFTED = Limits(operations_per_min=0)
 DIFFS = {"topic": "chat:1", "event": "presence_diff"}
-Steps = list[dict[str, object]]
 
 
 class Room:
@@ -82,22 +77,6 @@ async def chat() -> AsyncIterator[tuple[Server, Room]]:
         yield server, room
 
 
-@pytest.fixture(scope="module")
-def node() -> str:
-    """Node with phoenix.js and ws beside the script, installed once from the lock file."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node and npm are not installed: phoenix.js cannot be run")
-    if not (SCRIPT.parent / "node_modules" / "phoenix").exists():
-        command = [npm, "ci", "--no-audit", "--no-fund"]
-        done = subprocess.run(
-            command, cwd=SCRIPT.parent, capture_output=True, text=True, timeout=50, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"npm ci failed, so phoenix.js cannot be run: {done.stderr.strip()[-300:]}")
-    return node
-
-
 async def play(node: str, server: Server, user: str, steps: Steps) -> list[dict[str, object]]:
     """Run a scenario and return the printed lines, having checked that every step succeeded."""
     command = [node, str(SCRIPT), f"{server.url}/socket", user, json.dumps(steps)]
@@ -107,35 +86,6 @@ async def play(node: str, server: Server, user: str, steps: Steps) -> list[dict[
     assert not failed, failed
     assert done.returncode == 0
     return lines
-
-
-Step = Callable[[dict[str, object]], Awaitable[dict[str, object]]]
-
-
-@asynccontextmanager
-async def driven(node: str, server: Server, user: str) -> AsyncIterator[Step]:
-    """Run a client whose steps are given one at a time."""
-    command = [node, str(SCRIPT), f"{server.url}/socket", user]
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None
-    assert stdout is not None
-    printed = bytearray()
-
-    async def step(what: dict[str, object]) -> dict[str, object]:
-        await stdin.send_all(json.dumps(what).encode() + b"\n")
-        while b"\n" not in printed:
-            printed.extend(await stdout.receive_some())
-        line, _, rest = bytes(printed).partition(b"\n")
-        printed[:] = rest
-        result: dict[str, object] = json.loads(line)
-        assert "error" not in result, result
-        return result
-
-    async with stdin, stdout:
-        yield step
-        await stdin.aclose()
-        await process.wait()
 
 
 async def present(step: Step) -> dict[str, int]:
@@ -230,7 +180,7 @@ async def test_presence_follows_who_is_there(node: str) -> None:
     async with chat() as (server, _), server.connect("bob") as bob, server.connect("bob") as desk:
         channel = await bob.join("chat:1")
         await desk.join("chat:1")
-        async with driven(node, server, "alice") as step:
+        async with driven(node, f"{server.url}/socket", "alice") as step:
             await step({"op": "connect"})
             await step({"op": "join", "topic": "chat:1"})
             await step({"op": "expect", "count": 1, **DIFFS})
