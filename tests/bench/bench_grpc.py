@@ -186,18 +186,16 @@ SERVERS = {"whispr": serve_whispr, "grpcio.aio": serve_grpcio}
 def measure(name: str, seconds: float) -> tuple[float, list[float]]:
     """Calls per second, and latencies in seconds, of a fresh server."""
     environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
-    server = subprocess.Popen(
-        [sys.executable, __file__, "--serve", name], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        Load(port).run(seconds / 4)
-        load = Load(port)
-        return load.run(seconds), sorted(load.latencies)
-    finally:
-        server.kill()
-        server.wait()
+    command = [sys.executable, __file__, "--serve", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
+            Load(port).run(seconds / 4)
+            load = Load(port)
+            return load.run(seconds), sorted(load.latencies)
+        finally:
+            server.kill()
 
 
 def main() -> None:

@@ -14,9 +14,10 @@ from whispr.http2 import events
 from whispr.http2.errors import ErrorCode
 from whispr.http2.limits import Limits
 from whispr.rpc.call import current_call
+from whispr.rpc.channel import open_channel
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.server import RpcServer
-from whispr.testing import open_rpc_pair
+from whispr.testing import MemoryNetwork, open_rpc_pair
 
 Connect = Callable[[RpcServer], Awaitable[Any]]
 Unary = Callable[[Callable[[Any], Any]], Any]
@@ -236,6 +237,40 @@ async def test_while_the_server_is_away_calls_fail_fast_with_backoff(
         await stub.Say(echo.Message())
 
 
+async def test_a_channel_may_wait_for_ready(autojump_clock: MockClock, echo: Any, handlers: Any) -> None:
+    """Then calls outlast the server's absence, for as long as their scopes let them."""
+    async with trio.open_nursery() as nursery:
+        network = MemoryNetwork(RpcServer([handlers]), nursery)
+        network.reachable = False
+        async with open_channel("away:1", connect=network.connect, wait_for_ready=True) as channel:
+            stub = echo.Stub(channel)
+            with trio.move_on_after(10) as scope:
+                await stub.Say(echo.Message())
+            assert scope.cancelled_caught
+            async with trio.open_nursery() as calls:
+                calls.start_soon(stub.Say, echo.Message())
+                await wait_all_tasks_blocked()
+                network.reachable = True
+        nursery.cancel_scope.cancel(reason="done")
+
+
+async def test_an_interceptors_deadline_is_the_one_sent(
+    autojump_clock: MockClock, echo: Any, unary: Unary
+) -> None:
+    """A policy that opens a nearer scope around the call bounds the server too."""
+
+    async def three_seconds(call: Any, proceed: Any) -> Any:
+        with trio.fail_after(3):
+            return await proceed()
+
+    watch = Watch()
+    async with open_rpc_pair([unary(watch)], channel_interceptors=[three_seconds]) as pair:
+        with pytest.raises(trio.TooSlowError):
+            await echo.Stub(pair.channel).Say(echo.Message())
+        await watch.ended.wait()
+    assert watch.deadline == pytest.approx(3, abs=0.01)
+
+
 async def test_backoff_grows_to_its_limit(autojump_clock: MockClock, echo: Any, handlers: Any) -> None:
     """1 s, then 1.6 times as long each time, at most 120 s, each within 20 %."""
     waits = []
@@ -265,8 +300,6 @@ async def test_a_peer_that_never_says_http2(autojump_clock: MockClock) -> None:
 
 async def test_a_server_that_never_says_http2(autojump_clock: MockClock, echo: Any) -> None:
     """Connecting gives up after the handshake time with UNAVAILABLE."""
-    from whispr.rpc.channel import open_channel
-
     ends = []
 
     async def connect() -> trio.abc.Stream:

@@ -13,6 +13,7 @@ constant headers once.
 from __future__ import annotations
 
 import enum
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -22,12 +23,15 @@ from hpack.table import HeaderTable
 
 from whispr.http2.errors import ErrorCode, ProtocolError
 
+# At DEBUG it logs every field of every block: credentials among them, and at a cost even when nobody reads it.
+logging.getLogger("hpack").setLevel(logging.WARNING)
+
 Fields = tuple[tuple[str, str], ...]
 
 _ENTRY_OVERHEAD = 32
 """What each entry counts beyond its octets (RFC 7541 section 4.1)."""
 
-_CACHED_BLOCKS_MAX = 512
+_CACHED_BLOCKS_MAX = 256
 _CACHED_BLOCK_BYTES_MAX = 2048
 
 

@@ -63,6 +63,8 @@ class ClientCall(Call):
         fields = wire.metadata_fields(self.metadata) if self.metadata else []
         await trio.lowlevel.checkpoint_if_cancelled()
         connection = self._channel.connection_now() or await self._channel.connection()
+        # Read now rather than when the call was made: interceptors may have opened a nearer scope since.
+        self.deadline = trio.current_effective_deadline()
         if self.deadline < float("inf"):
             fields.insert(0, ("grpc-timeout", wire.format_timeout(self.deadline - trio.current_time())))
         block = self._channel.head_block(self.method)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import purerpc
@@ -48,7 +49,7 @@ def _method(name: str, function: Callable[..., Any], signature: purerpc.RPCSigna
     return Method(
         name,
         signature.request_type.FromString,
-        lambda call: runner(function, call),
+        partial(runner, function),
         signature.cardinality.name.endswith("STREAM"),
     )
 

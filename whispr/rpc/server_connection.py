@@ -56,7 +56,7 @@ class ServerConnection(Transport):
             self._feed(stream_id, b"", True)
             return
         head = event.headers.parsed
-        if not isinstance(head, RequestHead | Refusal):
+        if not isinstance(head, RequestHead):
             head = event.headers.parsed = read_head(event.headers, self._methods)
         if isinstance(head, Refusal):
             self.core.send_headers(stream_id, head.block, end_stream=True)
