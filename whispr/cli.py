@@ -44,12 +44,12 @@ def main() -> None:
         app()
     except ConfigError as error:
         _fail(["the configuration cannot be used:", *(f"  {problem}" for problem in error.problems)], 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (WhisprError, BaseExceptionGroup) as error:
+    except (WhisprError, KeyboardInterrupt, BaseExceptionGroup) as error:
         leaves = list(_leaves(error))
         if not all(isinstance(leaf, WhisprError | KeyboardInterrupt) for leaf in leaves):
             raise
+        if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+            sys.exit(130)
         _fail([leaf.message for leaf in leaves if isinstance(leaf, WhisprError)], 1)
 
 

@@ -79,8 +79,10 @@ class Talk:
         """Talk to `peer`, or to whom the person names, until they leave."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_connected)
-            if peer:
+            if peer and self._screen.interactive:
                 nursery.start_soon(self._choose, peer)
+            elif peer:
+                await self._choose(peer)  # piped lines wait until there is somebody to read them
             else:
                 self._screen.prompt("> ")
             async for event in self._screen.events():

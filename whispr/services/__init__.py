@@ -1,0 +1,1 @@
+"""The services: each package is one, and none imports another."""
