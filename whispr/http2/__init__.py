@@ -7,6 +7,8 @@ RST_STREAM it deserves already in the output.
 
     frames      the wire format: frame types, their size and stream rules, builders
     headers     HPACK with cached blocks (RFC 7541), and what makes a header list malformed
+    partial     a header block spread over several frames
+    streams     the open streams, and what is remembered of closed ones
     states      the stream state machine, one table
     flow        windows, and when to announce more of them
     limits      every limit, and the budget of control frames

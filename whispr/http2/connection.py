@@ -16,7 +16,6 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from whispr.http2 import events, frames
 from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
@@ -24,6 +23,7 @@ from whispr.http2.flow import ConnectionWindow
 from whispr.http2.frames import Setting, Type
 from whispr.http2.headers import Decoder, Headers, Kind
 from whispr.http2.limits import ControlBudget, Limits
+from whispr.http2.partial import PartialBlock
 from whispr.http2.sender import FRAME_BYTES, Sender
 from whispr.http2.states import Input, State, after
 from whispr.http2.streams import Stream, Streams
@@ -39,16 +39,6 @@ class Role(enum.Enum):
 
     CLIENT = "client"
     SERVER = "server"
-
-
-@dataclass(slots=True)
-class _PartialBlock:
-    """A header block whose CONTINUATIONs are still to come."""
-
-    stream_id: int
-    end_stream: bool
-    fragments: bytearray
-    frames: int = 1
 
 
 class Connection:
@@ -73,7 +63,7 @@ class Connection:
         )
         self._streams = Streams(self._server, limits)
         self._events: list[events.Event] = []
-        self._partial: _PartialBlock | None = None
+        self._partial: PartialBlock | None = None
         self._settings_seen = False
         self._peer_streams_max = frames.MAX_STREAM_ID
         self._goaway_id: int | None = None
@@ -358,18 +348,13 @@ class Connection:
         if flags & frames.END_HEADERS:
             self._block_complete(stream_id, payload, end_stream)
         else:
-            self._partial = _PartialBlock(stream_id, end_stream, bytearray(payload))
+            self._partial = PartialBlock(stream_id, end_stream, bytearray(payload))
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         partial = self._partial
         if partial is None or partial.stream_id != stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without its HEADERS")
-        partial.fragments += payload
-        partial.frames += 1
-        # A list is always larger than the block that encodes it, unless it repeats table entries.
-        too_many = partial.frames > self.limits.continuations_max + 1
-        if too_many or len(partial.fragments) > self.limits.header_list_bytes_hard_max:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+        partial.add(payload, self.limits)
         if flags & frames.END_HEADERS:
             self._partial = None
             self._block_complete(stream_id, bytes(partial.fragments), partial.end_stream)
