@@ -349,6 +349,23 @@ async def test_tasks_left_behind_are_reported_when_the_block_is_cancelled() -> N
             await trio.sleep_forever()
 
 
+async def test_cleanup_on_the_asyncio_side_goes_on_when_the_block_is_cancelled() -> None:
+    """A shielded call in the cleanup of a cancelled block still gets its sockets and timers."""
+    cleaned = False
+    with trio.CancelScope() as scope:
+        async with open_bridge() as bridge:
+            try:
+                scope.cancel()
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True), trio.fail_after(5):
+                    await bridge.call(asyncio.sleep, 0.01)
+                    await bridge.call(asyncio.to_thread, int)
+                cleaned = True
+    assert cleaned
+    assert scope.cancelled_caught
+
+
 async def test_an_error_of_the_block_is_not_hidden_by_the_report() -> None:
     """The block's own exception comes out itself, ungrouped, with the asyncio problems as notes."""
 

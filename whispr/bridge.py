@@ -1,13 +1,15 @@
 """The asyncio guest loop: asyncio libraries in Trio's thread, under the scope of the Trio task that calls.
 
-Theory of operation. A stock `asyncio.SelectorEventLoop` never runs by itself; it is *stepped*. One step is
-`loop.stop(); loop.run_forever()`, which asyncio documents as: poll the selector once without waiting, run
-what is ready, return. Steps happen in two places:
+Theory of operation. A stock `asyncio.SelectorEventLoop` never runs by itself; it is *stepped*. One step is a
+`run_forever` that stops itself as soon as nothing is ready: while a callback is ready asyncio polls its
+sockets without waiting, so a step never blocks. Steps happen in two places:
 
 * One Trio task, the driver, sleeps on the selector's own epoll descriptor (readable when any of its sockets
-  is) with the next asyncio timer as its deadline, and steps when either comes.
-* `Bridge.call` steps at once after creating its asyncio task, so that a request is on the wire before the
-  caller first waits, and a coroutine that never suspends costs no trip through the driver at all.
+  is) with the next asyncio timer as its deadline, and steps when either comes. Having handed back results
+  it stays awake for a few turns, for the callers' next requests.
+* `Bridge.call`, when the driver sleeps, steps by itself after creating its asyncio task: the request is on
+  the wire before the caller first waits, and a coroutine that never suspends costs no trip through the
+  driver at all.
 
 Everything happens in one thread, so asyncio callbacks may call synchronous Trio functions (`trio.Event.set`,
 `Inbox.put`), and Trio code may call `bridge.loop.call_soon`. Nothing global is patched: outside a step there
@@ -49,8 +51,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-STEPS_MAX = 8
-"""Loop iterations run in a row before Trio's other tasks get a turn."""
+TURNS_MAX = 8
+"""Times around the asyncio loop in one step, before Trio's other tasks get a turn."""
+
+LINGER_TURNS = 2
+"""Turns of Trio's that the driver stays awake after handing back results: callers who got theirs tend to ask
+again at once, and all their requests then go out in one step instead of one each."""
 
 UNHANDLED_MAX = 32
 """Unhandled asyncio errors kept for the report at close; all of them are logged."""
@@ -78,6 +84,7 @@ class _GuestLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: Callable[[], float], on_work: Callable[[float], None]) -> None:
         self._clock = clock
         self._on_work = on_work
+        self._turns = 0
         self._selector_fd_owner = selectors.EpollSelector()
         super().__init__(self._selector_fd_owner)
 
@@ -106,6 +113,20 @@ class _GuestLoop(asyncio.SelectorEventLoop):
         self._on_work(when)
         return handle
 
+    def run_ready(self) -> None:
+        """Poll the sockets and run callbacks until none is ready, at most `TURNS_MAX` times around."""
+        self._turns = TURNS_MAX
+        super().call_soon(self._end_of_turn)
+        self.run_forever()
+
+    def _end_of_turn(self) -> None:
+        """Stop the loop, or go around once more: what is behind us in the queue came up meanwhile."""
+        self._turns -= 1
+        if self._ready and self._turns:
+            super().call_soon(self._end_of_turn)
+        else:
+            self.stop()
+
     @property
     def busy(self) -> bool:
         """Whether callbacks are ready to run now."""
@@ -124,8 +145,10 @@ class Bridge:
         clock = trio.lowlevel.current_clock()
         self._loop = _GuestLoop(clock.current_time, self._has_work)
         self._loop.set_exception_handler(self._unhandled)
+        self._driving = trio.CancelScope(shield=True)
         self._nap: trio.CancelScope | None = None
         self._closed = False
+        self._handed_back = 0  # results given to waiting callers so far
         self._problems: deque[BridgeError] = deque(maxlen=UNHANDLED_MAX)
 
     @property
@@ -144,10 +167,11 @@ class Bridge:
         if self._closed:
             raise RuntimeError("the asyncio bridge is closed")
         task = self._created(fn(*args, **kwargs))
-        self._step()
-        if task.done():
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return _result(task, None)
+        if self._nap is not None:
+            self._step()
+            if task.done():
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return _result(task, None)
         return await self._wait(task)
 
     def _created(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -164,6 +188,7 @@ class Bridge:
         cancelled: list[Callable[[], Any]] = []
 
         def done(task: asyncio.Task[T]) -> None:
+            self._handed_back += 1
             raise_cancel = cancelled[0] if cancelled else None
             trio.lowlevel.reschedule(waiter, outcome.capture(_result, task, raise_cancel))
 
@@ -178,7 +203,7 @@ class Bridge:
 
     @trio.lowlevel.enable_ki_protection
     def _step(self) -> None:
-        """Let asyncio run until it waits for I/O or a timer, or has had its `STEPS_MAX` turns.
+        """Let asyncio run until it waits for I/O or a timer, or has had its `TURNS_MAX` turns.
 
         Protected from KeyboardInterrupt: raised inside a callback of somebody else's task it would tear
         the loop; Trio delivers it to the main task instead.
@@ -186,11 +211,7 @@ class Bridge:
         nap, self._nap = self._nap, None
         library, sniffio.thread_local.name = sniffio.thread_local.name, "asyncio"
         try:
-            for _ in range(STEPS_MAX):
-                self._loop.stop()
-                self._loop.run_forever()
-                if not self._loop.busy:
-                    break
+            self._loop.run_ready()
         finally:
             sniffio.thread_local.name = library
             self._nap = nap
@@ -203,15 +224,25 @@ class Bridge:
             self._nap.deadline = when
 
     async def _drive(self) -> None:
-        """Step the loop whenever it has something to do. Ends by cancellation only."""
-        while True:
-            self._step()
-            if self._loop.busy:
-                await trio.lowlevel.checkpoint()
-                continue
-            with trio.CancelScope(deadline=self._loop.next_timer) as self._nap:
-                await trio.lowlevel.wait_readable(self._loop.fileno())
-            self._nap = None
+        """Step the loop whenever it has something to do, until `_driving` is cancelled.
+
+        That scope is shielded: whoever cancels the block must not stop the loop that its cleanup needs.
+        """
+        lingering = 0  # turns left to stay awake
+        with self._driving:
+            while True:
+                before = self._handed_back
+                self._step()
+                if self._handed_back != before:
+                    lingering = LINGER_TURNS
+                elif lingering:
+                    lingering -= 1
+                if self._loop.busy or lingering:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                with trio.CancelScope(deadline=self._loop.next_timer) as self._nap:
+                    await trio.lowlevel.wait_readable(self._loop.fileno())
+                self._nap = None
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log what asyncio could hand to nobody, and keep it for the report at close."""
@@ -317,7 +348,7 @@ async def open_bridge() -> AsyncIterator[Bridge]:
                 finally:
                     with trio.CancelScope(shield=True):
                         await bridge._wind_up()
-                    nursery.cancel_scope.cancel(reason="the asyncio bridge is closing")
+                    bridge._driving.cancel(reason="the asyncio bridge is closing")
     except Exception as error:
         for problem in bridge._problems:
             error.add_note(f"on the asyncio side: {problem}")
