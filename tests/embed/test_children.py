@@ -342,3 +342,12 @@ def test_the_command_stops_at_the_end_of_stdin_and_at_sigterm(tmp_path: Path) ->
         process.terminate()
         assert process.wait(5) == 0
         assert alive(tmp_path) == []
+
+
+async def test_elsewhere_than_on_linux_the_settings_to_use_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another system the error says which URLs to set, instead of failing in a system call."""
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    with pytest.raises(WhisprError, match="WHISPR_POSTGRES_URL, WHISPR_NATS_URL"):
+        await run_children(tmp_path, ["postgres", "nats"])

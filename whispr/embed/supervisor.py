@@ -85,10 +85,13 @@ async def run_children(
     """Run the wanted servers until cancelled; started with their addresses once all of them answer.
 
     Raises FAILED_PRECONDITION when the data folder is in use, unusable or newer, when a wheel is missing,
-    or when a server cannot be started.
+    when a server cannot be started, or on a system other than Linux.
     """
     unknown = set(wanted) - set(ALL)
     assert not unknown, f"no such servers: {unknown}"
+    if wanted and platform.system() != "Linux":
+        urls = ", ".join(f"WHISPR_{name.upper()}_URL" for name in wanted)
+        raise conflict(f"the embedded servers need Linux; elsewhere set {urls}", "embedded_linux_only")
     with open_folder(data_dir) as data:
         children = [_Child(_MAKERS[name](data), data, on_ready) for name in ALL if name in wanted]
         async with trio.open_nursery() as nursery:
