@@ -52,7 +52,7 @@ class Person:
 @pytest.fixture
 def pair(product: Product) -> tuple[Person, Person, str]:
     """Two people and the topic of their direct conversation."""
-    alice, bob = Person(product, "alice"), Person(product, "bob")
+    alice, bob = Person(product, "talking-alice"), Person(product, "talking-bob")
     return alice, bob, f"conversation:{product.conversation(alice.token, 'direct', bob.id)}"
 
 

@@ -10,6 +10,7 @@ are logged and tried again for ever, for the rest of the process is alive and wa
 
 from __future__ import annotations
 
+import platform
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
