@@ -10,6 +10,7 @@ close, what is in flight is finished within `drain_s`; a second one, or one befo
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -96,6 +97,9 @@ async def _run(
             shown = {name: node.ports[name] for name in Node.sections(services)}
             ports.publish(settings.data_dir, shown)
             try:
+                # What exists now lives as long as the process: later collections need not walk through it.
+                gc.collect()
+                gc.freeze()
                 progress.ready(settings, shown)
                 ready.set()
                 await stop.wait()

@@ -8,6 +8,7 @@ checks membership again under its lock.
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from whispr.rpc.stubs import UnaryUnary
 
 GRANT_TTL_S = 10.0
-"""How long a grant is used without asking again."""
+"""How long a grant is used without asking again, at most. Each lasts between half of this and all of it, so that
+grants asked for together, as after a deploy, are not asked for together ever after."""
 DENIAL_TTL_S = 1.0
 """The same for a denial: short, for it may rest on a membership that was just given elsewhere."""
 ANSWERS_MAX = 20_000
@@ -183,7 +185,8 @@ class Permissions:
             if error.code is not Code.NOT_FOUND:
                 raise
             granted, reason = False, "not_found"
-        ttl_s = self._grant_ttl_s if granted else self._denial_ttl_s
+        spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, keeps no secret
+        ttl_s = self._grant_ttl_s * spread if granted else self._denial_ttl_s
         answer = _Answer(granted, reason, trio.current_time() + ttl_s)
         if changes == self._changes:
             self._remember(key, answer)
