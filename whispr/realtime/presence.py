@@ -15,7 +15,6 @@ apart by them alone, which is also what a replicated tracker will need.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import TypedDict
 
@@ -55,7 +54,7 @@ class Presence:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._counter = itertools.count(1)
+        self._refs_made = 0
         self._topics: dict[str, _Topic] = {}
         self._changed: set[str] = set()
 
@@ -105,7 +104,8 @@ class Presence:
 
     def _add(self, name: str, key: str, meta: dict[str, object]) -> str:
         topic = self._topics.setdefault(name, _Topic())
-        ref = f"{self._node}{next(self._counter):x}"
+        self._refs_made += 1
+        ref = f"{self._node}{self._refs_made:x}"
         meta["phx_ref"] = ref
         topic.present.setdefault(key, {})[ref] = meta
         topic.came[key, ref] = meta
