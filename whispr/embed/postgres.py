@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import secrets
 import shutil
 import signal
 from collections.abc import Sequence
@@ -82,8 +83,10 @@ class Postgres:
     async def prepare(self, log: int) -> None:
         """Choose the user, initialise an empty folder, refuse a foreign version, clear stale locks."""
         # A start that died half way leaves the staging folder, never a folder that looks complete.
-        staging = self._data.root / "postgres.new"
-        shutil.rmtree(staging, ignore_errors=True)
+        for abandoned in self._data.root.glob("postgres.new-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        # A name of its own: helpers of initdb may outlive it by a moment, and write where they were told to.
+        staging = self._data.root / f"postgres.new-{secrets.token_hex(4)}"
         self.identity, version = await self._choose_identity(log)
         if not self.folder.exists():
             await self._initialise(staging, log)

@@ -64,6 +64,11 @@ class Process:
         with trio.CancelScope(shield=True):
             await self.wait()
 
+    def kill_all(self) -> None:
+        """SIGKILL the child, which leads a process group of its own, and whatever it started there."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self._pidfd)
@@ -103,12 +108,13 @@ def spawn(
 
 
 async def run(argv: Sequence[str], *, cwd: Path, output: int, identity: str, stdin: bytes = b"") -> int:
-    """Run a helper program to its end and return its exit code; a cancellation kills it."""
+    """Run a helper program to its end and return its exit code; a cancellation kills it and its children."""
     process = spawn(argv, cwd=cwd, output=output, death_signal=signal.SIGKILL, identity=identity, stdin=stdin)
     try:
         return await process.wait()
     finally:
         if process.running:
+            process.kill_all()
             await process.stop([])
         process.close()
 
