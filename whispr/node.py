@@ -32,7 +32,9 @@ from whispr.realtime.server import serve_websocket
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.health import NOT_SERVING, SERVING, HealthServicer
 from whispr.rpc.interceptors import Interceptor
+from whispr.rpc.logging import Logged
 from whispr.rpc.metrics import Measured
+from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
 from whispr.services.auth.service import AuthService
 from whispr.services.messaging.service import MessagingService
@@ -154,8 +156,9 @@ class Node:
         await nursery.start(service.run)
         for prefix, factory in service.channels.items():
             self._the_hub().mount(prefix, factory)
-        interceptors: list[Interceptor] = [Measured(), AuthInterceptor(self._identity)]
-        server = RpcServer([service.servicer, self._health], interceptors, limits.rpc(self._settings))
+        interceptors: list[Interceptor] = [Measured(), Logged(), AuthInterceptor(self._identity)]
+        servicers = reflected([service.servicer, self._health])
+        server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
         self._servers.append(server)
         self.ports[name] = await self._listen(name, nursery, server.serve_tcp)
 

@@ -4,8 +4,7 @@
     server = RpcServer([..., health])
     health.set("", SERVING)
 
-The messages are built here rather than generated: their canonical module belongs to grpcio-health-checking,
-and a descriptor pool of our own lets both live in one process.
+Their messages are built in `protos`.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import Any
 
 import purerpc
 import trio
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from whispr.errors import Code, WhisprError, not_found
+from whispr.rpc import protos
 
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
 
@@ -26,31 +25,8 @@ SERVICE = "grpc.health.v1.Health"
 _WATCHERS_MAX = 1000
 
 
-def _messages() -> tuple[type[Any], type[Any]]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="grpc/health/v1/health.proto", package="grpc.health.v1", syntax="proto3"
-    )
-    field = descriptor_pb2.FieldDescriptorProto
-    request = file.message_type.add(name="HealthCheckRequest")
-    request.field.add(name="service", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    response = file.message_type.add(name="HealthCheckResponse")
-    statuses = response.enum_type.add(name="ServingStatus")
-    for number, name in enumerate(("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")):
-        statuses.value.add(name=name, number=number)
-    response.field.add(
-        name="status",
-        number=1,
-        type=field.TYPE_ENUM,
-        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
-        label=field.LABEL_OPTIONAL,
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    kinds = [pool.FindMessageTypeByName(f"grpc.health.v1.{message.name}") for message in file.message_type]
-    return message_factory.GetMessageClass(kinds[0]), message_factory.GetMessageClass(kinds[1])
-
-
-HealthCheckRequest, HealthCheckResponse = _messages()
+HealthCheckRequest = protos.message("grpc.health.v1.HealthCheckRequest")
+HealthCheckResponse = protos.message("grpc.health.v1.HealthCheckResponse")
 
 
 class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is untyped
@@ -95,14 +71,7 @@ class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is unty
     @property
     def service(self) -> purerpc.Service:
         """The methods by name."""
-        service = purerpc.Service(SERVICE)
-        for name, function, cardinality in (
-            ("Check", self.Check, purerpc.Cardinality.UNARY_UNARY),
-            ("Watch", self.Watch, purerpc.Cardinality.UNARY_STREAM),
-        ):
-            signature = purerpc.RPCSignature(cardinality, HealthCheckRequest, HealthCheckResponse)
-            service.add_method(name, function, signature)
-        return service
+        return protos.service(SERVICE, self)
 
 
 class HealthStub:
