@@ -234,7 +234,8 @@ class Bus:
 
         async def disconnected() -> None:
             self._subscribed = False
-            log.warning("bus_down", server=self._server)
+            if self._client is client:  # not when it is we who close it
+                log.warning("bus_down", server=self._server)
 
         async def reconnected() -> None:
             news.put("up")
