@@ -202,9 +202,14 @@ def exhausted(message: str, retry_after_s: float | None = None, reason: str = "r
     return WhisprError(Code.RESOURCE_EXHAUSTED, message, details)
 
 
-def unavailable(message: str, retry_after_s: float = 1.0) -> WhisprError:
-    """UNAVAILABLE: something we depend on is away; nothing was done or it is safe to ask again."""
-    return WhisprError(Code.UNAVAILABLE, message, [_info("unavailable"), _retry(retry_after_s)])
+def unavailable(
+    message: str, retry_after_s: float = 1.0, facts: Mapping[str, str] | None = None
+) -> WhisprError:
+    """UNAVAILABLE: something we depend on is away; nothing was done or it is safe to ask again.
+
+    Where neither is certain the facts say so: rpc channels put `processed` there, "no" or "maybe".
+    """
+    return WhisprError(Code.UNAVAILABLE, message, [_info("unavailable", facts), _retry(retry_after_s)])
 
 
 def internal(message: str) -> WhisprError:
