@@ -27,7 +27,6 @@ from whispr.http2.partial import PartialBlock
 from whispr.http2.sender import FRAME_BYTES, Sender
 from whispr.http2.states import Input, State, after
 from whispr.http2.streams import Stream, Streams
-from whispr.http2.whole import WholeMessages
 
 _EARNED_BY_A_STREAM = 2
 """Control frames that a stream explains: a window update or ping, and a late RST_STREAM."""
@@ -50,10 +49,7 @@ class Connection:
         role: Role,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         clock: Callable[[], float] = time.monotonic,
-        *,
-        whole_messages: bool = False,
     ) -> None:
-        """`whole_messages`: report what came in one piece in one event; see `whispr.http2.whole`."""
         self.limits = limits
         self.failed = False
         """The peer broke the protocol: flush the output, then close."""
@@ -66,11 +62,6 @@ class Connection:
             limits.connection_window_bytes, limits.connection_window_bytes_max, limits.unread_bytes_max
         )
         self._streams = Streams(self._server, limits)
-        self._whole = (
-            WholeMessages(self._reader, self._decoder, self._streams, self._window, limits)
-            if whole_messages
-            else None
-        )
         self._events: list[events.Event] = []
         self._partial: PartialBlock | None = None
         self._settings_seen = False
@@ -119,10 +110,7 @@ class Connection:
         reported: list[events.Event] = []
         self._events = reported
         try:
-            self._reader.push(data)
-            self._take_whole()
-            while (raw := self._reader.next()) is not None:
-                kind, flags, stream_id, payload = raw
+            for kind, flags, stream_id, payload in self._reader.feed(data):
                 if self._partial is not None and kind != Type.CONTINUATION:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "header block interrupted")
                 if not self._settings_seen and kind != Type.SETTINGS:
@@ -131,26 +119,9 @@ class Connection:
                     self._dispatch.get(kind, self._on_unknown)(flags, stream_id, payload)
                 except StreamError as fault:
                     self._fail_stream(fault)
-                self._take_whole()
         except ProtocolError as fault:
             self._fail(fault)
         return reported
-
-    def _take_whole(self) -> None:
-        """Take what comes in one piece the short way."""
-        whole = self._whole
-        if whole is None or not self._settings_seen or self._partial is not None or self._goaway_id is not None:
-            return
-        if self._server:
-            size = whole.requests(self._events)
-        else:
-            size = whole.responses(self._events, self._finish)
-        if size:
-            self._window.arrive(size)
-            self._announce(0, self._window.hold(size))
-            if not self._server:
-                self._announce(0, self._window.release(size))
-            self._budget.earn(1)
 
     def _fail_stream(self, fault: StreamError) -> None:
         self._budget.spend()
@@ -209,19 +180,6 @@ class Connection:
             raise LocalError("the peer allows no new stream")
         stream = self._streams.open()
         self._send_headers(stream, block, end_stream)
-        return stream.id
-
-    def request(self, block: bytes, data: bytes) -> int:
-        """Send a whole request on a new stream: head, one piece of DATA, end; returns its id. For clients."""
-        if not self.streams_allowed:
-            raise LocalError("the peer allows no new stream")
-        stream = self._streams.open()
-        if self._sender.takes_now(stream, len(data)) and len(block) <= FRAME_BYTES:
-            self._sender.whole_request(stream, block, data)
-            stream.state = State.HALF_CLOSED_LOCAL
-        else:
-            self._send_headers(stream, block, False)
-            self.send_data(stream.id, data, True)
         return stream.id
 
     def send_headers(self, stream_id: int, block: bytes, end_stream: bool = False) -> None:
