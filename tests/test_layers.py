@@ -27,6 +27,7 @@ PURE = (
     "realtime/presence.py",
     "conversations/domain.py",
     "rpc/wire.py",
+    "rpc/compression.py",
 )
 """Protocol and domain modules: bytes or values in, events or values out."""
 TOP = 5

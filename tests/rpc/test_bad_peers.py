@@ -64,8 +64,9 @@ async def test_a_bad_head_is_answered_and_costs_nothing_else(
 async def test_an_unknown_encoding_is_told_the_known_ones(handlers: Any, raw_client: Connect) -> None:
     """grpc-accept-encoding comes with the refusal."""
     client = await raw_client(RpcServer([handlers]))
-    fields = await client.outcome(await client.call({"grpc-encoding": "gzip"}))
-    assert fields["grpc-accept-encoding"] == "identity"
+    fields = await client.outcome(await client.call({"grpc-encoding": "br"}))
+    assert fields["grpc-status"] == "12"
+    assert fields["grpc-accept-encoding"] == "identity,deflate,gzip"
 
 
 async def test_a_missing_te_is_forgiven(handlers: Any, raw_client: Connect) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from whispr.rpc import wire
+from whispr.rpc import compression, wire
+from whispr.rpc.compression import Encoding
 from whispr.rpc.wire import MetadataPairs, MetadataValue
 
 
@@ -88,13 +89,17 @@ class Call:
 class ServerSideCall(Call):
     """What a handler may say besides messages."""
 
-    __slots__ = ("_initial", "_initial_sent", "_trailing")
+    __slots__ = ("_accepts", "_encoding", "_initial", "_initial_sent", "_trailing", "compress")
 
     def __init__(self, method: str, metadata: Metadata, peer: str, deadline: float) -> None:
         super().__init__(method, metadata, peer, deadline)
         self._initial: list[tuple[str, str]] | None = None
         self._trailing: list[tuple[str, str]] | None = None
         self._initial_sent = False
+        self._accepts: frozenset[str] = frozenset()
+        self._encoding: Encoding | None = None
+        self.compress = True
+        """Whether messages sent from now on are compressed, when there is a `compression`."""
 
     def set_initial(self, pairs: MetadataPairs) -> None:
         """Add metadata to the response's head, which goes out with the first message.
@@ -104,6 +109,27 @@ class ServerSideCall(Call):
         if self._initial_sent:
             raise RuntimeError("initial metadata has already been sent")
         self._initial = (self._initial or []) + wire.metadata_fields(pairs)
+
+    @property
+    def compression(self) -> str | None:
+        """The encoding of the response: "gzip" or "deflate"; None for none.
+
+        A client that does not accept what is set gets none, and small messages stay as they are. Setting it
+        raises ValueError for an encoding that does not exist, RuntimeError once the head has gone.
+        """
+        return self._encoding.name if self._encoding is not None else None
+
+    @compression.setter
+    def compression(self, name: str | None) -> None:
+        encoding = compression.named(name)
+        if self._initial_sent:
+            raise RuntimeError("the head, which names the encoding, has already been sent")
+        self._encoding = encoding if encoding is None or encoding.name in self._accepts else None
+
+    @property
+    def received_compressed(self) -> bool:
+        """Whether the message received last had come compressed."""
+        return False
 
     def set_trailing(self, pairs: MetadataPairs) -> None:
         """Add metadata to what follows the response. Raises ValueError for what may not be sent."""

@@ -8,7 +8,8 @@ import trio
 from trio.lowlevel import Abort, RaiseCancelT
 
 from whispr.errors import Code, WhisprError
-from whispr.rpc.wire import PREFIX_BYTES, MessageReader
+from whispr.rpc.compression import Encoding
+from whispr.rpc.wire import PREFIX_BYTES, Compressed, MessageReader
 
 
 class Waker:
@@ -44,14 +45,20 @@ class Inbox:
     than the window could never arrive. So a stream holds at most one incomplete message and one window.
     """
 
-    __slots__ = ("_held", "_messages", "_reader", "ended")
+    __slots__ = ("_held", "_messages", "_reader", "compressed", "ended")
 
     def __init__(self, message_bytes_max: int) -> None:
         self._reader = MessageReader(message_bytes_max)
         self._messages: deque[bytes] = deque()
         self._held = 0
+        self.compressed = False
+        """Whether the message taken last had come compressed."""
         self.ended = False
         """The peer will send no more."""
+
+    def expect(self, encoding: Encoding) -> None:
+        """The peer has announced this `grpc-encoding`."""
+        self._reader.encoding = encoding
 
     def feed(self, data: bytes) -> int:
         """Take DATA; returns the bytes to give back to the window. Raises WhisprError as MessageReader does."""
@@ -69,13 +76,23 @@ class Inbox:
         return len(self._messages)
 
     def take(self) -> tuple[bytes, int]:
-        """The oldest message, and the bytes to give back to the window."""
+        """The oldest message, and the bytes to give back to the window.
+
+        Raises WhisprError: RESOURCE_EXHAUSTED or INTERNAL for a compressed one that cannot be expanded.
+        """
         message = self._messages.popleft()
-        if not self._messages:
-            return message, self._surplus()
-        size = PREFIX_BYTES + len(message)
-        self._held -= size
-        return message, size
+        if self._messages:
+            surplus = PREFIX_BYTES + len(message)
+            self._held -= surplus
+        else:
+            surplus = self._surplus()
+        if self._reader.encoding is not None:
+            message = self._expanded(message, self._reader.encoding)
+        return message, surplus
+
+    def _expanded(self, message: bytes, encoding: Encoding) -> bytes:
+        self.compressed = isinstance(message, Compressed)
+        return encoding.expand(message, self._reader.message_bytes_max) if self.compressed else message
 
     def _surplus(self) -> int:
         if self._messages:

@@ -13,8 +13,9 @@ import purerpc
 
 from whispr.errors import Code, WhisprError
 from whispr.http2.headers import Headers, encode
-from whispr.rpc import wire
+from whispr.rpc import compression, wire
 from whispr.rpc.call import NO_METADATA, Metadata
+from whispr.rpc.compression import Encoding
 
 if TYPE_CHECKING:
     from whispr.rpc.server_call import ServerCall
@@ -102,6 +103,10 @@ class RequestHead:
     method: Method
     timeout_s: float | None
     metadata: Metadata
+    encoding: Encoding | None
+    """Of the messages that are flagged as compressed."""
+    accepts: frozenset[str]
+    """Encodings that responses may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +132,9 @@ def read_head(headers: Headers, methods: Mapping[str, Method]) -> RequestHead | 
     if not wire.is_grpc(content_type):
         return _refuse(WhisprError(Code.INTERNAL, f"content-type {content_type!r} is not gRPC"), 415)
     encoding = headers.get("grpc-encoding")
-    if encoding not in (None, "identity"):
+    if not compression.known(encoding):
         unknown = WhisprError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding!r} is not supported")
-        return _refuse(unknown, more=[("grpc-accept-encoding", "identity")])
+        return _refuse(unknown, more=[("grpc-accept-encoding", compression.ACCEPTED)])
     path = headers.get(":path") or ""
     method = methods.get(path)
     if method is None:
@@ -140,4 +145,10 @@ def read_head(headers: Headers, methods: Mapping[str, Method]) -> RequestHead | 
         pairs = wire.metadata_pairs(headers.fields)
     except ValueError as error:
         return _refuse(WhisprError(Code.INTERNAL, str(error)))
-    return RequestHead(method, timeout_s, Metadata(pairs) if pairs else NO_METADATA)
+    return RequestHead(
+        method,
+        timeout_s,
+        Metadata(pairs) if pairs else NO_METADATA,
+        compression.named(encoding),
+        compression.accepted(headers.get("grpc-accept-encoding")),
+    )

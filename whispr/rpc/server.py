@@ -21,6 +21,7 @@ import purerpc
 import structlog
 import trio
 
+from whispr.rpc.compression import named
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import method_table
@@ -38,8 +39,15 @@ class RpcServer:
         servicers: Iterable[purerpc.Servicer],
         interceptors: Sequence[Interceptor] = (),
         limits: RpcLimits = RpcLimits(),  # noqa: B008  # frozen
+        *,
+        compression: str | None = None,
     ) -> None:
-        """Raises ValueError when two servicers offer the same method."""
+        """`compression` of the responses, unless a call says otherwise: "gzip", "deflate", or none.
+
+        Raises ValueError when two servicers offer the same method, or no encoding has that name.
+        """
+        named(compression)
+        self._compression = compression
         self._methods = method_table(servicers)
         self._interceptors = tuple(interceptors)
         self._limits = limits
@@ -87,7 +95,9 @@ class RpcServer:
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str = "memory") -> None:
         """Serve one connection that is already there, until it ends."""
-        connection = ServerConnection(stream, peer, self._methods, self._interceptors, self._limits)
+        connection = ServerConnection(
+            stream, peer, self._methods, self._interceptors, self._limits, self._compression
+        )
         self._connections.add(connection)
         try:
             if not self._draining:

@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 from whispr.errors import Code, WhisprError
 from whispr.http2.headers import encode
 from whispr.rpc import wire
-from whispr.rpc.call import Metadata, ServerSideCall
+from whispr.rpc.call import ServerSideCall
 from whispr.rpc.inbox import Inbox, Waker
-from whispr.rpc.methods import Method
+from whispr.rpc.methods import RequestHead
 
 if TYPE_CHECKING:
     from whispr.rpc.server_connection import ServerConnection
@@ -41,11 +41,11 @@ class ServerCall(ServerSideCall):
         self,
         connection: ServerConnection,
         stream_id: int,
-        handler: Method,
-        metadata: Metadata,
+        head: RequestHead,
         deadline: float,
     ) -> None:
-        super().__init__(handler.name, metadata, connection.peer, deadline)
+        handler = head.method
+        super().__init__(handler.name, head.metadata, connection.peer, deadline)
         self.handler = handler
         self.scope = trio.CancelScope(deadline=deadline)
         self.ended_by: WhisprError | None = None
@@ -54,6 +54,9 @@ class ServerCall(ServerSideCall):
         self._connection = connection
         self._stream_id = stream_id
         self._inbox = Inbox(connection.message_bytes_max)
+        if head.encoding is not None:
+            self._inbox.expect(head.encoding)
+        self._accepts = head.accepts
         self._arrived = Waker()
         self._room: Waker | None = None
 
@@ -106,6 +109,11 @@ class ServerCall(ServerSideCall):
             await self._arrived.wait()
         return self._parse(self._take())
 
+    @property
+    def received_compressed(self) -> bool:
+        """Whether the message received last had come compressed."""
+        return self._inbox.compressed
+
     def _take(self) -> bytes:
         message, surplus = self._inbox.take()
         if surplus:
@@ -127,7 +135,7 @@ class ServerCall(ServerSideCall):
             self._room = self._room or Waker()
             await self._room.wait()
         self._send_head()
-        connection.core.send_data(stream_id, wire.frame_message(message.SerializeToString()))
+        connection.core.send_data(stream_id, self._frame(message.SerializeToString()))
         connection.flush()
 
     # --- The end ------------------------------------------------------------------------------------------
@@ -135,8 +143,8 @@ class ServerCall(ServerSideCall):
     def respond(self, message: Any) -> None:
         """The whole of a unary response."""
         connection, stream_id = self._connection, self._stream_id
-        head = _RESPONSE_BLOCK if self._initial is None else encode(_RESPONSE + self._initial)
-        data = wire.frame_message(message.SerializeToString())
+        head = self._head_block()
+        data = self._frame(message.SerializeToString())
         trailers = _OK_BLOCK if self._trailing is None else encode(wire.status_fields(None) + self._trailing)
         self._finished = True
         connection.core.respond(stream_id, head, data, trailers)
@@ -159,5 +167,15 @@ class ServerCall(ServerSideCall):
     def _send_head(self) -> None:
         if not self._initial_sent:
             self._initial_sent = True
-            head = _RESPONSE_BLOCK if self._initial is None else encode(_RESPONSE + self._initial)
-            self._connection.core.send_headers(self._stream_id, head)
+            self._connection.core.send_headers(self._stream_id, self._head_block())
+
+    def _head_block(self) -> bytes:
+        if self._initial is None and self._encoding is None:
+            return _RESPONSE_BLOCK
+        announced = [("grpc-encoding", self._encoding.name)] if self._encoding is not None else []
+        return encode(_RESPONSE + announced + (self._initial or []))
+
+    def _frame(self, message: bytes) -> bytes:
+        if self._encoding is None or not self.compress:
+            return wire.frame_message(message)
+        return wire.frame_encoded(message, self._encoding)

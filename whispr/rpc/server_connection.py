@@ -35,11 +35,13 @@ class ServerConnection(Transport):
         methods: Mapping[str, Method],
         interceptors: Sequence[Interceptor],
         limits: RpcLimits,
+        compression: str | None = None,
     ) -> None:
         super().__init__(stream, Connection(Role.SERVER, limits.http2, trio.current_time), pauses=True)
         self.peer = peer
         self.message_bytes_max = limits.message_bytes_max
         self._methods = methods
+        self._compression = compression
         self._interceptors = interceptors
         self._calls_max = limits.http2.streams_max
         self._handshake = trio.CancelScope(deadline=trio.current_time() + limits.handshake_s)
@@ -65,7 +67,9 @@ class ServerConnection(Transport):
             self.core.reset(stream_id, ErrorCode.REFUSED_STREAM)
         else:
             deadline = trio.current_time() + head.timeout_s if head.timeout_s is not None else float("inf")
-            call = ServerCall(self, stream_id, head.method, head.metadata, deadline)
+            call = ServerCall(self, stream_id, head, deadline)
+            if self._compression is not None:
+                call.compression = self._compression
             self._calls[stream_id] = call
             self.nursery.start_soon(self._run_call, stream_id, call, name=head.method.name)
             if event.end_stream:

@@ -20,6 +20,7 @@ from google.rpc.status_pb2 import Status
 from whispr.errors import Code, WhisprError
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Fields, Headers
+from whispr.rpc.compression import Encoding
 
 CONTENT_TYPE = "application/grpc+proto"
 
@@ -139,14 +140,30 @@ def frame_message(message: bytes) -> bytes:
     return _PREFIX.pack(0, len(message)) + message
 
 
+def frame_encoded(message: bytes, encoding: Encoding) -> bytes:
+    """A message with its prefix, compressed if that is worth it."""
+    compressed = encoding.compress(message)
+    if compressed is None:
+        return frame_message(message)
+    return _PREFIX.pack(1, len(compressed)) + compressed
+
+
+class Compressed(bytes):
+    """A message that came with the compressed flag, as it came."""
+
+    __slots__ = ()
+
+
 class MessageReader:
     """Cuts DATA back into messages; holds at most one incomplete message."""
 
-    __slots__ = ("_message_bytes_max", "_partial")
+    __slots__ = ("_partial", "encoding", "message_bytes_max")
 
     def __init__(self, message_bytes_max: int) -> None:
-        self._message_bytes_max = message_bytes_max
+        self.message_bytes_max = message_bytes_max
         self._partial: bytearray | None = None
+        self.encoding: Encoding | None = None
+        """The peer's `grpc-encoding`. Messages that are flagged come out as `Compressed`, still to be expanded."""
 
     @property
     def incomplete(self) -> bool:
@@ -157,7 +174,7 @@ class MessageReader:
         """Return the messages that `data` completes.
 
         Raises WhisprError: RESOURCE_EXHAUSTED at the prefix of a message over the limit, INTERNAL at a
-        compressed one, since no encoding was agreed.
+        compressed one when no encoding was agreed.
         """
         partial = self._partial
         if partial:
@@ -175,15 +192,16 @@ class MessageReader:
         at, available = 0, len(data)
         while available - at >= PREFIX_BYTES:
             compressed, size = _PREFIX.unpack_from(data, at)
-            if compressed:
+            if compressed and (compressed != 1 or self.encoding is None):
                 raise WhisprError(Code.INTERNAL, "compressed message without an agreed grpc-encoding")
-            if size > self._message_bytes_max:
-                told = f"message of {size} bytes is over the limit of {self._message_bytes_max}"
+            if size > self.message_bytes_max:
+                told = f"message of {size} bytes is over the limit of {self.message_bytes_max}"
                 raise WhisprError(Code.RESOURCE_EXHAUSTED, told)
             end = at + PREFIX_BYTES + size
             if end > available:
                 break
-            messages.append(bytes(data[at + PREFIX_BYTES : end]))
+            message = bytes(data[at + PREFIX_BYTES : end])
+            messages.append(Compressed(message) if compressed else message)
             at = end
         return messages, at
 
