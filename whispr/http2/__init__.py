@@ -13,6 +13,7 @@ RST_STREAM it deserves already in the output.
     flow        windows, and when to announce more of them
     limits      every limit, and the budget of control frames
     sender      the output: ready bytes, and a fair queue of streams with DATA to send
+    whole       the short way for messages that came in one piece
     connection  all of it together
     events      what `receive` reports
 

@@ -13,9 +13,9 @@ dynamic table's sake.
 
 from __future__ import annotations
 
-import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from whispr.http2 import events, frames
 from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
@@ -26,19 +26,14 @@ from whispr.http2.limits import ControlBudget, Limits
 from whispr.http2.partial import PartialBlock
 from whispr.http2.sender import FRAME_BYTES, Sender
 from whispr.http2.states import Input, State, after
+from whispr.http2.states import Role as Role
 from whispr.http2.streams import Stream, Streams
+from whispr.http2.whole import WholeMessages
 
 _EARNED_BY_A_STREAM = 2
 """Control frames that a stream explains: a window update or ping, and a late RST_STREAM."""
 
 _DEBUG_BYTES_MAX = 200
-
-
-class Role(enum.Enum):
-    """Which end of the connection this is."""
-
-    CLIENT = "client"
-    SERVER = "server"
 
 
 class Connection:
@@ -49,7 +44,10 @@ class Connection:
         role: Role,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         clock: Callable[[], float] = time.monotonic,
+        *,
+        whole_messages: bool = False,
     ) -> None:
+        """`whole_messages`: report what came in one piece in one event; see `whispr.http2.whole`."""
         self.limits = limits
         self.failed = False
         """The peer broke the protocol: flush the output, then close."""
@@ -62,6 +60,12 @@ class Connection:
             limits.connection_window_bytes, limits.connection_window_bytes_max, limits.unread_bytes_max
         )
         self._streams = Streams(self._server, limits)
+        self._whole: Callable[[list[events.Event]], int] | None = None
+        if whole_messages:
+            whole = WholeMessages(
+                self._reader, self._decoder, self._streams, self._window, self._budget, limits
+            )
+            self._whole = whole.requests if self._server else partial(whole.responses, self._finish)
         self._events: list[events.Event] = []
         self._partial: PartialBlock | None = None
         self._settings_seen = False
@@ -70,18 +74,6 @@ class Connection:
         """The largest header list the peer says it takes (section 6.5.2); callers keep to it."""
         self._goaway_id: int | None = None
         self.peer_going_away = False
-        self._dispatch: dict[int, Callable[[int, int, bytes], None]] = {
-            Type.DATA: self._on_data,
-            Type.HEADERS: self._on_headers,
-            Type.PRIORITY: self._on_priority,
-            Type.RST_STREAM: self._on_rst_stream,
-            Type.SETTINGS: self._on_settings,
-            Type.PUSH_PROMISE: self._on_push_promise,
-            Type.PING: self._on_ping,
-            Type.GOAWAY: self._on_goaway,
-            Type.WINDOW_UPDATE: self._on_window_update,
-            Type.CONTINUATION: self._on_continuation,
-        }
         self._start()
 
     def _start(self) -> None:
@@ -97,9 +89,7 @@ class Connection:
             self._sender.output += frames.PREFACE
             settings[Setting.ENABLE_PUSH] = 0
         self._sender.output += frames.settings(settings)
-        extra = limits.connection_window_bytes - frames.DEFAULT_WINDOW
-        if extra:
-            self._sender.output += frames.window_update(0, extra)
+        self._announce(0, limits.connection_window_bytes - frames.DEFAULT_WINDOW)
 
     # --- Bytes in, events out -----------------------------------------------------------------------------
 
@@ -110,18 +100,32 @@ class Connection:
         reported: list[events.Event] = []
         self._events = reported
         try:
-            for kind, flags, stream_id, payload in self._reader.feed(data):
+            self._reader.push(data)
+            self._take_whole()
+            while (raw := self._reader.next()) is not None:
+                kind, flags, stream_id, payload = raw
                 if self._partial is not None and kind != Type.CONTINUATION:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "header block interrupted")
                 if not self._settings_seen and kind != Type.SETTINGS:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "first frame is not SETTINGS")
                 try:
-                    self._dispatch.get(kind, self._on_unknown)(flags, stream_id, payload)
+                    _HANDLERS.get(kind, Connection._on_unknown)(self, flags, stream_id, payload)
                 except StreamError as fault:
                     self._fail_stream(fault)
+                self._take_whole()
         except ProtocolError as fault:
             self._fail(fault)
         return reported
+
+    def _take_whole(self) -> None:
+        """Take what comes in one piece the short way, unless there is more to consider than it does."""
+        if (
+            self._whole is not None
+            and self._settings_seen
+            and self._partial is None
+            and self._goaway_id is None
+        ):
+            self._announce(0, self._whole(self._events))
 
     def _fail_stream(self, fault: StreamError) -> None:
         self._budget.spend()
@@ -146,6 +150,11 @@ class Connection:
     def output_bytes(self) -> int:
         """Bytes ready to write, not counting DATA queued by stream."""
         return len(self._sender.output)
+
+    @property
+    def sends_more(self) -> bool:
+        """Whether `take_output` has something to give at once."""
+        return bool(self._sender.output) or self._sender.waiting
 
     @property
     def unsent(self) -> bool:
@@ -176,28 +185,34 @@ class Connection:
 
     def open_stream(self, block: bytes, end_stream: bool = False) -> int:
         """Send a request's header block on a new stream; returns its id. For clients."""
-        if not self.streams_allowed:
-            raise LocalError("the peer allows no new stream")
-        stream = self._streams.open()
+        stream = self._new_stream()
         self._send_headers(stream, block, end_stream)
+        return stream.id
+
+    def request(self, block: bytes, data: bytes) -> int:
+        """Send a whole request on a new stream: head, one piece of DATA, end; returns its id. For clients."""
+        stream = self._new_stream()
+        if self._sender.takes_now(stream, len(data)) and len(block) <= FRAME_BYTES:
+            self._sender.whole_request(stream, block, data)
+            stream.state = State.HALF_CLOSED_LOCAL
+        else:
+            self._send_headers(stream, block, False)
+            self.send_data(stream.id, data, True)
         return stream.id
 
     def send_headers(self, stream_id: int, block: bytes, end_stream: bool = False) -> None:
         """Send a response's header block. A stream already gone is no error: its end was reported."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
+        if (stream := self._streams.get(stream_id)) is not None:
             self._send_headers(stream, block, end_stream)
 
     def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
         """Send DATA, or queue it until windows and turns allow. Wait for `writable` between large pieces."""
-        stream = self._sendable(stream_id)
-        if stream is not None:
+        if (stream := self._sendable(stream_id)) is not None:
             self._sender.data(stream, data, end_stream)
 
     def send_trailers(self, stream_id: int, block: bytes) -> None:
         """End a response with trailers, after whatever it has queued."""
-        stream = self._sendable(stream_id)
-        if stream is not None:
+        if (stream := self._sendable(stream_id)) is not None:
             self._sender.trailers(stream, block)
 
     def respond(self, stream_id: int, block: bytes, data: bytes, trailers: bytes) -> None:
@@ -256,6 +271,11 @@ class Connection:
         self._goaway_id = self._streams.last_peer_id
         octets = debug.encode()[:_DEBUG_BYTES_MAX]
         self._sender.output += frames.goaway(self._goaway_id, code, octets)
+
+    def _new_stream(self) -> Stream:
+        if not self.streams_allowed:
+            raise LocalError("the peer allows no new stream")
+        return self._streams.open()
 
     def _sendable(self, stream_id: int) -> Stream | None:
         stream = self._streams.get(stream_id)
@@ -323,25 +343,13 @@ class Connection:
             self._announce(0, self._window.release(size))
             return
         stream.unread += size
-        self._check_data(stream, data, size)
+        stream.take_data(len(data), size)
         if size > len(data):
             self.consume(stream_id, size - len(data))
         if data or end:
             self._events.append(events.DataReceived(stream_id, data, end))
         if end:
             self._received_end(stream)
-
-    def _check_data(self, stream: Stream, data: bytes, size: int) -> None:
-        after(stream.state, Input.RECEIVE_DATA, stream.id)
-        if not stream.headers_received:
-            raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
-        stream.receive_window.available -= size
-        if stream.receive_window.available < 0:
-            raise StreamError(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "stream window exceeded")
-        if stream.body_left is not None:
-            stream.body_left -= len(data)
-            if stream.body_left < 0:
-                raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, "body longer than content-length")
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if flags & (frames.PADDED | frames.PRIORITY):
@@ -353,13 +361,13 @@ class Connection:
             self._partial = PartialBlock(stream_id, end_stream, bytearray(payload))
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
-        partial = self._partial
-        if partial is None or partial.stream_id != stream_id:
+        begun = self._partial
+        if begun is None or begun.stream_id != stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without its HEADERS")
-        partial.add(payload, self.limits)
+        begun.add(payload, self.limits)
         if flags & frames.END_HEADERS:
             self._partial = None
-            self._block_complete(stream_id, bytes(partial.fragments), partial.end_stream)
+            self._block_complete(stream_id, bytes(begun.fragments), begun.end_stream)
 
     def _block_complete(self, stream_id: int, block: bytes, end_stream: bool) -> None:
         stream = self._streams.get(stream_id)
@@ -431,30 +439,16 @@ class Connection:
         self._events.append(events.SettingsReceived())
 
     def _apply_setting(self, name: int, value: int) -> None:
-        """Section 6.5.2. Our encoder uses no dynamic table, so its size limit changes nothing here."""
+        """Our encoder uses no dynamic table, so its size limit changes nothing here."""
+        frames.check_setting(name, value, by_client=self._server)
         if name == Setting.INITIAL_WINDOW_SIZE:
-            self._apply_initial_window(value)
-        elif name == Setting.MAX_FRAME_SIZE:
-            if not frames.MIN_MAX_FRAME_SIZE <= value <= frames.MAX_MAX_FRAME_SIZE:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
+            change = value - self._streams.send_window
+            self._streams.send_window = value
+            self._sender.grow_streams(self._streams.values(), change)
         elif name == Setting.MAX_CONCURRENT_STREAMS:
             self._peer_streams_max = value
         elif name == Setting.MAX_HEADER_LIST_SIZE:
             self.peer_header_list_bytes_max = value
-        elif name == Setting.ENABLE_PUSH and (value > 1 or (value and not self._server)):
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
-
-    def _apply_initial_window(self, value: int) -> None:
-        if value > frames.MAX_WINDOW:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
-        change = value - self._streams.send_window
-        self._streams.send_window = value
-        for stream in self._streams.values():
-            try:
-                self._sender.grow_stream(stream, change)
-            except StreamError as fault:
-                # Here an overflow is an error of the connection (section 6.9.2).
-                raise ProtocolError(fault.code, fault.message) from fault
 
     def _on_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
         raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which is disabled")
@@ -497,3 +491,9 @@ class Connection:
     def _on_unknown(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Frames of unknown types are ignored (section 5.5), but not for ever."""
         self._budget.spend()
+
+
+_HANDLERS: Mapping[int, Callable[[Connection, int, int, bytes], None]] = {
+    kind: getattr(Connection, f"_on_{kind.name.lower()}") for kind in Type
+}
+"""By frame type, such as `_on_data`."""

@@ -28,6 +28,32 @@ class DataReceived:
 
 
 @dataclass(slots=True)
+class RequestReceived:
+    """A request that came in one piece: its head, and its whole body, which ended the stream.
+
+    Stands for HeadersReceived and DataReceived, where the owner asked for it. The body counts as unread until
+    it is consumed or the stream closes.
+    """
+
+    stream_id: int
+    headers: Headers
+    data: bytes
+
+
+@dataclass(slots=True)
+class ResponseReceived:
+    """A response that came in one piece: head, body, trailers, and with them the end of its stream.
+
+    Stands for HeadersReceived, DataReceived and HeadersReceived, where the owner asked for it.
+    """
+
+    stream_id: int
+    headers: Headers
+    data: bytes
+    trailers: Headers
+
+
+@dataclass(slots=True)
 class StreamReset:
     """A stream ended early: by the peer's RST_STREAM, or by ours because of what the peer sent."""
 
@@ -69,6 +95,8 @@ class ConnectionFailed:
 Event = (
     HeadersReceived
     | DataReceived
+    | RequestReceived
+    | ResponseReceived
     | StreamReset
     | SettingsReceived
     | PingAcknowledged

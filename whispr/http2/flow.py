@@ -53,6 +53,11 @@ class ConnectionWindow:
         self._unread = 0
         self._withheld = 0
 
+    @property
+    def available(self) -> int:
+        """Bytes the peer may send now."""
+        return self._window.available
+
     def arrive(self, count: int) -> bool:
         """Take `count` bytes off the window; False when the peer has exceeded it."""
         self._window.available -= count

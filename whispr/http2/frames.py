@@ -82,8 +82,14 @@ RULES: Mapping[int, Rule] = {
 }
 
 _HEADER = struct.Struct(">HBBBL")  # 24 bits of length come as 16 + 8
+_TYPED = struct.Struct(">HBHL")  # type and flags in one
 _SETTING = struct.Struct(">HL")
 _GOAWAY = struct.Struct(">LL")
+
+_DATA = Type.DATA << 8
+_LAST_DATA = _DATA | END_STREAM
+_HEADERS = Type.HEADERS << 8 | END_HEADERS
+_LAST_HEADERS = _HEADERS | END_STREAM
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
@@ -94,15 +100,30 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
 
 def whole_response(stream_id: int, block: bytes, data: bytes, trailers: bytes) -> bytes:
     """HEADERS, DATA and trailers, each of which fits one frame."""
-    pack = _HEADER.pack
+    pack = _TYPED.pack
+    size = len(data)
     return b"".join(
         (
-            pack(len(block) >> 8, len(block) & 0xFF, Type.HEADERS, END_HEADERS, stream_id),
+            pack(len(block) >> 8, len(block) & 0xFF, _HEADERS, stream_id),
             block,
-            pack(len(data) >> 8, len(data) & 0xFF, Type.DATA, 0, stream_id),
+            pack(size >> 8, size & 0xFF, _DATA, stream_id),
             data,
-            pack(len(trailers) >> 8, len(trailers) & 0xFF, Type.HEADERS, END_HEADERS | END_STREAM, stream_id),
+            pack(len(trailers) >> 8, len(trailers) & 0xFF, _LAST_HEADERS, stream_id),
             trailers,
+        )
+    )
+
+
+def whole_request(stream_id: int, block: bytes, data: bytes) -> bytes:
+    """HEADERS and the only DATA, each of which fits one frame."""
+    pack = _TYPED.pack
+    size = len(data)
+    return b"".join(
+        (
+            pack(len(block) >> 8, len(block) & 0xFF, _HEADERS, stream_id),
+            block,
+            pack(size >> 8, size & 0xFF, _LAST_DATA, stream_id),
+            data,
         )
     )
 
@@ -155,6 +176,16 @@ def parse_settings(payload: bytes) -> list[tuple[int, int]]:
     return list(_SETTING.iter_unpack(payload))
 
 
+def check_setting(name: int, value: int, *, by_client: bool) -> None:
+    """Raise ProtocolError for a value its parameter may not have (section 6.5.2)."""
+    if name == Setting.INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
+        raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
+    if name == Setting.MAX_FRAME_SIZE and not MIN_MAX_FRAME_SIZE <= value <= MAX_MAX_FRAME_SIZE:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
+    if name == Setting.ENABLE_PUSH and (value > 1 or (value and not by_client)):
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
+
+
 def parse_goaway(payload: bytes) -> tuple[int, ErrorCode, bytes]:
     """Last stream id, code and debug data of a GOAWAY payload."""
     if len(payload) < _GOAWAY.size:
@@ -182,17 +213,24 @@ RawFrame = tuple[int, int, int, bytes]
 
 
 class FrameReader:
-    """Splits a byte stream into frames; holds at most one incomplete frame."""
+    """Splits a byte stream into frames; holds at most one incomplete frame between reads.
+
+    `push` what was read, then take frames with `next` until it gives None. `data` and `at` are what it works
+    on, for who can do better than one frame at a time.
+    """
 
     def __init__(self, max_frame_size: int, expect_preface: bool) -> None:
+        self.data = b""
+        self.at = 0
+        """Where the next frame begins in `data`."""
         self._max_frame_size = max_frame_size
         self._expect_preface = expect_preface
         self._partial = bytearray()
         # A wrong preface is refused at its first wrong byte, so those bytes are looked at as they come.
         self._wanted = 1 if expect_preface else HEADER_BYTES
 
-    def feed(self, data: bytes) -> Iterator[RawFrame]:
-        """Yield the frames that `data` completes. Raises ProtocolError on a bad preface, size or shape."""
+    def push(self, data: bytes) -> None:
+        """Take what was read. Raises ProtocolError on a bad preface."""
         if self._partial:
             self._partial += data
             # Bytes are copied out once per complete frame, not once per read.
@@ -200,30 +238,45 @@ class FrameReader:
                 return
             data = bytes(self._partial)
             self._partial.clear()
-        at = 0
+        self.data, self.at = data, 0
         if self._expect_preface:
-            if not self._preface_complete(data):
-                self._partial += data
-                return
-            at = len(PREFACE)
-        available = len(data)
-        while available - at >= HEADER_BYTES:
-            high, low, kind, flags, stream_id = _HEADER.unpack_from(data, at)
-            size = high << 8 | low
-            if size > self._max_frame_size:
-                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"frame of {size} bytes")
-            end = at + HEADER_BYTES + size
-            if available < end:
-                self._wanted = end - at
-                self._partial += data[at:]
-                return
-            payload = data[at + HEADER_BYTES : end]
-            stream_id &= MAX_STREAM_ID  # the reserved bit is ignored (section 4.1)
-            check_shape(kind, stream_id, size)
-            yield kind, flags, stream_id, payload
-            at = end
-        self._wanted = HEADER_BYTES
-        self._partial += data[at:]
+            if self._preface_complete(data):
+                self.at = len(PREFACE)
+            else:
+                self._keep(1)
+
+    def next(self) -> RawFrame | None:
+        """The next frame that is complete. Raises ProtocolError on a bad size or shape."""
+        data, at = self.data, self.at
+        available = len(data) - at
+        if available < HEADER_BYTES:
+            self._keep(HEADER_BYTES)
+            return None
+        high, low, kind, flags, stream_id = _HEADER.unpack_from(data, at)
+        size = high << 8 | low
+        if size > self._max_frame_size:
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"frame of {size} bytes")
+        if available < HEADER_BYTES + size:
+            self._keep(HEADER_BYTES + size)
+            return None
+        start = at + HEADER_BYTES
+        self.at = end = start + size
+        stream_id &= MAX_STREAM_ID  # the reserved bit is ignored (section 4.1)
+        check_shape(kind, stream_id, size)
+        return kind, flags, stream_id, data[start:end]
+
+    def feed(self, data: bytes) -> Iterator[RawFrame]:
+        """`push`, and every frame that it completes."""
+        self.push(data)
+        while (raw := self.next()) is not None:
+            yield raw
+
+    def _keep(self, wanted: int) -> None:
+        """Hold what is left until there are `wanted` bytes of it."""
+        if self.at < len(self.data):
+            self._partial += self.data[self.at :]
+            self._wanted = wanted
+        self.data, self.at = b"", 0
 
     def _preface_complete(self, data: bytes) -> bool:
         if not PREFACE.startswith(data[: len(PREFACE)]):

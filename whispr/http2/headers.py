@@ -48,13 +48,17 @@ class Kind(enum.Enum):
 class Headers:
     """A decoded header list. Shared between messages with the same block, so treat it as frozen."""
 
-    __slots__ = ("content_length", "fields", "list_bytes", "parsed", "problem")
+    __slots__ = ("content_length", "fields", "final", "list_bytes", "parsed", "plain", "problem")
 
     def __init__(self, fields: Fields, kind: Kind) -> None:
         self.fields = fields
         self.list_bytes = sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in fields)
         self.problem = _PROBLEM_OF[kind](fields)
         self.content_length = _content_length(fields)
+        self.final = not (fields and fields[0][0] == ":status" and fields[0][1].startswith("1"))
+        """Not an interim response (RFC 9110 section 15.2)."""
+        self.plain = self.problem is None and self.content_length is None
+        """Well-formed, and asks nothing of the body."""
         self.parsed: object = None
         """For the layer above: what it made of the list, computed once."""
 
@@ -84,6 +88,10 @@ class Decoder:
         self._hpack = hpack.Decoder(list_bytes_max)
         self._table = self._hpack.header_table = _Table()
         self._cache: dict[Kind, dict[bytes, Headers]] = {kind: {} for kind in Kind}
+
+    def known(self, kind: Kind) -> Mapping[bytes, Headers]:
+        """The lists remembered by their block, as they are at any time."""
+        return self._cache[kind]
 
     def decode(self, block: bytes, kind: Kind) -> Headers:
         """Decode one block. Raises ProtocolError, since the dynamic table is then no longer shared."""

@@ -12,7 +12,7 @@ waiting while `writable` says no.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from whispr.http2 import frames
 from whispr.http2.errors import ErrorCode, ProtocolError, StreamError
@@ -60,6 +60,17 @@ class Sender:
         self.window -= len(data)
         stream.send_window -= len(data)
         self.output += frames.whole_response(stream.id, block, data, trailers)
+
+    def whole_request(self, stream: Stream, block: bytes, data: bytes) -> None:
+        """Send a whole request at once; only when `takes_now` says its data may go."""
+        self.window -= len(data)
+        stream.send_window -= len(data)
+        self.output += frames.whole_request(stream.id, block, data)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` would find queued DATA that may go."""
+        return bool(self._turns) and self.window > 0
 
     def takes_now(self, stream: Stream, size: int) -> bool:
         """Whether `size` bytes of DATA can go out as one frame, before anything queued."""
@@ -140,8 +151,16 @@ class Sender:
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "connection window overflow")
 
     def grow_stream(self, stream: Stream, increment: int) -> None:
-        """WINDOW_UPDATE, or a larger or smaller INITIAL_WINDOW_SIZE (section 6.9.2)."""
+        """WINDOW_UPDATE. Raises StreamError on overflow (section 6.9.1)."""
         stream.send_window += increment
         if stream.send_window > frames.MAX_WINDOW:
             raise StreamError(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "stream window overflow")
         self._join_turns(stream)
+
+    def grow_streams(self, streams: Iterable[Stream], change: int) -> None:
+        """A new INITIAL_WINDOW_SIZE. An overflow is then an error of the connection (section 6.9.2)."""
+        for stream in streams:
+            try:
+                self.grow_stream(stream, change)
+            except StreamError as fault:
+                raise ProtocolError(fault.code, fault.message) from fault

@@ -12,6 +12,13 @@ from collections.abc import Mapping
 from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
 
 
+class Role(enum.Enum):
+    """Which end of the connection this is."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
 class State(enum.IntEnum):
     """Where a stream is in its life."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from whispr.http2.errors import ErrorCode, LocalError, ProtocolError
+from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
 from whispr.http2.flow import ReceiveWindow
 from whispr.http2.frames import DEFAULT_WINDOW, MAX_STREAM_ID
 from whispr.http2.limits import Limits
-from whispr.http2.states import State
+from whispr.http2.states import Input, State, after
 
 _REMEMBERED_MAX = 100
 
@@ -52,6 +52,23 @@ class Stream:
         """What follows the queue: encoded trailers, or nothing but END_STREAM on the last DATA."""
         self.turning = False
         self.writer_waits = False
+
+    def take_data(self, body: int, size: int) -> None:
+        """Count a DATA frame of `size` bytes, of which `body` are not padding. Raises StreamError."""
+        after(self.state, Input.RECEIVE_DATA, self.id)
+        if not self.headers_received:
+            raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
+        self.receive_window.available -= size
+        if self.receive_window.available < 0:
+            raise StreamError(self.id, ErrorCode.FLOW_CONTROL_ERROR, "stream window exceeded")
+        if self.body_left is not None:
+            self.body_left -= body
+            if self.body_left < 0:
+                raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, "body longer than content-length")
+
+
+_NOTHING_MORE = ReceiveWindow(0, 0)
+"""For streams that the peer has ended: no frame that would be counted can come."""
 
 
 class Streams:
@@ -101,6 +118,14 @@ class Streams:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"stream id {stream_id} is not the next")
         self.last_peer_id = stream_id
         return self._add(stream_id)
+
+    def accept_whole(self, stream_id: int, unread: int) -> None:
+        """The new stream of a request that is already complete; its id is known to be the next."""
+        self.last_peer_id = stream_id
+        stream = self._open[stream_id] = Stream(stream_id, self.send_window, _NOTHING_MORE)
+        stream.state = State.HALF_CLOSED_REMOTE
+        stream.headers_received = True
+        stream.unread = unread
 
     def close(self, stream: Stream, reset: bool) -> None:
         """Forget an open stream; `reset`: by our RST_STREAM, so that frames may still come for it."""
