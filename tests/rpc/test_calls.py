@@ -271,7 +271,8 @@ async def test_calls_beyond_the_servers_streams_wait_in_line(echo: Any, unary: U
         return message
 
     limits = RpcLimits(http2=Limits(streams_max=3))
-    async with open_rpc_pair([unary(say)], server_limits=limits) as pair:
+    one = RpcLimits(connections_per_address_max=1)
+    async with open_rpc_pair([unary(say)], server_limits=limits, channel_limits=one) as pair:
         stub = echo.Stub(pair.channel)
         await stub.Say(echo.Message())
         async with trio.open_nursery() as nursery:
@@ -293,7 +294,7 @@ async def test_the_line_of_waiting_calls_is_bounded(echo: Any, unary: Unary) -> 
         open_rpc_pair(
             [unary(say)],
             server_limits=limits,
-            channel_limits=RpcLimits(waiting_calls_max=2),
+            channel_limits=RpcLimits(waiting_calls_max=2, connections_per_address_max=1),
         ) as pair,
         trio.open_nursery() as nursery,
     ):

@@ -265,8 +265,7 @@ async def test_a_server_that_dies_fails_calls_at_once(echo: Any) -> None:
                 await call.send(echo.Message())
                 await anext(call)
                 # grpcio aborts its calls and closes when its context ends; here the socket is what goes.
-                assert channel._connection is not None
-                channel._connection.kill("the network went away")
+                channel.connections[0].kill("the network went away")
                 with pytest.raises(WhisprError) as caught:
                     await anext(call)
             assert caught.value.code is Code.UNAVAILABLE

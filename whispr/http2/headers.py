@@ -52,7 +52,7 @@ class Headers:
 
     def __init__(self, fields: Fields, kind: Kind) -> None:
         self.fields = fields
-        self.list_bytes = sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in fields)
+        self.list_bytes = list_bytes(fields)
         self.problem = _PROBLEM_OF[kind](fields)
         self.content_length = _content_length(fields)
         self.final = not (fields and fields[0][0] == ":status" and fields[0][1].startswith("1"))
@@ -155,6 +155,11 @@ def _literal(octets: bytes) -> bytes:
     size = len(octets)
     prefix = bytes((size,)) if size < 0x7F else bytes(encode_integer(size, 7))
     return prefix + octets
+
+
+def list_bytes(fields: Iterable[tuple[str, str]]) -> int:
+    """The size of a list as SETTINGS_MAX_HEADER_LIST_SIZE counts it (RFC 9113 section 6.5.2)."""
+    return sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in fields)
 
 
 # --- Malformed messages (RFC 9113 sections 8.1.1, 8.2, 8.3) -----------------------------------------------

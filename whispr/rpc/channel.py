@@ -1,13 +1,19 @@
-"""The channel: calls to one server, over a connection made when needed and made again when lost.
+"""The channel: calls to one service, over connections made when needed and made again when lost.
 
-    async with open_channel("127.0.0.1:50053") as channel:
+    async with open_channel("chat.internal:50053") as channel:
         stub = AuthServiceStub(channel)
         with trio.fail_after(5):
             reply = await stub.Login(request, metadata=[("x-request-id", "…")])
 
 There are no timeout parameters. The deadline sent is the effective one of the calling task; when it passes,
 or the task is cancelled otherwise, the call is reset and Trio's Cancelled goes on to the scope it belongs
-to. What a call itself fails with is WhisprError.
+to. What a call itself fails with is WhisprError; the fact `processed` of UNAVAILABLE is "no" when the server
+cannot have acted on the request, "maybe" when it can.
+
+Theory of operation. A target stands for addresses, each with a `Subchannel`; calls take turns among those that
+are connected. Everything a call can wait for (a connection, a free stream) it waits for in one line, and
+whatever changes wakes it to look again. A call that finds an address unconnected, and not left alone
+after a failure, has names looked up anew and a connection attempted. Nothing is done while nobody calls.
 
 purerpc's own generated stubs work on a Channel too: `_host`, `_port` and `_grpc_socket` are what they need.
 """
@@ -15,7 +21,7 @@ purerpc's own generated stubs work on a Channel too: `_host`, `_port` and `_grpc
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -24,30 +30,24 @@ import trio
 from google.protobuf.message import Message
 
 from whispr import __version__
-from whispr.errors import WhisprError, unavailable
-from whispr.http2.headers import encode
+from whispr.errors import WhisprError, exhausted, unavailable
+from whispr.http2.headers import encode, list_bytes
 from whispr.rpc import wire
+from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
 from whispr.rpc.client_connection import ClientConnection
 from whispr.rpc.interceptors import Interceptor
+from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.purerpc_socket import PurerpcSocket
 from whispr.rpc.stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from whispr.rpc.subchannel import Connect, Subchannel, backoff_s
+from whispr.rpc.targets import Address, Endpoint, look_up_all, parse_target
+from whispr.rpc.tls import TlsFiles, connect_tls
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
 
-Connect = Callable[[], Awaitable[trio.abc.Stream]]
-
-_BACKOFF_FACTOR = 1.6
-_BACKOFF_JITTER = 0.2
-
-
-class _Attempt:
-    """One attempt to connect, shared by the calls that wait for it."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.failed = False
+_FAILURES_TOLD = 3
 
 
 class Channel:
@@ -56,25 +56,35 @@ class Channel:
     def __init__(
         self,
         target: str,
-        connect: Connect,
+        connect: Connect | None,
         nursery: trio.Nursery,
         interceptors: Sequence[Interceptor],
         limits: RpcLimits,
         wait_for_ready: bool,
+        tls: TlsFiles | None,
     ) -> None:
         self.target = target
         self.interceptors = tuple(interceptors)
         self.limits = limits
-        self._connect = connect
+        self.wait_for_ready = wait_for_ready
+        """What calls do that do not say."""
         self._nursery = nursery
-        self._wait_for_ready = wait_for_ready
-        self._connection: ClientConnection | None = None
-        self._attempt: _Attempt | None = None
-        self._failures = 0
-        self._last_failure = ""
-        self._retry_at = -float("inf")
-        self._heads: dict[str, bytes] = {}
-        self._host, _, self._port = target.rpartition(":")
+        self._tls = tls
+        self._endpoints = () if connect is not None else parse_target(target)
+        self._authority = self._endpoints[0].authority if self._endpoints else target
+        self._line = trio.lowlevel.ParkingLot()
+        self._pings = PingInterval(limits.keepalive.client_ping_s)
+        self._subchannels: list[Subchannel] = []
+        self._addresses: list[Address] = []
+        self._turn = random.randrange(1 << 16)  # noqa: S311  # so that many clients do not all begin with the same address
+        self._looking_up = False
+        self._look_ups_failed = 0
+        self._look_up_failure = ""
+        self._look_up_at = -float("inf")
+        if connect is not None:
+            self._subchannels = [self._subchannel(target, partial(self._dial, connect, Endpoint(target)))]
+        self._heads: dict[str, tuple[bytes, int]] = {}
+        self._host, _, self._port = self._authority.rpartition(":")
         self._grpc_socket = PurerpcSocket(self)
 
     # --- Typed methods, for generated stubs ---------------------------------------------------------------
@@ -103,99 +113,171 @@ class Channel:
         """Many messages each way."""
         return StreamStream(self, method, response)
 
-    # --- Connections --------------------------------------------------------------------------------------
+    # --- For calls ----------------------------------------------------------------------------------------
 
-    def head_block(self, method: str) -> bytes:
-        """The part of a request's header block that is the same for every call of a method."""
-        block = self._heads.get(method)
-        if block is None:
-            block = self._heads[method] = encode(
-                [
-                    (":method", "POST"),
-                    (":scheme", "http"),
-                    (":path", method),
-                    (":authority", "localhost" if self.target.startswith("unix:") else self.target),
-                    ("te", "trailers"),
-                    ("content-type", wire.CONTENT_TYPE),
-                    ("user-agent", f"whispr-rpc/{__version__}"),
-                ]
-            )
-        return block
+    def head_block(self, method: str) -> tuple[bytes, int]:
+        """The part of a request's header block that is the same for every call of a method, and its list's size."""
+        head = self._heads.get(method)
+        if head is None:
+            fields = [
+                (":method", "POST"),
+                (":scheme", "https" if self._tls is not None else "http"),
+                (":path", method),
+                (":authority", self._authority),
+                ("te", "trailers"),
+                ("content-type", wire.CONTENT_TYPE),
+                ("user-agent", f"whispr-rpc/{__version__}"),
+            ]
+            head = self._heads[method] = encode(fields), list_bytes(fields)
+        return head
+
+    @property
+    def connections(self) -> list[ClientConnection]:
+        """Those that take calls."""
+        return [one for sub in self._subchannels for one in sub.connections if one.usable]
 
     def connection_now(self) -> ClientConnection | None:
-        """The connection, if a call may start on it at once."""
-        connection = self._connection
-        return connection if connection is not None and connection.free() else None
+        """A connection on which a call may start at once, nobody being in line before it."""
+        return None if self._line else self._pick()
 
-    async def connection(self) -> ClientConnection:
-        """A connection on which a stream may be opened, waiting for either.
+    async def connection(self, wait_for_ready: bool) -> ClientConnection:
+        """A connection on which a stream may be opened, which must be done before anything else.
 
-        Raises WhisprError UNAVAILABLE when connecting fails or failed a moment ago, unless the channel waits
-        for ready; RESOURCE_EXHAUSTED when too many calls wait.
+        Raises WhisprError UNAVAILABLE when connecting fails or failed a moment ago, unless the call waits for
+        ready; RESOURCE_EXHAUSTED when too many calls wait.
         """
-        while True:
-            connection = self._connection
-            if connection is None or not connection.usable:
-                await self._connected()
-            elif connection.free() or await connection.wait_for_stream():
-                return connection
-
-    async def _connected(self) -> None:
-        """Wait for the attempt under way, beginning one when it is time."""
-        if self._attempt is None and trio.current_time() < self._retry_at:
-            if not self._wait_for_ready:
+        picked = self.connection_now()
+        tried = False
+        while picked is None:
+            if any(sub.usable for sub in self._subchannels):
+                self._grow()
+                await self._wait_in_line()
+            elif self._busy or (self._due and (wait_for_ready or not tried)):
+                if not self._busy:
+                    self._connect()
+                tried = True
+                await self._wait_in_line()
+            elif wait_for_ready:
+                with trio.move_on_at(self._retry_at):
+                    await self._wait_in_line()
+            else:
                 raise self._unreachable()
-            await trio.sleep_until(self._retry_at)
-            return
-        attempt = self._attempt
-        if attempt is None:
-            attempt = self._attempt = _Attempt()
-            self._nursery.start_soon(self._try_to_connect, attempt)
-        await attempt.done.wait()
-        if attempt.failed and not self._wait_for_ready:
-            raise self._unreachable()
+            picked = self._pick()
+        return picked
 
-    def _unreachable(self) -> WhisprError:
-        # Rounded up to the milliseconds that the detail carries: who waits that long must not be early.
-        wait_s = self._retry_at - trio.current_time() + 0.001
-        return unavailable(f"{self.target}: {self._last_failure}", retry_after_s=wait_s)
+    def make_again(self, call: ClientCall) -> None:
+        """Start a call once more that no server has looked at."""
+        connection = self.connection_now()
+        if connection is not None:
+            call.resume(connection)
+        else:
+            self._nursery.start_soon(call.find_another_connection, name=f"another attempt of {call.method}")
 
-    async def _try_to_connect(self, attempt: _Attempt) -> None:
+    # --- Connections --------------------------------------------------------------------------------------
+
+    def _pick(self) -> ClientConnection | None:
+        subchannels = self._subchannels
+        if len(subchannels) == 1:
+            return subchannels[0].free()
+        for _ in subchannels:
+            self._turn += 1
+            subchannel = subchannels[self._turn % len(subchannels)]
+            connection = subchannel.free()
+            if connection is not None:
+                return connection
+            if subchannel.due and not self._busy:
+                self._connect()
+        return None
+
+    async def _wait_in_line(self) -> None:
+        if len(self._line) >= self.limits.waiting_calls_max:
+            raise exhausted(f"too many calls wait for {self.target}", reason="too_many_calls")
+        await self._line.park()
+
+    def _grow(self) -> None:
+        for subchannel in self._subchannels:
+            if subchannel.may_grow:
+                subchannel.start_connecting()
+                return
+
+    @property
+    def _busy(self) -> bool:
+        return self._looking_up or any(sub.connecting for sub in self._subchannels)
+
+    @property
+    def _due(self) -> bool:
+        return trio.current_time() >= self._retry_at
+
+    @property
+    def _retry_at(self) -> float:
+        return min([sub.retry_at for sub in self._subchannels], default=self._look_up_at)
+
+    def _connect(self) -> None:
+        """Look up names, unless there are none or it was tried a moment ago, and connect what is due."""
+        fixed = all(endpoint.fixed for endpoint in self._endpoints)
+        if self._subchannels and (fixed or trio.current_time() < self._look_up_at):
+            self._connect_due()
+        else:
+            self._looking_up = True
+            self._nursery.start_soon(self._look_up, name=f"look up {self.target}")
+
+    def _connect_due(self) -> None:
+        for subchannel in self._subchannels:
+            if subchannel.due:
+                subchannel.start_connecting()
+
+    async def _look_up(self) -> None:
         try:
             with trio.fail_after(self.limits.handshake_s):
-                self._connection = await self._new_connection()
-            self._failures = 0
+                self._update(await look_up_all(self._endpoints))
+            self._look_ups_failed = 0
         except trio.TooSlowError:
-            self._failed(attempt, f"no connection within {self.limits.handshake_s:g} s")
-        except (OSError, trio.BrokenResourceError) as error:
-            self._failed(attempt, str(error))
-        self._attempt = None
-        attempt.done.set()
+            self._not_found(f"no answer about its name within {self.limits.handshake_s:g} s")
+        except OSError as error:
+            self._not_found(str(error))
+        finally:
+            self._looking_up = False
+            self._line.unpark_all()
+        # Addresses known from before serve while names cannot be looked up.
+        self._connect_due()
 
-    def _failed(self, attempt: _Attempt, failure: str) -> None:
-        attempt.failed = True
-        self._last_failure = failure
-        self._retry_at = trio.current_time() + self._backoff_s()
-        self._failures += 1
+    def _not_found(self, failure: str) -> None:
+        self._look_up_failure = failure
+        self._look_up_at = trio.current_time() + backoff_s(self.limits, self._look_ups_failed)
+        self._look_ups_failed += 1
 
-    async def _new_connection(self) -> ClientConnection:
-        connection = ClientConnection(await self._connect(), self.target, self.limits)
-        self._nursery.start_soon(connection.run)
+    def _update(self, addresses: list[Address]) -> None:
+        """Keep the subchannels of addresses that are still there; the others finish their calls."""
+        known = dict(zip(self._addresses, self._subchannels, strict=True))
+        for address, subchannel in known.items():
+            if address not in addresses:
+                subchannel.retire()
+        self._subchannels = [
+            known.get(address)
+            or self._subchannel(str(address), partial(self._dial, address.dial, address.endpoint))
+            for address in addresses
+        ]
+        self._addresses = addresses
+
+    def _subchannel(self, name: str, connect: Connect) -> Subchannel:
+        return Subchannel(name, connect, self._nursery, self.limits, self._line, self._pings)
+
+    async def _dial(self, connect: Connect, endpoint: Endpoint) -> trio.abc.Stream:
+        stream = await connect()
+        if self._tls is None:
+            return stream
         try:
-            await connection.settled.wait()
-        except trio.Cancelled:
-            connection.kill("no HTTP/2 settings in time")
+            return await connect_tls(stream, self._tls, endpoint.host)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
             raise
-        if connection.lost is not None:
-            raise trio.BrokenResourceError(connection.lost)
-        return connection
 
-    def _backoff_s(self) -> float:
-        """How long to leave the server alone (grpc/doc/connection-backoff.md)."""
-        limits = self.limits
-        plain_s = min(limits.backoff_s * _BACKOFF_FACTOR**self._failures, limits.backoff_s_max)
-        jitter = random.uniform(-_BACKOFF_JITTER, _BACKOFF_JITTER)  # noqa: S311  # nobody gains by guessing it
-        return plain_s * (1 + jitter)
+    def _unreachable(self) -> WhisprError:
+        failures = [f"{sub.name}: {sub.last_failure}" for sub in self._subchannels if sub.last_failure]
+        told = "; ".join(failures[:_FAILURES_TOLD]) or self._look_up_failure
+        # Rounded up to the milliseconds that the detail carries: who waits that long must not be early.
+        wait_s = max(0.0, self._retry_at - trio.current_time()) + 0.001
+        return unavailable(f"{self.target}: {told}", retry_after_s=wait_s, facts=NOT_PROCESSED)
 
 
 @asynccontextmanager
@@ -205,20 +287,21 @@ async def open_channel(
     interceptors: Sequence[Interceptor] = (),
     limits: RpcLimits = RpcLimits(),  # noqa: B008  # frozen
     wait_for_ready: bool = False,
+    tls: TlsFiles | None = None,
     connect: Connect | None = None,
 ) -> AsyncIterator[Channel]:
-    """A channel to `target`: "host:port", "[v6 address]:port" or "unix:/path".
+    """A channel to `target`, such as "host:port"; `targets` lists the forms there are.
 
     Connects with the first call. While the server cannot be reached calls fail with UNAVAILABLE, or, with
-    `wait_for_ready`, wait as long as their scopes let them. `connect` replaces how a byte stream is had.
+    `wait_for_ready`, wait as long as their scopes let them. `tls` encrypts, checks the server's certificate,
+    and shows one if asked. `connect` replaces how a byte stream is had, and `target` is then only a name.
     Calls still going when the block ends fail with UNAVAILABLE. Raises ValueError for a target it cannot read.
     """
-    dial = connect or _dialler(target)
     body_error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             try:
-                yield Channel(target, dial, nursery, interceptors, limits, wait_for_ready)
+                yield Channel(target, connect, nursery, interceptors, limits, wait_for_ready, tls)
             except BaseException as error:
                 body_error = error
                 raise
@@ -229,13 +312,3 @@ async def open_channel(
         if body_error is not None and group.exceptions == (body_error,):
             raise body_error from body_error.__cause__
         raise
-
-
-def _dialler(target: str) -> Connect:
-    if target.startswith("unix:"):
-        path = target.removeprefix("unix:").removeprefix("//")
-        return partial(trio.open_unix_socket, path)
-    host, _, port = target.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"target {target!r} is not host:port or unix:path")
-    return partial(trio.open_tcp_stream, host.strip("[]"), int(port))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from whispr.errors import Code, WhisprError
+from whispr.errors import Code, WhisprError, exhausted, unavailable
 from whispr.http2.errors import ErrorCode
-from whispr.http2.headers import Headers, encode
+from whispr.http2.headers import Headers, encode, list_bytes
 from whispr.rpc import wire
 from whispr.rpc.call import NO_METADATA, Call, Metadata
 from whispr.rpc.inbox import Inbox, Waker
@@ -18,24 +18,40 @@ if TYPE_CHECKING:
     from whispr.rpc.client_connection import ClientConnection
 
 
+NOT_PROCESSED = {"processed": "no"}
+"""The fact of an UNAVAILABLE whose request no server has acted on."""
+
+_REFUSALS_MAX = 1
+_UNSENT_MAX = 4
+
+
 class ClientCall(Call):
     """Created by a stub; becomes a stream with `start`; over once `ended`."""
 
     __slots__ = (
         "_arrived",
+        "_attempts",
         "_channel",
         "_connection",
         "_inbox",
+        "_kept",
+        "_kept_bytes",
+        "_looking",
         "_room",
         "_sent_end",
+        "_sent_metadata",
         "_stream_id",
+        "_unsent",
         "ended",
         "error",
         "initial_metadata",
         "trailing_metadata",
+        "wait_for_ready",
     )
 
-    def __init__(self, channel: Channel, method: str, metadata: Metadata) -> None:
+    def __init__(
+        self, channel: Channel, method: str, metadata: Metadata, wait_for_ready: bool | None = None
+    ) -> None:
         super().__init__(method, metadata, channel.target, trio.current_effective_deadline())
         self.initial_metadata: Metadata | None = None
         """The server's, once it has come."""
@@ -44,6 +60,8 @@ class ClientCall(Call):
         self.ended = False
         self.error: WhisprError | None = None
         """How it ended; None for OK."""
+        self.wait_for_ready = channel.wait_for_ready if wait_for_ready is None else wait_for_ready
+        """Whether to wait for a server that cannot be reached."""
         self._channel = channel
         self._connection: ClientConnection | None = None
         self._stream_id = 0
@@ -51,6 +69,15 @@ class ClientCall(Call):
         self._arrived = Waker()
         self._room = Waker()
         self._sent_end = False
+        self._kept: list[bytes] | None = []
+        """What has been sent, until the server answers or it is too much to send again."""
+        self._kept_bytes = 0
+        self._attempts = 0
+        """Streams that servers refused without looking at them."""
+        self._unsent = 0
+        """Connections that were lost before anything of the call was sent."""
+        self._looking: trio.CancelScope | None = None
+        """Around the search for another connection."""
 
     # --- Commands -----------------------------------------------------------------------------------------
 
@@ -58,26 +85,48 @@ class ClientCall(Call):
         """Send the head, once a connection has a stream free.
 
         Raises WhisprError: UNAVAILABLE when no connection can be made, RESOURCE_EXHAUSTED when too many calls
-        wait; ValueError for metadata that may not be sent.
+        wait or the server takes no such header list; ValueError for metadata that may not be sent.
         """
-        fields = wire.metadata_fields(self.metadata) if self.metadata else []
+        # Interceptors may have added to it, so this is not known before.
+        self._sent_metadata = wire.metadata_fields(self.metadata) if self.metadata else []
         await trio.lowlevel.checkpoint_if_cancelled()
-        connection = self._channel.connection_now() or await self._channel.connection()
+        channel = self._channel
+        connection = channel.connection_now() or await channel.connection(self.wait_for_ready)
         # Read now rather than when the call was made: interceptors may have opened a nearer scope since.
         self.deadline = trio.current_effective_deadline()
-        if self.deadline < float("inf"):
-            fields.insert(0, ("grpc-timeout", wire.format_timeout(self.deadline - trio.current_time())))
-        block = self._channel.head_block(self.method)
+        self._open(connection)
+
+    def _open(self, connection: ClientConnection) -> None:
+        """Begin a stream. Raises WhisprError when the server would not take its header list."""
+        fields = self._fields()
+        block, size = self._channel.head_block(self.method)
         if fields:
             block += encode(fields)
+            size += list_bytes(fields)
+        size_max = connection.core.peer_header_list_bytes_max
+        if size > size_max:
+            connection.unused()
+            told = f"metadata of {size} bytes in all is over the {size_max} that {connection.target} takes"
+            raise exhausted(told, reason="metadata_too_large")
         self._connection = connection
         self._stream_id = connection.open(self, block)
+
+    def _fields(self) -> list[tuple[str, str]]:
+        fields = self._sent_metadata
+        if self.deadline < float("inf"):
+            left_s = self.deadline - trio.current_time()
+            fields = [("grpc-timeout", wire.format_timeout(left_s)), *fields]
+        if self._attempts:
+            fields = [*fields, ("grpc-previous-rpc-attempts", str(self._attempts))]
+        return fields
 
     def send_last(self, message: bytes) -> None:
         """Send the only message of a request, and end it."""
         assert self._connection is not None, "started"
         self._sent_end = True
-        self._connection.core.send_data(self._stream_id, wire.frame_message(message), end_stream=True)
+        framed = wire.frame_message(message)
+        self._keep(framed)
+        self._connection.core.send_data(self._stream_id, framed, end_stream=True)
         self._connection.flush()
 
     async def send(self, message: bytes) -> None:
@@ -89,22 +138,34 @@ class ClientCall(Call):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._sent_end:
             raise RuntimeError("send() after done_sending() or response()")
-        connection = self._connection
-        assert connection is not None, "started"
-        while not self.ended and not connection.core.writable(self._stream_id):
+        # Between two attempts there is no connection.
+        while not self.ended and (
+            self._connection is None or not self._connection.core.writable(self._stream_id)
+        ):
             await self._room.wait()
         if self.error is not None:
             raise self.error
-        if not self.ended:
-            connection.core.send_data(self._stream_id, wire.frame_message(message))
-            connection.flush()
+        if not self.ended and self._connection is not None:
+            framed = wire.frame_message(message)
+            self._keep(framed)
+            self._connection.core.send_data(self._stream_id, framed)
+            self._connection.flush()
 
     def send_end(self) -> None:
         """Half-close: no more messages follow."""
-        if self._connection is not None and not self._sent_end and not self.ended:
+        if not self._sent_end and not self.ended:
             self._sent_end = True
-            self._connection.core.send_data(self._stream_id, b"", end_stream=True)
-            self._connection.flush()
+            if self._connection is not None:
+                self._connection.core.send_data(self._stream_id, b"", end_stream=True)
+                self._connection.flush()
+
+    def _keep(self, framed: bytes) -> None:
+        if self._kept is not None:
+            self._kept_bytes += len(framed)
+            if self._kept_bytes <= self._channel.limits.retry_bytes_max:
+                self._kept.append(framed)
+            else:
+                self._kept = None
 
     async def receive(self) -> bytes | None:
         """The next message, or None when the call has ended well. Raises the call's error."""
@@ -142,14 +203,18 @@ class ClientCall(Call):
 
     def abandon(self) -> None:
         """Have no more to do with a call: reset it, if it is still going."""
-        if not self.ended and self._connection is not None:
-            self._connection.forget(self._stream_id)
+        if not self.ended:
+            if self._connection is not None:
+                self._connection.forget(self._stream_id)
+            if self._looking is not None:
+                self._looking.cancel(reason="the caller abandoned the call")
             self._end(WhisprError(Code.CANCELLED, "the caller abandoned the call"))
 
     # --- From the connection ------------------------------------------------------------------------------
 
     def receive_head_fields(self, headers: Headers) -> None:
         """The response has begun. Raises WhisprError when it is not a gRPC response."""
+        self._kept = None
         error = wire.read_response(headers)
         if error is not None:
             raise error
@@ -177,6 +242,51 @@ class ClientCall(Call):
         """The call is over without the server's own status."""
         self._end(error)
 
+    # --- Another attempt (gRFC A6, "Transparent Retries") -------------------------------------------------
+
+    def not_processed(self, error: WhisprError, *, left: bool) -> None:
+        """No server has looked at the call: make it again, unseen by its caller, or fail it with `error`.
+
+        `left`: something of it was sent. Then it is made again once; otherwise a few times.
+        """
+        again = self._attempts < _REFUSALS_MAX if left else self._unsent < _UNSENT_MAX
+        if self._kept is None or not again:
+            self._end(error)
+            return
+        self._attempts += left
+        self._unsent += not left
+        self._connection = None
+        self._channel.make_again(self)
+
+    async def find_another_connection(self) -> None:
+        """Wait for a connection, and go on there; the call fails when there is none to be had."""
+        if self.ended:
+            return
+        try:
+            with trio.CancelScope() as self._looking:
+                self.resume(await self._channel.connection(self.wait_for_ready))
+        except WhisprError as error:
+            self._end(error)
+        finally:
+            self._looking = None
+            if self._connection is None:
+                self._end(unavailable("the channel was closed", facts=NOT_PROCESSED))
+
+    def resume(self, connection: ClientConnection) -> None:
+        """Send what had been sent before on a new stream."""
+        kept = self._kept or []
+        try:
+            self._open(connection)
+        except WhisprError as error:
+            self._end(error)
+            return
+        for framed in kept:
+            connection.core.send_data(self._stream_id, framed)
+        if self._sent_end:
+            connection.core.send_data(self._stream_id, b"", end_stream=True)
+        connection.flush()
+        self._room.wake()
+
     def has_room(self) -> None:
         """The stream's queue has been sent."""
         self._room.wake()
@@ -185,6 +295,7 @@ class ClientCall(Call):
         if not self.ended:
             self.ended = True
             self.error = error
+            self._kept = None
             self._arrived.wake()
             self._room.wake()
 

@@ -4,53 +4,104 @@ from __future__ import annotations
 
 import trio
 
-from whispr.errors import Code, WhisprError, exhausted, unavailable
+from whispr.errors import Code, WhisprError, unavailable
 from whispr.http2 import events
 from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
 from whispr.rpc import wire
-from whispr.rpc.client_call import ClientCall
+from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
+from whispr.rpc.keepalive import PingInterval, keep_alive
 from whispr.rpc.limits import RpcLimits
+from whispr.rpc.tls import PeerIdentity, identity_of
 from whispr.rpc.transport import Transport
+
+_KEEPALIVE_PING = b"whsprkpa"
+
+
+class _Core(Connection):
+    """Knows which streams have not even been handed to the socket."""
+
+    opened_id = 0
+    handed_id = 0
+
+    def take_output(self) -> tuple[bytearray, list[int]]:
+        self.handed_id = self.opened_id
+        return super().take_output()
 
 
 class ClientConnection(Transport):
     """The client's end of one connection."""
 
-    def __init__(self, stream: trio.abc.Stream, target: str, limits: RpcLimits) -> None:
-        super().__init__(stream, Connection(Role.CLIENT, limits.http2, trio.current_time), pauses=False)
+    core: _Core
+
+    def __init__(
+        self, stream: trio.abc.Stream, target: str, limits: RpcLimits, line: trio.lowlevel.ParkingLot
+    ) -> None:
+        """`line`: where calls wait for streams."""
+        super().__init__(stream, _Core(Role.CLIENT, limits.http2, trio.current_time), pauses=False)
         self.settled = trio.Event()
         """The server's SETTINGS have come, or the connection was lost before."""
-        self._target = target
-        self._waiting_calls_max = limits.waiting_calls_max
+        self.identity: PeerIdentity | None = identity_of(stream)
+        """Who the server is, by its certificate."""
+        self.target = target
+        """The address, as errors name it."""
+        self._keepalive = limits.keepalive
+        self._retired = False
         self._calls: dict[int, ClientCall] = {}
-        self._waiting = trio.lowlevel.ParkingLot()
+        self._line = line
 
     @property
     def usable(self) -> bool:
         """Whether new calls may start here, now or when a stream is free."""
-        return self.lost is None and not self.core.peer_going_away and not self.core.exhausted
+        return (
+            self.lost is None
+            and not self._retired
+            and not self.core.peer_going_away
+            and not self.core.exhausted
+        )
 
     def free(self) -> bool:
-        """Whether a call may start at once, nobody being in line before it."""
-        return not self._waiting and self.usable and self.core.streams_allowed
+        """Whether a call may start at once."""
+        return self.lost is None and not self._retired and self.core.streams_allowed
 
-    async def wait_for_stream(self) -> bool:
-        """Wait in line for a stream; True when it is there and must be opened before anything else.
+    async def live(self, pings: PingInterval) -> None:
+        """Run the connection until it is over, pinging the server when it is silent for too long."""
+        self._pings = pings
+        if pings.seconds == float("inf"):
+            await self.run()
+            return
+        async with trio.open_nursery() as nursery:
+            timeout_s = self._keepalive.ping_timeout_s
+            nursery.start_soon(
+                keep_alive, self, pings.seconds, timeout_s, self._wants_pings, name="keepalive"
+            )
+            await self.run()
+            nursery.cancel_scope.cancel(reason="the connection ended")
 
-        False: look again for a connection. Raises WhisprError RESOURCE_EXHAUSTED when the line is too long.
-        """
-        if len(self._waiting) >= self._waiting_calls_max:
-            raise exhausted(f"too many calls wait for a stream to {self._target}", reason="too_many_calls")
-        await self._waiting.park()
-        return self.usable and self.core.streams_allowed
+    def _wants_pings(self) -> bool:
+        return bool(self._calls) or self._keepalive.client_pings_without_calls
+
+    def ping_now(self) -> None:
+        """Send a PING."""
+        self.core.ping(_KEEPALIVE_PING)
+        self.flush()
+
+    def retire(self) -> None:
+        """Take no more calls, and close after the last."""
+        self._retired = True
+        if not self._calls:
+            self.close()
 
     def open(self, call: ClientCall, block: bytes) -> int:
         """Start a call; returns its stream's id. The caller has seen that a stream may be opened."""
-        stream_id = self.core.open_stream(block)
+        stream_id = self.core.opened_id = self.core.open_stream(block)
         self._calls[stream_id] = call
         self.flush()
         return stream_id
+
+    def unused(self) -> None:
+        """A call that was to start here will not: let the next in line."""
+        self._line.unpark()
 
     def forget(self, stream_id: int) -> None:
         """Reset a call's stream; nothing more of it will be reported."""
@@ -60,7 +111,8 @@ class ClientConnection(Transport):
 
     def _call_ended(self, stream_id: int) -> None:
         del self._calls[stream_id]
-        self._waiting.unpark()
+        if self._line:
+            self._line.unpark()
         if not self.usable and not self._calls:
             self.close()
 
@@ -108,22 +160,37 @@ class ClientConnection(Transport):
 
     def on_reset(self, event: events.StreamReset) -> None:
         """The stream is gone, by the server's wish or its mistake."""
-        self._fail(event.stream_id, wire.reset_error(event.code, event.message))
+        if event.remote and event.code is ErrorCode.REFUSED_STREAM:
+            refused = unavailable(f"{self.target} refused the call unprocessed", facts=NOT_PROCESSED)
+            self._refused(event.stream_id, refused)
+        else:
+            self._fail(event.stream_id, wire.reset_error(event.code, event.message))
+
+    def _refused(self, stream_id: int, error: WhisprError) -> None:
+        """The server has not looked at a call, which may therefore be made again."""
+        call = self._calls.get(stream_id)
+        if call is not None:
+            self._call_ended(stream_id)
+            call.not_processed(error, left=True)
 
     def on_settings(self, event: events.SettingsReceived) -> None:
         """The server may allow more streams than before."""
         self.settled.set()
-        self._waiting.unpark_all()
+        self._line.unpark_all()
 
     def on_ping_acknowledged(self, event: events.PingAcknowledged) -> None:
         """A client sends no pings."""
 
     def on_go_away(self, event: events.GoAwayReceived) -> None:
-        """Calls the server has not looked at fail; the others go on; new ones go elsewhere."""
-        refused = unavailable(f"{self._target} is going away and did not process the call")
+        """Calls the server has not looked at go elsewhere, as new ones do; the others go on."""
+        if event.code is ErrorCode.ENHANCE_YOUR_CALM and event.debug == b"too_many_pings":
+            self._pings.lengthen()
+        going = unavailable(f"{self.target} is going away and did not process the call", facts=NOT_PROCESSED)
         for stream_id in [known for known in self._calls if known > event.last_stream_id]:
-            self._fail(stream_id, refused)
-        self._waiting.unpark_all()
+            # Says nothing new to the server, but frees what the stream holds here.
+            self.core.reset(stream_id, ErrorCode.CANCEL)
+            self._refused(stream_id, going)
+        self._line.unpark_all()
         if not self._calls:
             self.close()
 
@@ -134,9 +201,14 @@ class ClientConnection(Transport):
             call.has_room()
 
     def on_lost(self, reason: str) -> None:
-        """Every call fails at once; whether the server processed it cannot be known."""
+        """Every call ends at once, or is made again if not even its head was sent."""
         calls, self._calls = self._calls, {}
-        for call in calls.values():
-            call.fail(unavailable(f"{self._target}: {reason}; the call may have been processed"))
+        told = f"{self.target}: {reason}"
+        for stream_id, call in calls.items():
+            if stream_id > self.core.handed_id:
+                call.not_processed(unavailable(told, facts=NOT_PROCESSED), left=False)
+            else:
+                maybe = f"{told}; the call may have been processed"
+                call.fail(unavailable(maybe, facts={"processed": "maybe"}))
         self.settled.set()
-        self._waiting.unpark_all()
+        self._line.unpark_all()

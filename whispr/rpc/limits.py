@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from whispr.http2.limits import Limits
+from whispr.rpc.keepalive import Keepalive
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +15,29 @@ class RpcLimits:
     message_bytes_max: int = 4 * 1024 * 1024
     """A larger message fails its call with RESOURCE_EXHAUSTED, at its first five bytes."""
     handshake_s: float = 20.0
-    """For a connection to be made and the peer's SETTINGS to arrive."""
+    """For a connection to be made, TLS to agree, and the peer's SETTINGS to arrive."""
+    accepted_connections_max: int = 10_000
+    """Connections a server holds; it closes further ones as they come."""
     backoff_s: float = 1.0
-    """Before the second attempt to connect; each further one waits 1.6 times as long."""
+    """Before the second attempt to connect to an address."""
+    backoff_multiplier: float = 1.6
+    """How much longer each further attempt waits."""
     backoff_s_max: float = 120.0
+    backoff_jitter: float = 0.2
+    """Each wait is longer or shorter by at most this part of it."""
+    connections_per_address_max: int = 4
+    """A channel opens another when those it has are at the server's limit of streams."""
     waiting_calls_max: int = 10_000
     """Calls of a channel queued for a free stream; more fail with RESOURCE_EXHAUSTED."""
+    retry_bytes_max: int = 256 * 1024
+    """Request messages a call keeps until it is answered, to send them again if the server refuses it unseen."""
+    keepalive: Keepalive = field(default_factory=Keepalive)
     http2: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         assert self.message_bytes_max > 0
         assert 0 < self.backoff_s <= self.backoff_s_max
+        assert self.backoff_multiplier >= 1
+        assert 0 <= self.backoff_jitter < 1
+        assert self.connections_per_address_max > 0
+        assert self.accepted_connections_max > 0

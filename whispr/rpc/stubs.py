@@ -8,6 +8,8 @@ visible: leaving the block early, by an exception or a `break`, resets the call.
         await call.done_sending()
         async for reply in call:
             ...
+
+Each takes `wait_for_ready`, whether to wait for a server that cannot be reached; None is as the channel says.
 """
 
 from __future__ import annotations
@@ -38,17 +40,19 @@ class _Method(Generic[RequestT, ResponseT]):
         self._name = name
         self._response = response
 
-    def _new_call(self, metadata: MetadataPairs) -> ClientCall:
+    def _new_call(self, metadata: MetadataPairs, wait_for_ready: bool | None) -> ClientCall:
         given = Metadata(metadata) if metadata else NO_METADATA
-        return ClientCall(self._channel, self._name, given)
+        return ClientCall(self._channel, self._name, given, wait_for_ready)
 
 
 class UnaryUnary(_Method[RequestT, ResponseT]):
     """One message each way: `reply = await stub.M(request)`."""
 
-    async def __call__(self, request: RequestT, *, metadata: MetadataPairs = ()) -> ResponseT:
+    async def __call__(
+        self, request: RequestT, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+    ) -> ResponseT:
         """Make the call. Raises WhisprError with the status it ends with, ValueError for bad metadata."""
-        call = self._new_call(metadata)
+        call = self._new_call(metadata, wait_for_ready)
         interceptors = self._channel.interceptors
         if interceptors:
             response: ResponseT = await intercepted(interceptors, call, lambda: self._perform(call, request))
@@ -68,25 +72,31 @@ class UnaryUnary(_Method[RequestT, ResponseT]):
 class UnaryStream(_Method[RequestT, ResponseT]):
     """One message there, many back: `async with stub.M(request) as call: async for message in call`."""
 
-    def __call__(self, request: RequestT, *, metadata: MetadataPairs = ()) -> ReceivingCall[ResponseT]:
+    def __call__(
+        self, request: RequestT, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+    ) -> ReceivingCall[ResponseT]:
         """Returns the call, to be entered."""
-        return ReceivingCall(self._channel, self._new_call(metadata), self._response, request)
+        return ReceivingCall(self._channel, self._new_call(metadata, wait_for_ready), self._response, request)
 
 
 class StreamUnary(_Method[RequestT, ResponseT]):
     """Many messages there, one back: `async with stub.M() as call: …; reply = await call.response()`."""
 
-    def __call__(self, *, metadata: MetadataPairs = ()) -> SendingCall[RequestT, ResponseT]:
+    def __call__(
+        self, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+    ) -> SendingCall[RequestT, ResponseT]:
         """Returns the call, to be entered."""
-        return SendingCall(self._channel, self._new_call(metadata), self._response)
+        return SendingCall(self._channel, self._new_call(metadata, wait_for_ready), self._response)
 
 
 class StreamStream(_Method[RequestT, ResponseT]):
     """Many messages each way."""
 
-    def __call__(self, *, metadata: MetadataPairs = ()) -> BidirectionalCall[RequestT, ResponseT]:
+    def __call__(
+        self, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+    ) -> BidirectionalCall[RequestT, ResponseT]:
         """Returns the call, to be entered."""
-        return BidirectionalCall(self._channel, self._new_call(metadata), self._response)
+        return BidirectionalCall(self._channel, self._new_call(metadata, wait_for_ready), self._response)
 
 
 class StreamingCall(Generic[ResponseT]):

@@ -37,6 +37,8 @@ class Transport(ABC):
         """Ends with the connection. Available while `run` runs."""
         self.lost: str | None = None
         """Why the connection is over; None while it is not."""
+        self.reads = 0
+        """How often something was read: who watches for silence looks whether it has changed."""
         self._stream = stream
         self._pauses = pauses
         self._output_added = Waker()
@@ -131,6 +133,7 @@ class Transport(ABC):
             if not data:
                 self._lose("the connection was lost")
                 return
+            self.reads += 1
             # Some streams return a bytearray, whose slices could not be looked up in the header cache.
             for event in core.receive(bytes(data)):
                 on[type(event)](event)
