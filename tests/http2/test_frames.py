@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispr.http2 import frames
+from whispr.http2 import events, frames
+from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode, ProtocolError
 from whispr.http2.frames import Type
+from whispr.http2.headers import encode
 
 
 def read(data: bytes, preface: bool = False) -> list[frames.RawFrame]:
@@ -71,15 +73,16 @@ def test_a_wrong_preface_is_refused_at_its_first_wrong_byte() -> None:
     ("flags", "payload", "expected"),
     [
         (0, b"data", b"data"),
+        (0xD2, b"data", b"data"),
         (frames.PADDED, b"\x02data\0\0", b"data"),
         (frames.PADDED, b"\x00data", b"data"),
         (frames.PRIORITY, b"\0\0\0\0\x10data", b"data"),
         (frames.PADDED | frames.PRIORITY, b"\x01\0\0\0\0\x10data\0", b"data"),
     ],
 )
-def test_unpad(flags: int, payload: bytes, expected: bytes) -> None:
+def test_what_is_not_the_block_comes_off(flags: int, payload: bytes, expected: bytes) -> None:
     """Sections 6.1 and 6.2: padding and priority fields come off."""
-    assert frames.unpad(flags, payload) == expected
+    assert frames.block_of(flags, 1, payload) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,18 @@ def test_unpad(flags: int, payload: bytes, expected: bytes) -> None:
 def test_padding_that_exceeds_the_frame(flags: int, payload: bytes) -> None:
     """Section 6.1: padding as long as the payload or longer is a connection error."""
     with pytest.raises(ProtocolError):
-        frames.unpad(flags, payload)
+        frames.block_of(flags, 1, payload)
+
+
+def test_priority_flag_on_data_means_nothing() -> None:
+    """Section 6.1 defines no such flag: five bytes of data stay data."""
+    connection = Connection(Role.SERVER)
+    block = encode([(":method", "POST"), (":scheme", "http"), (":path", "/")])
+    connection.receive(frames.PREFACE + frames.settings({}) + frames.headers(1, block, False, 16_384))
+    flags = frames.PADDED | frames.PRIORITY
+    (event,) = connection.receive(frames.frame(Type.DATA, flags, 1, b"\x02hello, world\0\0"))
+    assert isinstance(event, events.DataReceived)
+    assert event.data == b"hello, world"
 
 
 def test_a_long_header_block_continues() -> None:

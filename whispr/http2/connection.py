@@ -129,8 +129,10 @@ class Connection:
 
     def _fail_stream(self, fault: StreamError) -> None:
         self._budget.spend()
-        self._sender.output += frames.rst_stream(fault.stream_id, fault.code)
         stream = self._streams.get(fault.stream_id)
+        if stream is None and self._streams.is_idle(fault.stream_id):
+            raise ProtocolError(fault.code, fault.message)  # there is no stream yet to reset
+        self._sender.output += frames.rst_stream(fault.stream_id, fault.code)
         if stream is not None:
             self._close(stream, reset=True)
             self._events.append(events.StreamReset(stream.id, fault.code, False, fault.message))
@@ -331,7 +333,7 @@ class Connection:
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "connection window exceeded")
         # Whatever becomes of the bytes, the connection's window has to open again for them.
         self._announce(0, self._window.hold(size))
-        data = frames.unpad(flags, payload) if flags & frames.PADDED else payload
+        data = frames.unpad(payload) if flags & frames.PADDED else payload
         end = bool(flags & frames.END_STREAM)
         if data:
             self._budget.earn(1)
@@ -353,7 +355,7 @@ class Connection:
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if flags & (frames.PADDED | frames.PRIORITY):
-            payload = frames.unpad(flags, payload)
+            payload = frames.block_of(flags, stream_id, payload)
         end_stream = bool(flags & frames.END_STREAM)
         if flags & frames.END_HEADERS:
             self._block_complete(stream_id, payload, end_stream)
@@ -416,10 +418,10 @@ class Connection:
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
         stream = self._streams.get(stream_id)
-        if stream is None and self._streams.is_idle(stream_id):
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on idle stream {stream_id}")
         self._budget.spend()
-        if stream is not None:
+        if stream is None:
+            self._streams.reset_by_peer(stream_id)
+        else:
             self._close(stream, reset=False)
             code = ErrorCode.of(int.from_bytes(payload, "big"))
             self._events.append(events.StreamReset(stream_id, code, True, f"reset by peer: {code.name}"))
@@ -485,8 +487,7 @@ class Connection:
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Deprecated (section 5.3.2), and ignored once its shape has been checked."""
         self._budget.spend()
-        if len(payload) != 5:
-            raise StreamError(stream_id, ErrorCode.FRAME_SIZE_ERROR, f"PRIORITY of {len(payload)} bytes")
+        frames.check_priority(stream_id, payload)
 
     def _on_unknown(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Frames of unknown types are ignored (section 5.5), but not for ever."""

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from whispr.http2.errors import ErrorCode, ProtocolError
+from whispr.http2.errors import ErrorCode, ProtocolError, StreamError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client sends first (section 3.4)."""
@@ -23,6 +23,7 @@ MAX_WINDOW = 2**31 - 1
 MIN_MAX_FRAME_SIZE = 2**14
 MAX_MAX_FRAME_SIZE = 2**24 - 1
 DEFAULT_WINDOW = 65_535
+PRIORITY_BYTES = 5
 
 
 class Type(enum.IntEnum):
@@ -194,18 +195,39 @@ def parse_goaway(payload: bytes) -> tuple[int, ErrorCode, bytes]:
     return last_stream_id & MAX_STREAM_ID, ErrorCode.of(code), payload[_GOAWAY.size :]
 
 
-def unpad(flags: int, payload: bytes) -> bytes:
-    """Strip padding and the deprecated priority fields of DATA and HEADERS (sections 6.1, 6.2)."""
-    start, end = 0, len(payload)
+def unpad(payload: bytes) -> bytes:
+    """Strip the padding of a padded frame (sections 6.1, 6.2)."""
+    if not payload:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "padded frame without a pad length")
+    end = len(payload) - payload[0]
+    if end < 1:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "padding exceeds the frame")
+    return payload[1:end]
+
+
+def block_of(flags: int, stream_id: int, payload: bytes) -> bytes:
+    """The header block in HEADERS with padding, the deprecated priority fields, or both (section 6.2)."""
     if flags & PADDED:
-        if not payload:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "padded frame without a pad length")
-        start, end = 1, end - payload[0]
-    if flags & PRIORITY:
-        start += 5
-    if start > end:
-        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "padding or priority exceeds the frame")
-    return payload[start:end]
+        payload = unpad(payload)
+    if not flags & PRIORITY:
+        return payload
+    if len(payload) < PRIORITY_BYTES:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+    _check_dependency(stream_id, payload)
+    return payload[PRIORITY_BYTES:]
+
+
+def check_priority(stream_id: int, payload: bytes) -> None:
+    """The rules of PRIORITY (section 6.3), which is otherwise ignored. Raises StreamError or ProtocolError."""
+    if len(payload) != PRIORITY_BYTES:
+        raise StreamError(stream_id, ErrorCode.FRAME_SIZE_ERROR, f"PRIORITY of {len(payload)} bytes")
+    _check_dependency(stream_id, payload)
+
+
+def _check_dependency(stream_id: int, payload: bytes) -> None:
+    # RFC 7540 section 5.3.1. A stream error there; within HEADERS the block would then still need decoding.
+    if int.from_bytes(payload[:4], "big") & MAX_STREAM_ID == stream_id:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} depends on itself")
 
 
 RawFrame = tuple[int, int, int, bytes]

@@ -146,6 +146,14 @@ class Streams:
         if stream_id in self._ended:
             raise ProtocolError(ErrorCode.STREAM_CLOSED, f"{what} on closed stream {stream_id}")
 
+    def reset_by_peer(self, stream_id: int) -> None:
+        """RST_STREAM for a stream that is not open: nothing may follow it. Raises ProtocolError on an idle one."""
+        if self.is_idle(stream_id):
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on idle stream {stream_id}")
+        if stream_id in self._reset:
+            self._reset.remove(stream_id)
+            self._ended.append(stream_id)
+
     def _add(self, stream_id: int) -> Stream:
         limits = self._limits
         window = ReceiveWindow(limits.stream_window_bytes, limits.stream_window_bytes_max)

@@ -61,7 +61,7 @@ class WholeMessages:
             high, low, kind, stream_id = unpack(data, at)
             if kind == _HEADERS:
                 block_at = at + 9
-            elif kind == _HEADERS_WITH_PRIORITY:
+            elif kind == _HEADERS_WITH_PRIORITY and not _depends_on_itself(data, at, stream_id):
                 block_at = at + 14
             else:
                 break
@@ -145,3 +145,7 @@ class WholeMessages:
     def _hold(self, size: int) -> int:
         self._window.arrive(size)
         return self._window.hold(size)
+
+
+def _depends_on_itself(data: bytes, at: int, stream_id: int) -> bool:
+    return int.from_bytes(data[at + 9 : at + 13], "big") & MAX_STREAM_ID == stream_id
