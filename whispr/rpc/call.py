@@ -8,6 +8,7 @@ from typing import Any
 
 from whispr.rpc import compression, wire
 from whispr.rpc.compression import Encoding
+from whispr.rpc.tls import PeerIdentity
 from whispr.rpc.wire import MetadataPairs, MetadataValue
 
 
@@ -74,6 +75,11 @@ class Call:
         self.deadline = deadline
         """On Trio's clock; infinity for none."""
         self._state: dict[str, Any] | None = None
+
+    @property
+    def peer_identity(self) -> PeerIdentity | None:
+        """Who the other side is, by its certificate; None when it has shown none."""
+        return None
 
     @property
     def state(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from whispr.http2.headers import Headers, encode, list_bytes
 from whispr.rpc import wire
 from whispr.rpc.call import NO_METADATA, Call, Metadata
 from whispr.rpc.inbox import Inbox, Waker
+from whispr.rpc.tls import PeerIdentity
 
 if TYPE_CHECKING:
     from whispr.rpc.channel import Channel
@@ -78,6 +79,11 @@ class ClientCall(Call):
         """Connections that were lost before anything of the call was sent."""
         self._looking: trio.CancelScope | None = None
         """Around the search for another connection."""
+
+    @property
+    def peer_identity(self) -> PeerIdentity | None:
+        """Who the server is, by its certificate; None without TLS, and before the call has started."""
+        return self._connection.identity if self._connection is not None else None
 
     # --- Commands -----------------------------------------------------------------------------------------
 

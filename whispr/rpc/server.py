@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import purerpc
 import structlog
@@ -26,7 +27,9 @@ from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import method_table
 from whispr.rpc.server_connection import ServerConnection
+from whispr.rpc.tls import TlsFiles, accept_tls
 from whispr.rpc.transport import FLUSH_S
+from whispr.rpc.unix_socket import open_unix_listener
 
 _log = structlog.get_logger("whispr.rpc")
 
@@ -55,6 +58,8 @@ class RpcServer:
         self._connections: set[ServerConnection] = set()
         self._connection_closed = trio.Event()
         self._draining = False
+        self._accepted_now = 0
+        self._refused = 0
 
     @property
     def methods(self) -> frozenset[str]:
@@ -62,34 +67,36 @@ class RpcServer:
         return frozenset(self._methods)
 
     async def serve_tcp(
-        self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: TlsFiles | None = None,
+        task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen on `host` and `port`, 0 for a free one; reports the port. Returns after a drain.
 
-        Raises OSError when the address cannot be had.
+        Raises OSError when the address cannot be had, and for `tls` what `TlsFiles.server_context` raises.
         """
+        if tls is not None:
+            tls.server_context()  # better now than with the first client
         listeners = await trio.open_tcp_listeners(port, host=host)
         bound: int = listeners[0].socket.getsockname()[1]
-        await self._serve(listeners, lambda: task_status.started(bound))
+        await self._serve(listeners, lambda: task_status.started(bound), tls)
 
     async def serve_unix(
         self, path: str | os.PathLike[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen on a Unix socket, which its owner alone may connect to. Returns after a drain.
 
-        Raises OSError when the path cannot be had, also because something already listens there.
+        A socket on which nobody listens any more is replaced. Raises OSError when the path cannot be had,
+        also because something else listens there.
         """
-        listener = trio.socket.socket(socket.AF_UNIX)
+        listener = await open_unix_listener(os.fspath(path))
         try:
-            before = os.umask(0o077)
-            try:
-                await listener.bind(os.fspath(path))
-            finally:
-                os.umask(before)
-            listener.listen(128)
-            await self._serve([trio.SocketListener(listener)], task_status.started)
+            await self._serve([listener], task_status.started, None)
         finally:
-            listener.close()
+            await listener.aclose()
             if os.path.exists(path):  # noqa: ASYNC240  # a local file, at shutdown
                 os.unlink(path)
 
@@ -108,18 +115,55 @@ class RpcServer:
             self._connections.discard(connection)
             self._connection_closed.set()
 
-    async def _serve(self, listeners: list[trio.SocketListener], started: Callable[[], None]) -> None:
+    async def _serve(
+        self, listeners: list[trio.SocketListener], started: Callable[[], None], tls: TlsFiles | None
+    ) -> None:
         async with trio.open_nursery() as connections:
             with trio.CancelScope() as accepting:
                 self._accepting.add(accepting)
                 if self._draining:
                     accepting.cancel(reason="draining")
                 started()
-                await trio.serve_listeners(self._accepted, listeners, handler_nursery=connections)
+                await trio.serve_listeners(
+                    partial(self._accepted, tls=tls), listeners, handler_nursery=connections
+                )
             self._accepting.discard(accepting)
 
-    async def _accepted(self, stream: trio.SocketStream) -> None:
-        await self.serve_stream(stream, _peer_name(stream))
+    async def _accepted(self, stream: trio.SocketStream, tls: TlsFiles | None) -> None:
+        if self._accepted_now >= self._limits.accepted_connections_max:
+            self._refuse()
+            await trio.aclose_forcefully(stream)
+            return
+        self._accepted_now += 1
+        try:
+            peer = _peer_name(stream)
+            if tls is None:
+                await self.serve_stream(stream, peer)
+            else:
+                await self._serve_tls(stream, peer, tls)
+        finally:
+            self._accepted_now -= 1
+
+    def _refuse(self) -> None:
+        self._refused += 1
+        # A flood must not become one of the log: the first, the second, the fourth, the eighth...
+        if self._refused & (self._refused - 1) == 0:
+            maximum = self._limits.accepted_connections_max
+            _log.warning("too many connections", maximum=maximum, refused=self._refused)
+
+    async def _serve_tls(self, stream: trio.SocketStream, peer: str, tls: TlsFiles) -> None:
+        try:
+            with trio.fail_after(self._limits.handshake_s):
+                encrypted = await accept_tls(stream, tls)
+        except (trio.TooSlowError, trio.BrokenResourceError, OSError) as error:
+            # Scanners and plaintext clients end here, which is nobody's error but theirs.
+            _log.info("no TLS", peer=peer, reason=str(error) or "no handshake in time")
+            await trio.aclose_forcefully(stream)
+            return
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        await self.serve_stream(encrypted, peer)
 
     async def drain(self) -> None:
         """Stop listening, let calls in progress finish, and close.

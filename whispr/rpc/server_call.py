@@ -13,6 +13,7 @@ from whispr.rpc import wire
 from whispr.rpc.call import ServerSideCall
 from whispr.rpc.inbox import Inbox, Waker
 from whispr.rpc.methods import RequestHead
+from whispr.rpc.tls import PeerIdentity
 
 if TYPE_CHECKING:
     from whispr.rpc.server_connection import ServerConnection
@@ -108,6 +109,11 @@ class ServerCall(ServerSideCall):
                 raise StopAsyncIteration
             await self._arrived.wait()
         return self._parse(self._take())
+
+    @property
+    def peer_identity(self) -> PeerIdentity | None:
+        """Who the client is, by its certificate; None when it has shown none."""
+        return self._connection.identity
 
     @property
     def received_compressed(self) -> bool:

@@ -18,6 +18,7 @@ from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import Method, Refusal, RequestHead, read_head
 from whispr.rpc.server_call import ServerCall
 from whispr.rpc.statuses import status_of
+from whispr.rpc.tls import identity_of
 from whispr.rpc.transport import Transport
 
 _DRAIN_PING = b"whsprdrn"
@@ -39,6 +40,8 @@ class ServerConnection(Transport):
     ) -> None:
         super().__init__(stream, Connection(Role.SERVER, limits.http2, trio.current_time), pauses=True)
         self.peer = peer
+        self.identity = identity_of(stream)
+        """Who the client is, by its certificate."""
         self.message_bytes_max = limits.message_bytes_max
         self._methods = methods
         self._compression = compression
