@@ -111,14 +111,24 @@ class RequestHead:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request that cannot: the header block that answers it."""
+    """A request that cannot: the header block that answers it, or for HTTP clients all of a response."""
 
     block: bytes
+    body: bytes = b""
+    trailers: bytes = b""
 
 
-def _refuse(error: WhisprError, http_status: int = 200, more: Iterable[tuple[str, str]] = ()) -> Refusal:
-    head = [(":status", str(http_status)), ("content-type", wire.CONTENT_TYPE)]
+def _refuse(error: WhisprError, more: Iterable[tuple[str, str]] = ()) -> Refusal:
+    head = [(":status", "200"), ("content-type", wire.CONTENT_TYPE)]
     return Refusal(encode([*head, *wire.status_fields(error), *more]))
+
+
+def _refuse_http(headers: Headers, error: WhisprError, http_status: int) -> Refusal:
+    """Say it in words that a person with a browser or curl sees; the status is for a gRPC client gone astray."""
+    head = [(":status", str(http_status)), ("content-type", "text/plain; charset=utf-8")]
+    if headers.get(":method") == "HEAD":
+        return Refusal(encode([*head, *wire.status_fields(error)]))
+    return Refusal(encode(head), f"{error.message}\n".encode(), encode(wire.status_fields(error)))
 
 
 def read_head(headers: Headers, methods: Mapping[str, Method]) -> RequestHead | Refusal:
@@ -127,10 +137,11 @@ def read_head(headers: Headers, methods: Mapping[str, Method]) -> RequestHead | 
     `te: trailers` is not insisted on: proxies lose it, and nothing here depends on it.
     """
     if headers.get(":method") != "POST":
-        return _refuse(WhisprError(Code.INTERNAL, "gRPC requests are POST requests"), 405)
+        return _refuse_http(headers, WhisprError(Code.INTERNAL, "gRPC requests are POST requests"), 405)
     content_type = headers.get("content-type")
     if not wire.is_grpc(content_type):
-        return _refuse(WhisprError(Code.INTERNAL, f"content-type {content_type!r} is not gRPC"), 415)
+        wrong_type = WhisprError(Code.INTERNAL, f"content-type {content_type!r} is not gRPC")
+        return _refuse_http(headers, wrong_type, 415)
     encoding = headers.get("grpc-encoding")
     if not compression.known(encoding):
         unknown = WhisprError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding!r} is not supported")

@@ -50,6 +50,7 @@ class ServerConnection(Transport):
         self._handshake = trio.CancelScope(deadline=trio.current_time() + limits.handshake_s)
         self._settled = trio.Event()
         self._calls: dict[int, ServerCall] = {}
+        self._refused: dict[int, Refusal] = {}
         self._draining = False
 
     # --- Events -------------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class ServerConnection(Transport):
         if not isinstance(head, RequestHead):
             head = event.headers.parsed = read_head(event.headers, self._methods)
         if isinstance(head, Refusal):
-            self.core.send_headers(stream_id, head.block, end_stream=True)
+            self._refuse(stream_id, head, event.end_stream)
         elif len(self._calls) >= self._calls_max:
             # A reset call frees its stream at once, but its handler may take time to unwind.
             self.core.reset(stream_id, ErrorCode.REFUSED_STREAM)
@@ -86,6 +87,8 @@ class ServerConnection(Transport):
         call = self._calls.get(stream_id)
         if call is None or call.ended_by is not None:
             self.core.consume(stream_id, len(data))
+            if end and stream_id in self._refused:
+                self._refuse(stream_id, self._refused.pop(stream_id), True)
             return
         try:
             if data:
@@ -95,8 +98,18 @@ class ServerConnection(Transport):
         except WhisprError as error:
             call.end(error, error.message)
 
+    def _refuse(self, stream_id: int, refusal: Refusal, ended: bool) -> None:
+        if not refusal.body:
+            self.core.send_headers(stream_id, refusal.block, end_stream=True)
+        elif ended:
+            self.core.respond(stream_id, refusal.block, refusal.body, refusal.trailers)
+        else:
+            # HTTP clients send all of a request before they look at the answer: it is heard out, and dropped.
+            self._refused[stream_id] = refusal
+
     def on_reset(self, event: events.StreamReset) -> None:
         """Cancel the call of a stream that is gone."""
+        self._refused.pop(event.stream_id, None)
         call = self._calls.get(event.stream_id)
         if call is not None:
             reason = "the client cancelled the call" if event.remote else event.message
