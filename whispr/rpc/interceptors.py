@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from whispr.rpc.call import Call
 
 Proceed = Callable[[], Awaitable[Any]]
+CallT = TypeVar("CallT", bound=Call)
 
 
 class Interceptor(Protocol):
@@ -37,14 +39,23 @@ class Interceptor(Protocol):
 
 async def intercepted(interceptors: Sequence[Interceptor], call: Call, innermost: Proceed) -> Any:
     """Run `innermost` inside the interceptors, the first of them outermost."""
-    proceed = innermost
+    return await surrounded(interceptors, lambda _: innermost())(call)
+
+
+def surrounded(
+    interceptors: Sequence[Interceptor], innermost: Callable[[CallT], Awaitable[Any]]
+) -> Callable[[CallT], Awaitable[Any]]:
+    """`innermost` inside the interceptors, the first of them outermost: put together once, for many calls."""
+    run = innermost
     for interceptor in reversed(interceptors):
-        proceed = _bound(interceptor, call, proceed)
-    return await proceed()
+        run = partial(_surround, interceptor, run)
+    return run
 
 
-def _bound(interceptor: Interceptor, call: Call, proceed: Proceed) -> Proceed:
-    return lambda: interceptor(call, proceed)
+def _surround(
+    interceptor: Interceptor, inside: Callable[[CallT], Awaitable[Any]], call: CallT
+) -> Awaitable[Any]:
+    return interceptor(call, partial(inside, call))
 
 
 class _Paused:

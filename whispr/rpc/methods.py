@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from whispr.http2.headers import Headers, encode
 from whispr.rpc import compression, wire
 from whispr.rpc.call import NO_METADATA, Metadata
 from whispr.rpc.compression import Encoding
+from whispr.rpc.interceptors import Interceptor, surrounded
 
 if TYPE_CHECKING:
     from whispr.rpc.server_call import ServerCall
@@ -30,28 +31,41 @@ class Method:
     parse_request: Callable[[bytes], Any]
     run: Callable[[ServerCall], Awaitable[Any]]
     """Runs the handler; returns the response of a method that gives one, and sends those of one that streams."""
+    takes_one: bool
+    """A request is one message."""
     streams_response: bool
 
 
-def method_table(servicers: Iterable[purerpc.Servicer]) -> dict[str, Method]:
-    """Every method of `servicers` by full name. Raises ValueError when two servicers share a name."""
+def method_table(
+    servicers: Iterable[purerpc.Servicer], interceptors: Sequence[Interceptor] = ()
+) -> dict[str, Method]:
+    """Every method of `servicers` by full name, inside the interceptors.
+
+    Raises ValueError when two servicers share a name.
+    """
     table: dict[str, Method] = {}
     for servicer in servicers:
         service = servicer.service
         for name, bound in service.methods.items():
-            method = _method(f"/{service.name}/{name}", bound.method_fn, bound.signature)
+            method = _method(f"/{service.name}/{name}", bound.method_fn, bound.signature, interceptors)
             if table.setdefault(method.name, method) is not method:
                 raise ValueError(f"two servicers offer {method.name}")
     return table
 
 
-def _method(name: str, function: Callable[..., Any], signature: purerpc.RPCSignature) -> Method:
-    runner = _RUNNERS[signature.cardinality.name]
+def _method(
+    name: str,
+    function: Callable[..., Any],
+    signature: purerpc.RPCSignature,
+    interceptors: Sequence[Interceptor],
+) -> Method:
+    cardinality = signature.cardinality.name
     return Method(
         name,
         signature.request_type.FromString,
-        partial(runner, function),
-        signature.cardinality.name.endswith("STREAM"),
+        surrounded(interceptors, partial(_RUNNERS[cardinality], function)),
+        cardinality.startswith("UNARY"),
+        cardinality.endswith("STREAM"),
     )
 
 
@@ -59,7 +73,12 @@ def _method(name: str, function: Callable[..., Any], signature: purerpc.RPCSigna
 # request event. A streamed request is the call itself, iterated.
 
 
-async def _unary_unary(function: Callable[..., Awaitable[Any]], call: ServerCall) -> Any:
+def _unary_unary(function: Callable[..., Awaitable[Any]], call: ServerCall) -> Awaitable[Any]:
+    request = call.receive_now()
+    return _unary_unary_later(function, call) if request is None else function(request, request=call)
+
+
+async def _unary_unary_later(function: Callable[..., Awaitable[Any]], call: ServerCall) -> Any:
     return await function(await call.receive_one(), request=call)
 
 

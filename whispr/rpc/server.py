@@ -51,8 +51,7 @@ class RpcServer:
         """
         named(compression)
         self._compression = compression
-        self._methods = method_table(servicers)
-        self._interceptors = tuple(interceptors)
+        self._methods = method_table(servicers, interceptors)
         self._limits = limits
         self._accepting: set[trio.CancelScope] = set()
         self._connections: set[ServerConnection] = set()
@@ -102,9 +101,7 @@ class RpcServer:
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str = "memory") -> None:
         """Serve one connection that is already there, until it ends."""
-        connection = ServerConnection(
-            stream, peer, self._methods, self._interceptors, self._limits, self._compression
-        )
+        connection = ServerConnection(stream, peer, self._methods, self._limits, self._compression)
         self._connections.add(connection)
         try:
             if not self._draining:

@@ -24,18 +24,20 @@ _OK_BLOCK = encode(wire.status_fields(None))
 
 
 class ServerCall(ServerSideCall):
-    """Created at the request's head; its task starts at once, and receives messages as they come."""
+    """Created at the request's head; runs once what came with it has been read, and takes messages as they come."""
 
     __slots__ = (
         "_arrived",
         "_connection",
+        "_encoding_received",
         "_finished",
         "_inbox",
+        "_only",
         "_room",
-        "_stream_id",
         "ended_by",
         "handler",
         "scope",
+        "stream_id",
     )
 
     def __init__(
@@ -48,32 +50,63 @@ class ServerCall(ServerSideCall):
         handler = head.method
         super().__init__(handler.name, head.metadata, connection.peer, deadline)
         self.handler = handler
-        self.scope = trio.CancelScope(deadline=deadline)
+        self.stream_id = stream_id
+        self.scope: trio.CancelScope | None = None
+        """Around the handler, while it runs."""
         self.ended_by: WhisprError | None = None
-        """Why the scope was cancelled, other than its deadline."""
+        """Why the call was ended, other than by its deadline."""
         self._finished = False
         self._connection = connection
-        self._stream_id = stream_id
-        self._inbox = Inbox(connection.message_bytes_max)
-        if head.encoding is not None:
-            self._inbox.expect(head.encoding)
+        self._encoding_received = head.encoding
         self._accepts = head.accepts
-        self._arrived = Waker()
+        self._only: bytes | None = None
+        """The whole request, which came in one piece with its head and is not compressed."""
+        self._inbox: Inbox | None = None
+        self._arrived: Waker | None = None
         self._room: Waker | None = None
 
     # --- From the connection ------------------------------------------------------------------------------
 
+    def receive_whole(self, data: bytes) -> bool:
+        """Take the whole body of a request, if it is the one message that the method takes."""
+        size = len(data) - wire.PREFIX_BYTES
+        # The first byte says whether the message is compressed, the others how long it is.
+        if size < 0 or data[0] or int.from_bytes(data[1:5], "big") != size:
+            return False
+        if size > self._connection.message_bytes_max or not self.handler.takes_one:
+            return False
+        self._only = data[5:]
+        return True
+
     def receive_data(self, data: bytes) -> None:
         """DATA has come. Raises WhisprError when it breaks gRPC's framing."""
-        surplus = self._inbox.feed(data)
+        surplus = self.inbox.feed(data)
         if surplus:
-            self._connection.core.consume(self._stream_id, surplus)
-        self._arrived.wake()
+            self._connection.core.consume(self.stream_id, surplus)
+        self._wake()
 
     def receive_end(self) -> None:
         """The client has half-closed. Raises WhisprError if it did so within a message."""
-        self._inbox.end()
-        self._arrived.wake()
+        self.inbox.end()
+        self._wake()
+
+    @property
+    def inbox(self) -> Inbox:
+        """Messages that wait to be read; made when there is need of one."""
+        if self._inbox is None:
+            self._inbox = Inbox(self._connection.message_bytes_max)
+            if self._encoding_received is not None:
+                self._inbox.expect(self._encoding_received)
+        return self._inbox
+
+    def _wake(self) -> None:
+        if self._arrived is not None:
+            self._arrived.wake()
+
+    async def _wait(self) -> None:
+        if self._arrived is None:
+            self._arrived = Waker()
+        await self._arrived.wait()
 
     def has_room(self) -> None:
         """The stream's queue has been sent."""
@@ -84,16 +117,28 @@ class ServerCall(ServerSideCall):
         """Cancel the call's scope. What the client hears of it, if it still listens, is `error`."""
         if self.ended_by is None:
             self.ended_by = error
-            self.scope.cancel(reason=reason)
+            if self.scope is not None:
+                self.scope.cancel(reason=reason)
 
     # --- Messages -----------------------------------------------------------------------------------------
 
+    def receive_now(self) -> Any:
+        """The only message of a request that came in one piece; None when it did not. Raises as `receive_one`."""
+        message = self._only
+        return None if message is None else self._parse(message)
+
+    def waits(self) -> None:
+        """The handler has to wait, so the message it has been given no longer holds the window."""
+        if self._only is not None:
+            self._connection.core.consume(self.stream_id, wire.PREFIX_BYTES + len(self._only))
+            self._only = b""
+
     async def receive_one(self) -> Any:
         """The only message of a unary request. Raises WhisprError INTERNAL when there is none, or more."""
-        inbox = self._inbox
+        inbox = self.inbox
         # One more message than allowed is enough to know; a unary handler starts when the client is done.
         while not inbox.ended and len(inbox) < 2:
-            await self._arrived.wait()
+            await self._wait()
         if len(inbox) != 1:
             raise WhisprError(Code.INTERNAL, "a unary request is one message: none or more than one came")
         return self._parse(self._take())
@@ -104,10 +149,11 @@ class ServerCall(ServerSideCall):
     async def __anext__(self) -> Any:
         """The next message of a streamed request, until the client half-closes."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._inbox:
-            if self._inbox.ended:
+        inbox = self.inbox
+        while not inbox:
+            if inbox.ended:
                 raise StopAsyncIteration
-            await self._arrived.wait()
+            await self._wait()
         return self._parse(self._take())
 
     @property
@@ -118,12 +164,12 @@ class ServerCall(ServerSideCall):
     @property
     def received_compressed(self) -> bool:
         """Whether the message received last had come compressed."""
-        return self._inbox.compressed
+        return self._inbox is not None and self._inbox.compressed
 
     def _take(self) -> bytes:
-        message, surplus = self._inbox.take()
+        message, surplus = self.inbox.take()
         if surplus:
-            self._connection.core.consume(self._stream_id, surplus)
+            self._connection.core.consume(self.stream_id, surplus)
             self._connection.flush()
         return message
 
@@ -136,7 +182,7 @@ class ServerCall(ServerSideCall):
     async def send(self, message: Any) -> None:
         """Send a message of a stream, waiting while the client is slow to read."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        connection, stream_id = self._connection, self._stream_id
+        connection, stream_id = self._connection, self.stream_id
         while not connection.core.writable(stream_id):
             self._room = self._room or Waker()
             await self._room.wait()
@@ -148,7 +194,7 @@ class ServerCall(ServerSideCall):
 
     def respond(self, message: Any) -> None:
         """The whole of a unary response."""
-        connection, stream_id = self._connection, self._stream_id
+        connection, stream_id = self._connection, self.stream_id
         head = self._head_block()
         data = self._frame(message.SerializeToString())
         trailers = _OK_BLOCK if self._trailing is None else encode(wire.status_fields(None) + self._trailing)
@@ -161,7 +207,7 @@ class ServerCall(ServerSideCall):
         if self._finished:
             return
         self._finished = True
-        core, stream_id = self._connection.core, self._stream_id
+        core, stream_id = self._connection.core, self.stream_id
         fields = wire.status_fields(error) + (self._trailing or [])
         if self._initial_sent or self._initial:
             self._send_head()
@@ -173,7 +219,7 @@ class ServerCall(ServerSideCall):
     def _send_head(self) -> None:
         if not self._initial_sent:
             self._initial_sent = True
-            self._connection.core.send_headers(self._stream_id, self._head_block())
+            self._connection.core.send_headers(self.stream_id, self._head_block())
 
     def _head_block(self) -> bytes:
         if self._initial is None and self._encoding is None:

@@ -1,9 +1,18 @@
-"""One client's connection to a server: requests become calls, each a task with a cancel scope."""
+"""One client's connection to a server: requests become calls, each in a cancel scope.
+
+Theory of operation. One task leads: it reads, and runs the calls that a read brought, one after the other. Most
+never wait, and all their answers leave in one write. As soon as a handler has to wait, its task is that call's
+until it ends, and another task leads. So at any time there is one leader, and a task for each call that has
+waited; a connection without calls is one task that waits for something to read, and one for something to write.
+See `driving` for why the handler cannot tell the difference from a task of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextvars
+from collections import deque
+from collections.abc import Mapping
+from math import inf
 
 import structlog
 import trio
@@ -12,8 +21,8 @@ from whispr.errors import Code, WhisprError, internal, unavailable
 from whispr.http2 import events
 from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
-from whispr.rpc.call import set_current_call
-from whispr.rpc.interceptors import Interceptor, intercepted
+from whispr.http2.headers import Headers
+from whispr.rpc.driving import drive
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import Method, Refusal, RequestHead, read_head
 from whispr.rpc.server_call import ServerCall
@@ -34,50 +43,62 @@ class ServerConnection(Transport):
         stream: trio.abc.Stream,
         peer: str,
         methods: Mapping[str, Method],
-        interceptors: Sequence[Interceptor],
         limits: RpcLimits,
         compression: str | None = None,
     ) -> None:
-        super().__init__(stream, Connection(Role.SERVER, limits.http2, trio.current_time), pauses=True)
+        core = Connection(Role.SERVER, limits.http2, trio.current_time, whole_messages=True)
+        super().__init__(stream, core, pauses=True)
+        self.on[events.RequestReceived] = self.on_request
         self.peer = peer
         self.identity = identity_of(stream)
         """Who the client is, by its certificate."""
         self.message_bytes_max = limits.message_bytes_max
         self._methods = methods
         self._compression = compression
-        self._interceptors = interceptors
         self._calls_max = limits.http2.streams_max
         self._handshake = trio.CancelScope(deadline=trio.current_time() + limits.handshake_s)
         self._settled = trio.Event()
         self._calls: dict[int, ServerCall] = {}
         self._refused: dict[int, Refusal] = {}
+        self._ready: deque[ServerCall] = deque()
+        self._context = contextvars.copy_context()
+        self._leader: trio.lowlevel.Task | None = None
+        self._reading_over = trio.Event()
         self._draining = False
 
     # --- Events -------------------------------------------------------------------------------------------
 
     def on_headers(self, event: events.HeadersReceived) -> None:
-        """Start a call; its task runs once everything that came with the request has been read."""
-        stream_id = event.stream_id
-        if event.trailers:
-            self._feed(stream_id, b"", True)
-            return
-        head = event.headers.parsed
+        """Begin a call."""
+        if not event.trailers:
+            self._begin(event.stream_id, event.headers)
+        if event.end_stream:
+            self._feed(event.stream_id, b"", True)
+
+    def on_request(self, event: events.RequestReceived) -> None:
+        """Begin a call of which everything is there."""
+        call = self._begin(event.stream_id, event.headers)
+        if call is None or not call.receive_whole(event.data):
+            self._feed(event.stream_id, event.data, True)
+
+    def _begin(self, stream_id: int, headers: Headers) -> ServerCall | None:
+        head = headers.parsed
         if not isinstance(head, RequestHead):
-            head = event.headers.parsed = read_head(event.headers, self._methods)
+            head = headers.parsed = read_head(headers, self._methods)
         if isinstance(head, Refusal):
-            self._refuse(stream_id, head, event.end_stream)
-        elif len(self._calls) >= self._calls_max:
+            self._refuse(stream_id, head, False)
+            return None
+        if len(self._calls) >= self._calls_max:
             # A reset call frees its stream at once, but its handler may take time to unwind.
             self.core.reset(stream_id, ErrorCode.REFUSED_STREAM)
-        else:
-            deadline = trio.current_time() + head.timeout_s if head.timeout_s is not None else float("inf")
-            call = ServerCall(self, stream_id, head, deadline)
-            if self._compression is not None:
-                call.compression = self._compression
-            self._calls[stream_id] = call
-            self.nursery.start_soon(self._run_call, stream_id, call, name=head.method.name)
-            if event.end_stream:
-                self._feed(stream_id, b"", True)
+            return None
+        deadline = inf if head.timeout_s is None else self.read_at + head.timeout_s
+        call = ServerCall(self, stream_id, head, deadline)
+        if self._compression is not None:
+            call.compression = self._compression
+        self._calls[stream_id] = call
+        self._ready.append(call)
+        return call
 
     def on_data(self, event: events.DataReceived) -> None:
         """Hand bytes to their call."""
@@ -141,32 +162,70 @@ class ServerConnection(Transport):
 
     # --- Calls --------------------------------------------------------------------------------------------
 
-    async def _run_call(self, stream_id: int, call: ServerCall) -> None:
-        set_current_call(call)
-        try:
-            with call.scope as scope:
-                if call.ended_by is None:
-                    await self._handle(call)
-            if scope.cancelled_caught or call.ended_by is not None:
-                call.finish(
-                    call.ended_by or WhisprError(Code.DEADLINE_EXCEEDED, "the call's deadline passed")
-                )
-        except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call, not the server
-            self._fail(call, error)
-        finally:
-            del self._calls[stream_id]
-            self._close_if_drained()
+    async def _read(self) -> None:
+        await self._lead()
+        await self._reading_over.wait()
 
-    async def _handle(self, call: ServerCall) -> None:
-        method = call.handler
-        if self._interceptors:
-            response: Any = await intercepted(self._interceptors, call, lambda: method.run(call))
-        else:
-            response = await method.run(call)
-        if method.streams_response:
-            call.finish()
-        else:
-            call.respond(response)
+    async def _lead(self) -> None:
+        """Read, and run calls, until one of them has had to wait and is over, or there is nothing to read."""
+        task = trio.lowlevel.current_task()
+        self._leader = task
+        self.handling = True
+        while self._leader is task:
+            call: ServerCall | None = None
+            try:
+                # One scope serves many calls: making one costs as much as most handlers.
+                with trio.CancelScope() as scope:
+                    while self._leader is task and (call is None or call.ended_by is None):
+                        call = self._ready.popleft() if self._ready else None
+                        if call is not None:
+                            await self._run_call(call, scope, task)
+                        elif not await self._read_more(scope, task):
+                            self._reading_over.set()
+                            return
+                if call is not None and scope.cancelled_caught:
+                    call.finish(call.ended_by or _deadline_passed())
+            except Exception as error:  # whatever a handler raises ends its call, not the server
+                if call is None:
+                    raise
+                self._fail(call, error)
+
+    async def _read_more(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> bool:
+        """Send what the calls have answered, then read; False when there is nothing more to read."""
+        if scope.deadline != inf:
+            scope.deadline = inf
+        task.context = self._context
+        await self.handled()
+        return await self.receive()
+
+    async def _run_call(self, call: ServerCall, scope: trio.CancelScope, task: trio.lowlevel.Task) -> None:
+        """Run a call to its end, raising what its handler raises."""
+        try:
+            if call.ended_by is not None or call.deadline <= trio.current_time():
+                call.finish(call.ended_by or _deadline_passed())
+                return
+            if scope.deadline != call.deadline:
+                scope.deadline = call.deadline
+            call.scope = scope
+            response = await drive(call, task, self._context, self._waits)
+            if call.handler.streams_response:
+                call.finish()
+            else:
+                call.respond(response)
+        finally:
+            call.scope = None
+            del self._calls[call.stream_id]
+            if self._draining:
+                self._close_if_drained()
+
+    def _waits(self, call: ServerCall) -> None:
+        """A handler has to wait: this task is its own from now on, and another leads."""
+        call.waits()
+        trio.lowlevel.current_task().name = call.method
+        self._leader = None
+        self.handling = False
+        self.flush()
+        self.nursery.start_soon(self._lead, name=f"{type(self).__name__} {self.peer}")
 
     def _fail(self, call: ServerCall, error: Exception) -> None:
         status = status_of(error)
@@ -212,3 +271,7 @@ class ServerConnection(Transport):
         if self._draining and not self._calls:
             self.close()
         self.flush()
+
+
+def _deadline_passed() -> WhisprError:
+    return WhisprError(Code.DEADLINE_EXCEEDED, "the call's deadline passed")

@@ -1,9 +1,12 @@
 """Moves bytes between one byte stream and one `http2.Connection`, for servers and channels alike.
 
 Theory of operation. One task reads and dispatches events, all of it synchronously, so that whatever a read
-brought is handled before any other task runs. One task writes: it takes the connection's whole output, in
-which streams have been given fair turns, and sends it; what calls add meanwhile goes out in one write next
-time. Calls never touch the socket; they change the connection and call `flush`.
+brought is handled before any other task runs; then it writes what that gave rise to, without waiting. What a
+socket does not take at once, and what calls have to say at other times, a second task writes: it takes the
+connection's whole output, in which streams have been given fair turns; what calls add meanwhile goes out in
+one write next time. Calls never touch the socket; they change the connection and call `flush`.
+
+Sockets are read and written directly, for Trio's own stream makes two more rounds of its loop for each.
 
 The reader stops while the output is over `OUTPUT_BYTES_MAX` on a server, which answers what it reads: a peer
 that will not read its answers gets no further. A client goes on reading, so the two never wait for each other.
@@ -11,6 +14,7 @@ that will not read its answers gets no further. A client goes on reading, so the
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -39,12 +43,19 @@ class Transport(ABC):
         """Why the connection is over; None while it is not."""
         self.reads = 0
         """How often something was read: who watches for silence looks whether it has changed."""
+        self.handling = False
+        """Events are being handled, and what they give rise to is sent when they all have been: `flush` may wait."""
+        self.read_at = 0.0
+        """When the bytes being handled were read, on Trio's clock."""
         self._stream = stream
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._unsent: bytes | bytearray = b""
+        """Output taken from the connection that the socket has not taken."""
         self._pauses = pauses
         self._output_added = Waker()
         self._output_sent = Waker()
         self._closing = False
-        self._on: dict[type, Callable[[Any], None]] = {
+        self.on: dict[type, Callable[[Any], None]] = {
             events.HeadersReceived: self.on_headers,
             events.DataReceived: self.on_data,
             events.StreamReset: self.on_reset,
@@ -95,8 +106,7 @@ class Transport(ABC):
             async with trio.open_nursery() as self.nursery:
                 self.nursery.start_soon(self._write)
                 await self._read()
-                self._closing = True
-                self.flush()
+                self.close()
                 await trio.sleep(FLUSH_S)
                 self.nursery.cancel_scope.cancel(reason="the peer does not take our last words")
         finally:
@@ -104,13 +114,14 @@ class Transport(ABC):
             await trio.aclose_forcefully(self._stream)
 
     def flush(self) -> None:
-        """Have the writer send what the connection has to say."""
-        self._output_added.wake()
+        """Have what the connection has to say sent."""
+        if not self.handling:
+            self._output_added.wake()
 
     def close(self) -> None:
         """Close once everything in the output has been sent."""
         self._closing = True
-        self.flush()
+        self._output_added.wake()
 
     def kill(self, reason: str) -> None:
         """End the connection at once, whatever is still unsent."""
@@ -124,34 +135,74 @@ class Transport(ABC):
 
     async def _read(self) -> None:
         """Until the peer closes, breaks the connection, or breaks the protocol."""
-        core, on = self.core, self._on
-        while not core.failed:
+        while await self.receive():
+            await self.handled()
+
+    async def receive(self) -> bool:
+        """Read once, and handle what came; False when the connection is over."""
+        core = self.core
+        if core.failed:
+            return False
+        data = await self._read_some()
+        if not data:
+            self._lose("the connection was lost")
+            return False
+        self.handling = True
+        self.read_at = trio.current_time()
+        on = self.on
+        for event in core.receive(data):
+            on[type(event)](event)
+        return True
+
+    async def handled(self) -> None:
+        """Send what handling has given rise to; waits only while there is too much of it."""
+        self.handling = False
+        self._write_now()
+        while self._pauses and self.core.output_bytes > OUTPUT_BYTES_MAX and self.lost is None:
+            await self._output_sent.wait()
+
+    async def _read_some(self) -> bytes:
+        """Something that the peer sent; nothing when it has closed, or the connection is broken."""
+        try:
+            if self._socket is None:
+                # Some streams return a bytearray, whose slices could not be looked up in the header cache.
+                return bytes(await self._stream.receive_some(READ_BYTES))
+            while True:
+                await trio.lowlevel.wait_readable(self._socket)
+                try:
+                    return os.read(self._socket.fileno(), READ_BYTES)
+                except BlockingIOError:
+                    continue
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    def _write_now(self) -> None:
+        """Write the output, as far as the socket takes it; the rest is the writer's."""
+        core = self.core
+        if self._socket is not None and not self._unsent and core.sends_more and not self._closing:
+            self._take_output()
             try:
-                data = await self._stream.receive_some(READ_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-            if not data:
-                self._lose("the connection was lost")
-                return
-            self.reads += 1
-            # Some streams return a bytearray, whose slices could not be looked up in the header cache.
-            for event in core.receive(bytes(data)):
-                on[type(event)](event)
+                sent = os.write(self._socket.fileno(), self._unsent)
+            except OSError:
+                sent = 0  # full, or broken, which the writer will find out
+            self._unsent = self._unsent[sent:]
+        if self._unsent or self._closing or core.sends_more:
             self._output_added.wake()
-            while self._pauses and core.output_bytes > OUTPUT_BYTES_MAX and self.lost is None:
-                await self._output_sent.wait()
+
+    def _take_output(self) -> None:
+        self._unsent, writable = self.core.take_output()
+        for stream_id in writable:
+            self.on_writable(stream_id)
 
     async def _write(self) -> None:
         """Until `close`, or until the connection breaks; then ends the connection's nursery."""
-        take, send_all = self.core.take_output, self._stream.send_all
         while True:
-            output, writable = take()
-            for stream_id in writable:
-                self.on_writable(stream_id)
-            if output:
+            if not self._unsent:
+                self._take_output()
+            if self._unsent:
                 try:
-                    await send_all(output)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._send_some()
+                except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                     break
                 self._output_sent.wake()
             elif self._closing and (self.lost is not None or not self.core.unsent):
@@ -160,3 +211,15 @@ class Transport(ABC):
                 await self._output_added.wait()
         self._lose("the connection was lost")
         self.nursery.cancel_scope.cancel(reason=self.lost)
+
+    async def _send_some(self) -> None:
+        if self._socket is None:
+            await self._stream.send_all(self._unsent)
+            self._unsent = b""
+            return
+        try:
+            sent = os.write(self._socket.fileno(), self._unsent)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(self._socket)
+        else:
+            self._unsent = self._unsent[sent:]
