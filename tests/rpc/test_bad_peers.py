@@ -347,6 +347,7 @@ async def test_the_request_head(echo: Any) -> None:
         ":authority": "raw:1",
         "te": "trailers",
         "content-type": "application/grpc+proto",
+        "grpc-accept-encoding": "identity,deflate,gzip",
     }
 
 

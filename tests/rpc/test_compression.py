@@ -8,9 +8,12 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,10 +21,12 @@ from whispr.errors import Code, WhisprError
 from whispr.http2 import events
 from whispr.rpc import compression
 from whispr.rpc.call import current_call
+from whispr.rpc.channel import open_channel
 from whispr.rpc.inbox import Inbox
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.server import RpcServer
 from whispr.rpc.wire import Compressed, MessageReader, frame_encoded, frame_message
+from whispr.testing import open_rpc_pair
 
 Connect = Callable[[RpcServer], Awaitable[Any]]
 Unary = Callable[[Callable[[Any], Awaitable[Any]]], Any]
@@ -322,3 +327,151 @@ def test_a_server_with_an_unknown_encoding(handlers: Any) -> None:
     """It is refused when it is made."""
     with pytest.raises(ValueError, match="no such encoding"):
         RpcServer([handlers], compression="br")
+
+
+# --- A channel --------------------------------------------------------------------------------------------
+
+
+async def test_calls_say_how_they_send(echo: Any) -> None:
+    """Per call and, in a stream, per message; unary and streamed, each way."""
+    seen: list[tuple[bool, str | bytes | None]] = []
+
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
+        async def Say(self, input_message: Any) -> Any:  # noqa: N802
+            current_call().compression = "gzip"
+            seen.append((current_call().received_compressed, None))
+            return input_message
+
+        async def Chat(self, input_messages: Any) -> AsyncIterator[Any]:  # noqa: N802
+            call = current_call()
+            call.compression = "deflate"
+            async for message in input_messages:
+                call.compress = call.received_compressed
+                yield message
+
+    async with open_rpc_pair([Handlers()]) as pair:
+        stub = echo.Stub(pair.channel)
+        for name in (None, "gzip", "deflate", "identity"):
+            assert (await stub.Say(echo.Message(text=LONG), compression=name)).text == LONG
+        async with stub.Chat(compression="gzip") as call:
+            for compress in (True, False, True):
+                await call.send(echo.Message(text=LONG), compress=compress)
+                assert (await anext(call)).text == LONG
+                assert call.received_compressed is compress
+        with pytest.raises(ValueError, match="no such encoding"):
+            await stub.Say(echo.Message(), compression="br")
+    assert [compressed for compressed, _ in seen] == [False, True, True, False]
+
+
+async def test_a_channels_encoding_and_its_calls_exceptions(echo: Any, handlers: Any) -> None:
+    """What the channel says holds for calls that say nothing; an interceptor sees none of it."""
+    seen = []
+
+    async def look(call: Any, proceed: Any) -> Any:
+        result = await proceed()
+        seen.append(call.received_compressed)
+        return result
+
+    server = RpcServer([handlers], [look], compression="gzip")
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(server.serve_tcp, "127.0.0.1", 0)
+        async with open_channel(f"127.0.0.1:{port}", compression="gzip") as channel:
+            stub = echo.Stub(channel)
+            assert (await stub.Say(echo.Message(text=LONG))).text == LONG
+            assert (await stub.Say(echo.Message(text=LONG), compression="identity")).text == LONG
+        nursery.cancel_scope.cancel(reason="the test is over")
+    assert seen == [True, False]
+
+
+async def test_a_response_that_is_a_bomb(echo: Any) -> None:
+    """The caller gets RESOURCE_EXHAUSTED, unary and streamed, and the channel goes on."""
+
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
+        async def Say(self, input_message: Any) -> Any:  # noqa: N802
+            current_call().compression = "gzip"
+            return echo.Message(payload=bytes(input_message.n))
+
+        async def Repeat(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802
+            current_call().compression = "gzip"
+            yield echo.Message(payload=bytes(input_message.n))
+
+    async with open_rpc_pair([Handlers()], channel_limits=RpcLimits(message_bytes_max=10_000)) as pair:
+        stub = echo.Stub(pair.channel)
+        with pytest.raises(WhisprError) as unary:
+            await stub.Say(echo.Message(n=MIB))
+        with pytest.raises(WhisprError) as streamed:
+            async with stub.Repeat(echo.Message(n=MIB)) as call:
+                await anext(call)
+        assert unary.value.code is streamed.value.code is Code.RESOURCE_EXHAUSTED
+        assert len((await stub.Say(echo.Message(n=9000))).payload) == 9000
+
+
+async def test_a_server_that_answers_in_an_encoding_nobody_accepts(echo: Any, unary: Unary) -> None:
+    """INTERNAL, naming it."""
+
+    async def say(message: Any) -> Any:
+        call = current_call()
+        call._initial = [("grpc-encoding", "br")]  # what a broken server would say
+        return message
+
+    async with open_rpc_pair([unary(say)]) as pair:
+        with pytest.raises(WhisprError, match="br") as caught:
+            await echo.Stub(pair.channel).Say(echo.Message())
+    assert caught.value.code is Code.INTERNAL
+
+
+# --- grpcio -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_grpcio_clients(echo: Any, handlers: Any, algorithm: Any) -> None:
+    """They compress what they send and understand what we do, unary and streamed."""
+    path = "/whispr.test.echo.Echo"
+    codec = (echo.Message.SerializeToString, echo.Message.FromString)
+    seen = []
+
+    async def look(call: Any, proceed: Any) -> Any:
+        result = await proceed()
+        seen.append(call.received_compressed)
+        return result
+
+    def calls(port: int) -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", compression=algorithm) as channel:
+            say = channel.unary_unary(f"{path}/Say", *codec)
+            assert say(echo.Message(text=LONG)).text == LONG
+            chat = channel.stream_stream(f"{path}/Chat", *codec)
+            assert [message.text for message in chat(iter([echo.Message(text=LONG)] * 3))] == [LONG] * 3
+
+    server = RpcServer([handlers], [look], compression="gzip")
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(server.serve_tcp, "127.0.0.1", 0)
+        await trio.to_thread.run_sync(calls, port)
+        nursery.cancel_scope.cancel(reason="the test is over")
+    assert seen == [True, True]
+
+
+async def test_grpcio_servers(echo: Any) -> None:
+    """They understand what we compress, and we them."""
+    codec = (echo.Message.FromString, echo.Message.SerializeToString)
+    handlers = {"Say": grpc.unary_unary_rpc_method_handler(lambda request, _: request, *codec)}
+    server = grpc.server(ThreadPoolExecutor(2), compression=grpc.Compression.Gzip)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("whispr.test.echo.Echo", handlers),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    seen = []
+
+    async def look(call: Any, proceed: Any) -> Any:
+        result = await proceed()
+        seen.append(call.received_compressed)
+        return result
+
+    try:
+        async with open_channel(f"127.0.0.1:{port}", interceptors=[look], compression="gzip") as channel:
+            stub = echo.Stub(channel)
+            for name in (None, "deflate", "identity"):
+                assert (await stub.Say(echo.Message(text=LONG), compression=name)).text == LONG
+    finally:
+        server.stop(None).wait()
+    assert seen == [True, True, True]

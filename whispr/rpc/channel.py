@@ -35,6 +35,7 @@ from whispr.http2.headers import encode, list_bytes
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
 from whispr.rpc.client_connection import ClientConnection
+from whispr.rpc.compression import ACCEPTED, named
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
@@ -62,8 +63,11 @@ class Channel:
         limits: RpcLimits,
         wait_for_ready: bool,
         tls: TlsFiles | None,
+        compression: str | None = None,
     ) -> None:
         self.target = target
+        self.encoding = named(compression)
+        """Of requests, unless their call says otherwise."""
         self.interceptors = tuple(interceptors)
         self.limits = limits
         self.wait_for_ready = wait_for_ready
@@ -126,6 +130,7 @@ class Channel:
                 (":authority", self._authority),
                 ("te", "trailers"),
                 ("content-type", wire.CONTENT_TYPE),
+                ("grpc-accept-encoding", ACCEPTED),
                 ("user-agent", f"whispr-rpc/{__version__}"),
             ]
             head = self._heads[method] = encode(fields), list_bytes(fields)
@@ -288,20 +293,25 @@ async def open_channel(
     limits: RpcLimits = RpcLimits(),  # noqa: B008  # frozen
     wait_for_ready: bool = False,
     tls: TlsFiles | None = None,
+    compression: str | None = None,
     connect: Connect | None = None,
 ) -> AsyncIterator[Channel]:
     """A channel to `target`, such as "host:port"; `targets` lists the forms there are.
 
     Connects with the first call. While the server cannot be reached calls fail with UNAVAILABLE, or, with
     `wait_for_ready`, wait as long as their scopes let them. `tls` encrypts, checks the server's certificate,
-    and shows one if asked. `connect` replaces how a byte stream is had, and `target` is then only a name.
-    Calls still going when the block ends fail with UNAVAILABLE. Raises ValueError for a target it cannot read.
+    and shows one if asked. `compression` of the requests: "gzip", "deflate", or none; each call may say otherwise.
+    `connect` replaces how a byte stream is had, and `target` is then only a name.
+    Calls still going when the block ends fail with UNAVAILABLE. Raises ValueError for a target it cannot read,
+    or an encoding that does not exist.
     """
     body_error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             try:
-                yield Channel(target, connect, nursery, interceptors, limits, wait_for_ready, tls)
+                yield Channel(
+                    target, connect, nursery, interceptors, limits, wait_for_ready, tls, compression
+                )
             except BaseException as error:
                 body_error = error
                 raise

@@ -11,6 +11,7 @@ from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Headers, encode, list_bytes
 from whispr.rpc import wire
 from whispr.rpc.call import NO_METADATA, Call, Metadata
+from whispr.rpc.compression import named
 from whispr.rpc.inbox import Inbox, Waker
 from whispr.rpc.tls import PeerIdentity
 
@@ -34,6 +35,7 @@ class ClientCall(Call):
         "_attempts",
         "_channel",
         "_connection",
+        "_encoding",
         "_inbox",
         "_kept",
         "_kept_bytes",
@@ -43,6 +45,7 @@ class ClientCall(Call):
         "_sent_metadata",
         "_stream_id",
         "_unsent",
+        "compress",
         "ended",
         "error",
         "initial_metadata",
@@ -51,7 +54,12 @@ class ClientCall(Call):
     )
 
     def __init__(
-        self, channel: Channel, method: str, metadata: Metadata, wait_for_ready: bool | None = None
+        self,
+        channel: Channel,
+        method: str,
+        metadata: Metadata,
+        wait_for_ready: bool | None = None,
+        compression: str | None = None,
     ) -> None:
         super().__init__(method, metadata, channel.target, trio.current_effective_deadline())
         self.initial_metadata: Metadata | None = None
@@ -63,6 +71,9 @@ class ClientCall(Call):
         """How it ended; None for OK."""
         self.wait_for_ready = channel.wait_for_ready if wait_for_ready is None else wait_for_ready
         """Whether to wait for a server that cannot be reached."""
+        self.compress = True
+        """Whether messages sent from now on are compressed, when the call has an encoding."""
+        self._encoding = channel.encoding if compression is None else named(compression)
         self._channel = channel
         self._connection: ClientConnection | None = None
         self._stream_id = 0
@@ -122,6 +133,8 @@ class ClientCall(Call):
         if self.deadline < float("inf"):
             left_s = self.deadline - trio.current_time()
             fields = [("grpc-timeout", wire.format_timeout(left_s)), *fields]
+        if self._encoding is not None:
+            fields = [("grpc-encoding", self._encoding.name), *fields]
         if self._attempts:
             fields = [*fields, ("grpc-previous-rpc-attempts", str(self._attempts))]
         return fields
@@ -130,7 +143,7 @@ class ClientCall(Call):
         """Send the only message of a request, and end it."""
         assert self._connection is not None, "started"
         self._sent_end = True
-        framed = wire.frame_message(message)
+        framed = self._frame(message)
         self._keep(framed)
         self._connection.core.send_data(self._stream_id, framed, end_stream=True)
         self._connection.flush()
@@ -152,10 +165,15 @@ class ClientCall(Call):
         if self.error is not None:
             raise self.error
         if not self.ended and self._connection is not None:
-            framed = wire.frame_message(message)
+            framed = self._frame(message)
             self._keep(framed)
             self._connection.core.send_data(self._stream_id, framed)
             self._connection.flush()
+
+    def _frame(self, message: bytes) -> bytes:
+        if self._encoding is None or not self.compress:
+            return wire.frame_message(message)
+        return wire.frame_encoded(message, self._encoding)
 
     def send_end(self) -> None:
         """Half-close: no more messages follow."""
@@ -198,6 +216,11 @@ class ClientCall(Call):
             raise WhisprError(Code.INTERNAL, "the server sent none or more than one response")
         return self._inbox.take()[0]
 
+    @property
+    def received_compressed(self) -> bool:
+        """Whether the message received last had come compressed."""
+        return self._inbox.compressed
+
     async def receive_head(self) -> Metadata:
         """The server's initial metadata, once it has come. Raises the call's error."""
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -221,10 +244,12 @@ class ClientCall(Call):
     def receive_head_fields(self, headers: Headers) -> None:
         """The response has begun. Raises WhisprError when it is not a gRPC response."""
         self._kept = None
-        error = wire.read_response(headers)
-        if error is not None:
-            raise error
-        self.initial_metadata = _metadata(headers)
+        head = headers.parsed
+        if not isinstance(head, _ResponseHead):
+            head = headers.parsed = _ResponseHead(headers)
+        self.initial_metadata = head.metadata
+        if head.encoding is not None:
+            self._inbox.expect(head.encoding)
         self._arrived.wake()
 
     def receive_data(self, data: bytes) -> None:
@@ -306,9 +331,28 @@ class ClientCall(Call):
             self._room.wake()
 
 
+class _ResponseHead:
+    """What the head of a response says, worked out once per header block."""
+
+    __slots__ = ("encoding", "metadata")
+
+    def __init__(self, headers: Headers) -> None:
+        """Raises WhisprError when it is no gRPC response, or has an encoding that we do not accept."""
+        error = wire.read_response(headers)
+        if error is not None:
+            raise error
+        self.metadata = _metadata(headers)
+        try:
+            self.encoding = named(headers.get("grpc-encoding"))
+        except ValueError as bad:
+            raise WhisprError(Code.INTERNAL, f"bad grpc-encoding from the server: {bad}") from bad
+
+
 def _metadata(headers: Headers) -> Metadata:
     """Metadata of a response's head or trailers, worked out once per header block."""
     parsed = headers.parsed
+    if isinstance(parsed, _ResponseHead):
+        return parsed.metadata
     if not isinstance(parsed, Metadata):
         try:
             parsed = Metadata(wire.metadata_pairs(headers.fields))

@@ -9,7 +9,8 @@ visible: leaving the block early, by an exception or a `break`, resets the call.
         async for reply in call:
             ...
 
-Each takes `wait_for_ready`, whether to wait for a server that cannot be reached; None is as the channel says.
+Each takes `wait_for_ready`, whether to wait for a server that cannot be reached, and `compression` of what it
+sends: "gzip", "deflate" or "identity". None is as the channel says.
 """
 
 from __future__ import annotations
@@ -40,19 +41,26 @@ class _Method(Generic[RequestT, ResponseT]):
         self._name = name
         self._response = response
 
-    def _new_call(self, metadata: MetadataPairs, wait_for_ready: bool | None) -> ClientCall:
+    def _new_call(
+        self, metadata: MetadataPairs, wait_for_ready: bool | None, compression: str | None
+    ) -> ClientCall:
         given = Metadata(metadata) if metadata else NO_METADATA
-        return ClientCall(self._channel, self._name, given, wait_for_ready)
+        return ClientCall(self._channel, self._name, given, wait_for_ready, compression)
 
 
 class UnaryUnary(_Method[RequestT, ResponseT]):
     """One message each way: `reply = await stub.M(request)`."""
 
     async def __call__(
-        self, request: RequestT, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+        self,
+        request: RequestT,
+        *,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+        compression: str | None = None,
     ) -> ResponseT:
         """Make the call. Raises WhisprError with the status it ends with, ValueError for bad metadata."""
-        call = self._new_call(metadata, wait_for_ready)
+        call = self._new_call(metadata, wait_for_ready, compression)
         interceptors = self._channel.interceptors
         if interceptors:
             response: ResponseT = await intercepted(interceptors, call, lambda: self._perform(call, request))
@@ -73,30 +81,49 @@ class UnaryStream(_Method[RequestT, ResponseT]):
     """One message there, many back: `async with stub.M(request) as call: async for message in call`."""
 
     def __call__(
-        self, request: RequestT, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+        self,
+        request: RequestT,
+        *,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+        compression: str | None = None,
     ) -> ReceivingCall[ResponseT]:
         """Returns the call, to be entered."""
-        return ReceivingCall(self._channel, self._new_call(metadata, wait_for_ready), self._response, request)
+        return ReceivingCall(
+            self._channel, self._new_call(metadata, wait_for_ready, compression), self._response, request
+        )
 
 
 class StreamUnary(_Method[RequestT, ResponseT]):
     """Many messages there, one back: `async with stub.M() as call: …; reply = await call.response()`."""
 
     def __call__(
-        self, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+        self,
+        *,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+        compression: str | None = None,
     ) -> SendingCall[RequestT, ResponseT]:
         """Returns the call, to be entered."""
-        return SendingCall(self._channel, self._new_call(metadata, wait_for_ready), self._response)
+        return SendingCall(
+            self._channel, self._new_call(metadata, wait_for_ready, compression), self._response
+        )
 
 
 class StreamStream(_Method[RequestT, ResponseT]):
     """Many messages each way."""
 
     def __call__(
-        self, *, metadata: MetadataPairs = (), wait_for_ready: bool | None = None
+        self,
+        *,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+        compression: str | None = None,
     ) -> BidirectionalCall[RequestT, ResponseT]:
         """Returns the call, to be entered."""
-        return BidirectionalCall(self._channel, self._new_call(metadata, wait_for_ready), self._response)
+        return BidirectionalCall(
+            self._channel, self._new_call(metadata, wait_for_ready, compression), self._response
+        )
 
 
 class StreamingCall(Generic[ResponseT]):
@@ -137,6 +164,11 @@ class StreamingCall(Generic[ResponseT]):
         return await self._call.receive_head()
 
     @property
+    def received_compressed(self) -> bool:
+        """Whether the message received last had come compressed."""
+        return self._call.received_compressed
+
+    @property
     def trailing_metadata(self) -> Metadata:
         """The server's trailing metadata; empty until the call has ended."""
         return self._call.trailing_metadata
@@ -158,8 +190,12 @@ class ReceivingCall(StreamingCall[ResponseT]):
 class SendingCall(StreamingCall[ResponseT], Generic[RequestT, ResponseT]):
     """Messages to the server."""
 
-    async def send(self, message: RequestT) -> None:
-        """Send one message, waiting while the server is slow. Raises the call's error once it has failed."""
+    async def send(self, message: RequestT, *, compress: bool = True) -> None:
+        """Send one message, waiting while the server is slow. Raises the call's error once it has failed.
+
+        `compress` it, if the call has an encoding.
+        """
+        self._call.compress = compress
         await self._call.send(message.SerializeToString())
 
     async def done_sending(self) -> None:
