@@ -95,7 +95,7 @@ class RpcServer:
         try:
             await self._serve([listener], task_status.started, None)
         finally:
-            await listener.aclose()
+            listener.socket.close()
             if os.path.exists(path):  # noqa: ASYNC240  # a local file, at shutdown
                 os.unlink(path)
 
