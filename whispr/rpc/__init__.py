@@ -1,6 +1,7 @@
 """gRPC over `whispr.http2`, in Trio: servers, channels, and the code generator for both.
 
     wire               PURE: what gRPC says on top of HTTP/2
+    compression        PURE: gzip and deflate, never past a limit
     call               the call as handlers and interceptors see it; `current_call()`
     interceptors       what surrounds calls, on both sides
     inbox              messages that wait to be read, with back-pressure
@@ -16,6 +17,11 @@
       stubs                the attributes of generated stubs, by call kind
       purerpc_socket       what stubs of purerpc's own plugin need
     health             grpc.health.v1
+    reflection         grpc.reflection.v1 and v1alpha
+      protos               the messages of these, built at run time
+      reflection_client    what a server says of itself
+      prototext            descriptors as the proto they came from
+    metrics, logging   interceptors: a count and a time, and an event, for each call
     codegen, generate  the protoc plugin, and the command that runs it over `proto/`
 
 What a call costs, and what paid off. A unary call is one task, one scope, one object for the call, and no
