@@ -72,6 +72,8 @@ class Connection:
         self._peer_streams_max = frames.MAX_STREAM_ID
         self.peer_header_list_bytes_max = frames.MAX_WINDOW
         """The largest header list the peer says it takes (section 6.5.2); callers keep to it."""
+        self.on_ping: Callable[[], None] | None = None
+        """Told of each PING before it is answered; may raise ProtocolError."""
         self._goaway_id: int | None = None
         self.peer_going_away = False
         self._start()
@@ -184,6 +186,11 @@ class Connection:
     def open_streams(self) -> int:
         """How many streams are not yet closed."""
         return len(self._streams)
+
+    @property
+    def last_peer_id(self) -> int:
+        """The highest stream id that the peer has opened."""
+        return self._streams.last_peer_id
 
     def open_stream(self, block: bytes, end_stream: bool = False) -> int:
         """Send a request's header block on a new stream; returns its id. For clients."""
@@ -460,6 +467,8 @@ class Connection:
         if flags & frames.ACK:
             self._events.append(events.PingAcknowledged(payload))
         else:
+            if self.on_ping is not None:
+                self.on_ping()
             self._sender.output += frames.ping(payload, ack=True)
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:

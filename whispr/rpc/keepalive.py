@@ -1,8 +1,7 @@
 """How long connections live: pings that find out who is gone, pings that are too many, age and idleness.
 
-The figures are those of grpc/doc/keepalive.md and gRFCs A8 and A9. One task watches a connection. It wakes four
-times in the shortest of its intervals and looks whether anything was read since, so that calls pay nothing
-for it; silence and idleness are therefore noticed within a quarter of the interval they may last.
+The figures are those of grpc/doc/keepalive.md and gRFCs A8 and A9. One task watches a connection, and looks when
+something was last read; so calls pay nothing for it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import trio
 from whispr.http2.errors import ErrorCode, ProtocolError
 
 _CLIENT_PING_S_MIN = 10.0
-_LOOKS = 4
+_IDLE_LOOKS = 4
 _AGE_JITTER = 0.1
 
 
@@ -40,7 +39,7 @@ class Keepalive:
     age_grace_s: float = math.inf
     """How much longer the calls in progress then have."""
     idle_s: float = math.inf
-    """A connection without calls for so long is closed."""
+    """A connection without calls for so long is closed, at the latest a quarter later."""
 
     def __post_init__(self) -> None:
         if self.client_ping_s < _CLIENT_PING_S_MIN:
@@ -66,8 +65,8 @@ class PingInterval:
 class Watched(Protocol):
     """What a watch needs of a connection."""
 
-    reads: int
-    """How often something was read."""
+    read_at: float
+    """When something was last read, on Trio's clock."""
 
     def ping_now(self) -> None:
         """Send a PING."""
@@ -76,38 +75,26 @@ class Watched(Protocol):
         """End the connection at once."""
 
 
-class Silence:
-    """Notices a peer that has been silent for `after_s`, and pings it."""
-
-    def __init__(self, connection: Watched, after_s: float, timeout_s: float) -> None:
-        self._connection = connection
-        self._timeout_s = timeout_s
-        self.look_s = after_s / _LOOKS
-        self._reads = connection.reads
-        self._looks = 0
-
-    async def look(self, wanted: bool) -> None:
-        """Called every `look_s`; pings only if `wanted`. Kills the connection when nothing comes back."""
-        connection = self._connection
-        if connection.reads != self._reads:
-            self._reads, self._looks = connection.reads, 0
-        self._looks += 1
-        if self._looks <= _LOOKS or not wanted:
-            return
-        connection.ping_now()
-        await trio.sleep(self._timeout_s)
-        if connection.reads == self._reads:
-            connection.kill(f"nothing came within {self._timeout_s:g} s of a ping")
-
-
 async def keep_alive(
     connection: Watched, after_s: float, timeout_s: float, wanted: Callable[[], bool]
 ) -> None:
-    """Watch a client's connection until cancelled."""
-    silence = Silence(connection, after_s, timeout_s)
+    """Ping a client's connection whenever it has been silent for `after_s` and pings are `wanted`."""
     while True:
-        await trio.sleep(silence.look_s)
-        await silence.look(wanted())
+        await trio.sleep_until(connection.read_at + after_s)
+        if trio.current_time() < connection.read_at + after_s:
+            continue
+        if wanted():
+            await _ping(connection, timeout_s)
+        else:
+            await trio.sleep(after_s)
+
+
+async def _ping(connection: Watched, timeout_s: float) -> None:
+    heard_at = connection.read_at
+    connection.ping_now()
+    await trio.sleep(timeout_s)
+    if connection.read_at == heard_at:
+        connection.kill(f"nothing came within {timeout_s:g} s of a ping")
 
 
 class Aging(Watched, Protocol):
@@ -124,32 +111,48 @@ class Aging(Watched, Protocol):
     def shut_down(self) -> None:
         """Begin a graceful end."""
 
-    def abort(self) -> None:
+    def abort(self, reason: str) -> None:
         """End every call, then the connection."""
 
 
 async def watch_server(connection: Aging, keepalive: Keepalive) -> None:
-    """Ping, age and idle a server's connection; returns once it has been told to end."""
-    silence = Silence(connection, keepalive.server_ping_s, keepalive.ping_timeout_s)
+    """Ping a server's connection when it is silent, and end it when it is idle or old."""
+    if min(keepalive.server_ping_s, keepalive.idle_s, keepalive.age_s) == math.inf:
+        return
     old_at = trio.current_time() + keepalive.age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311  # nobody gains by guessing it
-    look_s = min(silence.look_s, keepalive.idle_s / _LOOKS)
-    pinged_at = looked_at = trio.current_time()
-    begun, idle_looks = connection.calls_begun, 0
-    while trio.current_time() < old_at:
-        await trio.sleep_until(min(old_at, looked_at + look_s))
-        looked_at = trio.current_time()
-        if looked_at >= pinged_at + silence.look_s:
-            pinged_at = looked_at
-            await silence.look(wanted=True)
-        if connection.calls_going or connection.calls_begun != begun:
-            begun, idle_looks = connection.calls_begun, 0
-        idle_looks += 1
-        if idle_looks > keepalive.idle_s / look_s:
-            connection.shut_down()
-            return
+    idle = _Idleness(connection, keepalive.idle_s)
+    while True:
+        silent_at = connection.read_at + keepalive.server_ping_s
+        await trio.sleep_until(min(old_at, silent_at, idle.look_at))
+        now = trio.current_time()
+        if now >= old_at or (now >= idle.look_at and idle.look()):
+            break
+        if now >= connection.read_at + keepalive.server_ping_s:
+            await _ping(connection, keepalive.ping_timeout_s)
     connection.shut_down()
     await trio.sleep(keepalive.age_grace_s)
-    connection.abort()
+    connection.abort("the connection has come of age")
+
+
+class _Idleness:
+    """Looks now and then whether there were calls; calls themselves leave no time behind."""
+
+    def __init__(self, connection: Aging, idle_s: float) -> None:
+        self._connection = connection
+        self._look_s = idle_s / _IDLE_LOOKS
+        self._begun = -1
+        self._looks = 0
+        self.look_at = trio.current_time() + self._look_s
+
+    def look(self) -> bool:
+        """Whether the connection has been idle for long enough."""
+        connection = self._connection
+        self.look_at = trio.current_time() + self._look_s
+        if connection.calls_going or connection.calls_begun != self._begun:
+            self._begun, self._looks = connection.calls_begun, 0
+            return False
+        self._looks += 1
+        return self._looks >= _IDLE_LOOKS
 
 
 class PingGuard:

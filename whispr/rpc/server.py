@@ -149,18 +149,24 @@ class RpcServer:
             _log.warning("too many connections", maximum=maximum, refused=self._refused)
 
     async def _serve_tls(self, stream: trio.SocketStream, peer: str, tls: TlsFiles) -> None:
+        encrypted: trio.abc.Stream | None = None
+        reason = "no handshake in time"
         try:
-            with trio.fail_after(self._limits.handshake_s):
+            # A drain waits for no handshake: it cancels what is still being accepted.
+            with trio.move_on_after(self._limits.handshake_s) as accepting:
+                self._accepting.add(accepting)
                 encrypted = await accept_tls(stream, tls)
-        except (trio.TooSlowError, trio.BrokenResourceError, OSError) as error:
+        except (trio.BrokenResourceError, OSError) as error:
+            reason = str(error)
+        finally:
+            self._accepting.discard(accepting)
+            if encrypted is None:
+                await trio.aclose_forcefully(stream)
+        if encrypted is None:
             # Scanners and plaintext clients end here, which is nobody's error but theirs.
-            _log.info("no TLS", peer=peer, reason=str(error) or "no handshake in time")
-            await trio.aclose_forcefully(stream)
-            return
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        await self.serve_stream(encrypted, peer)
+            _log.info("no TLS", peer=peer, reason=reason)
+        else:
+            await self.serve_stream(encrypted, peer)
 
     async def drain(self) -> None:
         """Stop listening, let calls in progress finish, and close.
@@ -182,7 +188,7 @@ class RpcServer:
     async def _abort(self) -> None:
         with trio.move_on_after(FLUSH_S, shield=True):
             for connection in self._connections:
-                connection.abort()
+                connection.abort("the server is shutting down")
             await self._closed()
         for connection in self._connections:
             connection.kill("the server was shut down")

@@ -23,6 +23,7 @@ from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Headers
 from whispr.rpc.driving import drive
+from whispr.rpc.keepalive import PingGuard, watch_server
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import Method, Refusal, RequestHead, read_head
 from whispr.rpc.server_call import ServerCall
@@ -31,6 +32,7 @@ from whispr.rpc.tls import identity_of
 from whispr.rpc.transport import Transport
 
 _DRAIN_PING = b"whsprdrn"
+_KEEPALIVE_PING = b"whsprkpa"
 
 _log = structlog.get_logger("whispr.rpc")
 
@@ -56,6 +58,9 @@ class ServerConnection(Transport):
         self._methods = methods
         self._compression = compression
         self._calls_max = limits.http2.streams_max
+        self._keepalive = limits.keepalive
+        self._ping_guard = PingGuard(limits.keepalive.pinged_s_min, trio.current_time)
+        core.on_ping = self._pinged
         self._handshake = trio.CancelScope(deadline=trio.current_time() + limits.handshake_s)
         self._settled = trio.Event()
         self._calls: dict[int, ServerCall] = {}
@@ -240,15 +245,35 @@ class ServerConnection(Transport):
     async def serve(self) -> None:
         """Run the connection until it ends. A client that does not say it speaks HTTP/2 is cut off."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_handshake)
+            nursery.start_soon(self._watch)
             await self.run()
             nursery.cancel_scope.cancel(reason="the connection ended")
 
-    async def _watch_handshake(self) -> None:
+    async def _watch(self) -> None:
         with self._handshake as scope:
             await self._settled.wait()
         if scope.cancelled_caught:
             self.kill("no HTTP/2 preface in time")
+        else:
+            await watch_server(self, self._keepalive)
+
+    @property
+    def calls_begun(self) -> int:
+        """A number that grows with each call."""
+        return self.core.last_peer_id
+
+    @property
+    def calls_going(self) -> int:
+        """How many calls are in progress."""
+        return len(self._calls)
+
+    def ping_now(self) -> None:
+        """Ask the client whether it is still there."""
+        self.core.ping(_KEEPALIVE_PING)
+        self.flush()
+
+    def _pinged(self) -> None:
+        self._ping_guard.pinged(len(self._calls), self.core.last_peer_id)
 
     def shut_down(self) -> None:
         """Begin a graceful end (RFC 9113 section 6.8): warn, and once the warning is seen refuse new calls."""
@@ -261,10 +286,10 @@ class ServerConnection(Transport):
         self.core.go_away()
         self._close_if_drained()
 
-    def abort(self) -> None:
+    def abort(self, reason: str) -> None:
         """End every call with UNAVAILABLE, then the connection."""
         for call in self._calls.values():
-            call.end(unavailable("the server is shutting down"), "the server is shutting down")
+            call.end(unavailable(reason), reason)
         self._refuse_new()
 
     def _close_if_drained(self) -> None:

@@ -41,12 +41,10 @@ class Transport(ABC):
         """Ends with the connection. Available while `run` runs."""
         self.lost: str | None = None
         """Why the connection is over; None while it is not."""
-        self.reads = 0
-        """How often something was read: who watches for silence looks whether it has changed."""
         self.handling = False
         """Events are being handled, and what they give rise to is sent when they all have been: `flush` may wait."""
-        self.read_at = 0.0
-        """When the bytes being handled were read, on Trio's clock."""
+        self.read_at = trio.current_time()
+        """When bytes were last read, such as those being handled, on Trio's clock."""
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._unsent: bytes | bytearray = b""
