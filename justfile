@@ -27,6 +27,10 @@ check: _dev
 test-resilience: _dev
     {{ python }} -m pytest -m slow tests/integration
 
+# HTTP/2 conformance, over sockets too, and gRPC's interop tests with clients and servers that others wrote
+conformance *arguments: _dev
+    {{ python }} -m pytest -m "slow or not slow" -rs tests/conformance {{ arguments }}
+
 # rewrite whispr/v1 from proto/
 generate-proto: _dev
     {{ python }} -m whispr.rpc.generate

@@ -168,6 +168,50 @@ async def channel_soak(channel: Channel) -> None:
             await large_unary(fresh)
 
 
+async def client_compressed_unary(channel: Channel) -> None:
+    stub = GRPC.TestServiceStub(channel)
+    compressed, plain = PB2.BoolValue(value=True), PB2.BoolValue(value=False)
+    with _fails(Code.INVALID_ARGUMENT):
+        await stub.UnaryCall(_simple(expect_compressed=compressed))
+    reply = await stub.UnaryCall(_simple(expect_compressed=compressed), compression="gzip")
+    assert reply.payload == _payload(314159)
+    assert (await stub.UnaryCall(_simple(expect_compressed=plain))).payload == _payload(314159)
+
+
+async def client_compressed_streaming(channel: Channel) -> None:
+    def part(size: int, compressed: bool) -> Any:
+        return PB2.StreamingInputCallRequest(
+            payload=_payload(size), expect_compressed=PB2.BoolValue(value=compressed)
+        )
+
+    stub = GRPC.TestServiceStub(channel)
+    with _fails(Code.INVALID_ARGUMENT):
+        async with stub.StreamingInputCall() as call:
+            await call.send(part(27182, True))
+            await call.response()
+    async with stub.StreamingInputCall(compression="gzip") as call:
+        await call.send(part(27182, True))
+        await call.send(part(45904, False), compress=False)
+        assert (await call.response()).aggregated_payload_size == 73086
+
+
+async def server_compressed_unary(channel: Channel) -> None:
+    stub = GRPC.TestServiceStub(channel)
+    for compressed in (True, False):
+        reply = await stub.UnaryCall(_simple(response_compressed=PB2.BoolValue(value=compressed)))
+        assert reply.payload == _payload(314159)
+
+
+async def server_compressed_streaming(channel: Channel) -> None:
+    parameters = [
+        PB2.ResponseParameters(size=31415, compressed=PB2.BoolValue(value=True)),
+        PB2.ResponseParameters(size=92653, compressed=PB2.BoolValue(value=False)),
+    ]
+    request = PB2.StreamingOutputCallRequest(response_parameters=parameters)
+    async with GRPC.TestServiceStub(channel).StreamingOutputCall(request) as call:
+        assert [len(reply.payload.body) async for reply in call] == [31415, 92653]
+
+
 async def concurrent_large_unary(channel: Channel) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(50):
@@ -180,6 +224,7 @@ TESTS: dict[str, Test] = {
         empty_unary, large_unary, client_streaming, server_streaming, ping_pong, empty_stream, half_duplex,
         custom_metadata, status_code_and_message, special_status_message, unimplemented_method,
         unimplemented_service, cancel_after_begin, cancel_after_first_response, timeout_on_sleeping_server,
+        client_compressed_unary, client_compressed_streaming, server_compressed_unary, server_compressed_streaming,
         rpc_soak, channel_soak, concurrent_large_unary,
     )
 }  # fmt: skip
@@ -198,8 +243,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server_port", type=int, required=True)
     parser.add_argument("--test_case", choices=sorted(TESTS), action="append")
+    parser.add_argument("--skip", choices=sorted(TESTS), action="append", default=[])
     arguments = parser.parse_args()
-    trio.run(run, arguments.server_port, arguments.test_case or list(TESTS))
+    names = [name for name in arguments.test_case or TESTS if name not in arguments.skip]
+    trio.run(run, arguments.server_port, names)
 
 
 if __name__ == "__main__":

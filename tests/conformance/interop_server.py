@@ -16,6 +16,7 @@ import trio
 from tests.conformance.interop import ECHO_INITIAL, ECHO_TRAILING, generated
 from whispr.errors import Code, WhisprError
 from whispr.rpc.call import current_call
+from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
 
 PB2, GRPC = generated().pb2, generated().grpc
@@ -102,7 +103,7 @@ def _expect_compression(request: Any) -> None:
 
 async def serve(port: int) -> None:
     """Serve until SIGTERM."""
-    server = RpcServer([TestService()])
+    server = RpcServer(reflected([TestService()]))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             print(await nursery.start(server.serve_tcp, "127.0.0.1", port), flush=True)
