@@ -21,6 +21,7 @@
       protos               the messages of these, built at run time
       reflection_client    what a server says of itself
       prototext            descriptors as the proto they came from
+    statistics         what servers and channels have done: connections, calls, messages, bytes
     metrics, logging   interceptors: a count and a time, and an event, for each call
     codegen, generate  the protoc plugin, and the command that runs it over `proto/`
 

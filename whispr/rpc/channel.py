@@ -40,6 +40,7 @@ from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.purerpc_socket import PurerpcSocket
+from whispr.rpc.statistics import Census, Statistics
 from whispr.rpc.stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from whispr.rpc.subchannel import Connect, Subchannel, backoff_s
 from whispr.rpc.targets import Address, Endpoint, look_up_all, parse_target
@@ -73,6 +74,9 @@ class Channel:
         self.wait_for_ready = wait_for_ready
         """What calls do that do not say."""
         self._nursery = nursery
+        self._census = Census()
+        self.counters = self._census.closed
+        """For calls that have no connection."""
         self._tls = tls
         self._endpoints = () if connect is not None else parse_target(target)
         self._authority = self._endpoints[0].authority if self._endpoints else target
@@ -135,6 +139,10 @@ class Channel:
             ]
             head = self._heads[method] = encode(fields), list_bytes(fields)
         return head
+
+    def statistics(self) -> Statistics:
+        """What has been called, and what is going on now."""
+        return self._census.statistics()
 
     @property
     def connections(self) -> list[ClientConnection]:
@@ -265,7 +273,7 @@ class Channel:
         self._addresses = addresses
 
     def _subchannel(self, name: str, connect: Connect) -> Subchannel:
-        return Subchannel(name, connect, self._nursery, self.limits, self._line, self._pings)
+        return Subchannel(name, connect, self._nursery, self.limits, self._line, self._pings, self._census)
 
     async def _dial(self, connect: Connect, endpoint: Endpoint) -> trio.abc.Stream:
         stream = await connect()

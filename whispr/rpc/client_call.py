@@ -108,10 +108,14 @@ class ClientCall(Call):
         self._sent_metadata = wire.metadata_fields(self.metadata) if self.metadata else []
         await trio.lowlevel.checkpoint_if_cancelled()
         channel = self._channel
-        connection = channel.connection_now() or await channel.connection(self.wait_for_ready)
-        # Read now rather than when the call was made: interceptors may have opened a nearer scope since.
-        self.deadline = trio.current_effective_deadline()
-        self._open(connection)
+        try:
+            connection = channel.connection_now() or await channel.connection(self.wait_for_ready)
+            # Read now rather than when the call was made: interceptors may have opened a nearer scope since.
+            self.deadline = trio.current_effective_deadline()
+            self._open(connection)
+        except WhisprError as error:
+            self._end(error)
+            raise
 
     def _open(self, connection: ClientConnection) -> None:
         """Begin a stream. Raises WhisprError when the server would not take its header list."""
@@ -146,6 +150,7 @@ class ClientCall(Call):
         framed = self._frame(message)
         self._keep(framed)
         self._connection.core.send_data(self._stream_id, framed, end_stream=True)
+        self._connection.counters.messages_sent += 1
         self._connection.flush()
 
     async def send(self, message: bytes) -> None:
@@ -168,6 +173,7 @@ class ClientCall(Call):
             framed = self._frame(message)
             self._keep(framed)
             self._connection.core.send_data(self._stream_id, framed)
+            self._connection.counters.messages_sent += 1
             self._connection.flush()
 
     def _frame(self, message: bytes) -> bytes:
@@ -201,6 +207,8 @@ class ClientCall(Call):
                 return None
             await self._arrived.wait()
         message, surplus = self._inbox.take()
+        if self._connection is not None:
+            self._connection.counters.messages_received += 1
         if surplus and not self.ended and self._connection is not None:
             self._connection.core.consume(self._stream_id, surplus)
             self._connection.flush()
@@ -214,6 +222,8 @@ class ClientCall(Call):
             raise self.error
         if len(self._inbox) != 1:
             raise WhisprError(Code.INTERNAL, "the server sent none or more than one response")
+        if self._connection is not None:
+            self._connection.counters.messages_received += 1
         return self._inbox.take()[0]
 
     @property
@@ -326,6 +336,11 @@ class ClientCall(Call):
         if not self.ended:
             self.ended = True
             self.error = error
+            counters = (self._connection or self._channel).counters
+            if error is None:
+                counters.succeeded += 1
+            else:
+                counters.fail(error, self.method)
             self._kept = None
             self._arrived.wake()
             self._room.wake()

@@ -60,6 +60,11 @@ class ClientConnection(Transport):
             and not self.core.exhausted
         )
 
+    @property
+    def calls_going(self) -> int:
+        """How many calls are in progress."""
+        return len(self._calls)
+
     def free(self) -> bool:
         """Whether a call may start at once."""
         return self.lost is None and not self._retired and self.core.streams_allowed
@@ -83,6 +88,7 @@ class ClientConnection(Transport):
 
     def ping_now(self) -> None:
         """Send a PING."""
+        self.counters.pings_sent += 1
         self.core.ping(_KEEPALIVE_PING)
         self.flush()
 

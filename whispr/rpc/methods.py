@@ -132,6 +132,7 @@ class RequestHead:
 class Refusal:
     """A request that cannot: the header block that answers it, or for HTTP clients all of a response."""
 
+    error: WhisprError
     block: bytes
     body: bytes = b""
     trailers: bytes = b""
@@ -139,15 +140,15 @@ class Refusal:
 
 def _refuse(error: WhisprError, more: Iterable[tuple[str, str]] = ()) -> Refusal:
     head = [(":status", "200"), ("content-type", wire.CONTENT_TYPE)]
-    return Refusal(encode([*head, *wire.status_fields(error), *more]))
+    return Refusal(error, encode([*head, *wire.status_fields(error), *more]))
 
 
 def _refuse_http(headers: Headers, error: WhisprError, http_status: int) -> Refusal:
     """Say it in words that a person with a browser or curl sees; the status is for a gRPC client gone astray."""
     head = [(":status", str(http_status)), ("content-type", "text/plain; charset=utf-8")]
     if headers.get(":method") == "HEAD":
-        return Refusal(encode([*head, *wire.status_fields(error)]))
-    return Refusal(encode(head), f"{error.message}\n".encode(), encode(wire.status_fields(error)))
+        return Refusal(error, encode([*head, *wire.status_fields(error)]))
+    return Refusal(error, encode(head), f"{error.message}\n".encode(), encode(wire.status_fields(error)))
 
 
 def read_head(headers: Headers, methods: Mapping[str, Method]) -> RequestHead | Refusal:

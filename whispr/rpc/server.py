@@ -27,6 +27,7 @@ from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import method_table
 from whispr.rpc.server_connection import ServerConnection
+from whispr.rpc.statistics import Census, Statistics
 from whispr.rpc.tls import TlsFiles, accept_tls
 from whispr.rpc.transport import FLUSH_S
 from whispr.rpc.unix_socket import open_unix_listener
@@ -55,6 +56,7 @@ class RpcServer:
         self._limits = limits
         self._accepting: set[trio.CancelScope] = set()
         self._connections: set[ServerConnection] = set()
+        self._census = Census()
         self._connection_closed = trio.Event()
         self._draining = False
         self._accepted_now = 0
@@ -64,6 +66,10 @@ class RpcServer:
     def methods(self) -> frozenset[str]:
         """Full names of everything served."""
         return frozenset(self._methods)
+
+    def statistics(self) -> Statistics:
+        """What has been served, and what is being served now."""
+        return self._census.statistics()
 
     async def serve_tcp(
         self,
@@ -103,6 +109,7 @@ class RpcServer:
         """Serve one connection that is already there, until it ends."""
         connection = ServerConnection(stream, peer, self._methods, self._limits, self._compression)
         self._connections.add(connection)
+        self._census.add(connection, peer)
         try:
             if not self._draining:
                 await connection.serve()
@@ -110,6 +117,7 @@ class RpcServer:
             _log.error("connection failed", peer=peer, exc_info=error)
         finally:
             self._connections.discard(connection)
+            self._census.remove(connection)
             self._connection_closed.set()
 
     async def _serve(

@@ -76,6 +76,7 @@ class ServerCall(ServerSideCall):
         if size > self._connection.message_bytes_max or not self.handler.takes_one:
             return False
         self._only = data[5:]
+        self._connection.counters.messages_received += 1
         return True
 
     def receive_data(self, data: bytes) -> None:
@@ -167,6 +168,7 @@ class ServerCall(ServerSideCall):
         return self._inbox is not None and self._inbox.compressed
 
     def _take(self) -> bytes:
+        self._connection.counters.messages_received += 1
         message, surplus = self.inbox.take()
         if surplus:
             self._connection.core.consume(self.stream_id, surplus)
@@ -188,6 +190,7 @@ class ServerCall(ServerSideCall):
             await self._room.wait()
         self._send_head()
         connection.core.send_data(stream_id, self._frame(message.SerializeToString()))
+        connection.counters.messages_sent += 1
         connection.flush()
 
     # --- The end ------------------------------------------------------------------------------------------
@@ -200,6 +203,7 @@ class ServerCall(ServerSideCall):
         trailers = _OK_BLOCK if self._trailing is None else encode(wire.status_fields(None) + self._trailing)
         self._finished = True
         connection.core.respond(stream_id, head, data, trailers)
+        connection.counters.responded += 1
         connection.flush()
 
     def finish(self, error: WhisprError | None = None) -> None:
@@ -207,6 +211,10 @@ class ServerCall(ServerSideCall):
         if self._finished:
             return
         self._finished = True
+        if error is None:
+            self._connection.counters.succeeded += 1
+        else:
+            self._connection.counters.fail(error, self.method)
         core, stream_id = self._connection.core, self.stream_id
         fields = wire.status_fields(error) + (self._trailing or [])
         if self._initial_sent or self._initial:

@@ -34,6 +34,8 @@ from whispr.rpc.transport import Transport
 _DRAIN_PING = b"whsprdrn"
 _KEEPALIVE_PING = b"whsprkpa"
 
+_TOO_MANY_CALLS = unavailable("too many calls on one connection")
+
 _log = structlog.get_logger("whispr.rpc")
 
 
@@ -92,10 +94,12 @@ class ServerConnection(Transport):
             head = headers.parsed = read_head(headers, self._methods)
         if isinstance(head, Refusal):
             self._refuse(stream_id, head, False)
+            self.counters.fail(head.error, "")
             return None
         if len(self._calls) >= self._calls_max:
             # A reset call frees its stream at once, but its handler may take time to unwind.
             self.core.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            self.counters.fail(_TOO_MANY_CALLS, head.method.name)
             return None
         deadline = inf if head.timeout_s is None else self.read_at + head.timeout_s
         call = ServerCall(self, stream_id, head, deadline)
@@ -269,6 +273,7 @@ class ServerConnection(Transport):
 
     def ping_now(self) -> None:
         """Ask the client whether it is still there."""
+        self.counters.pings_sent += 1
         self.core.ping(_KEEPALIVE_PING)
         self.flush()
 

@@ -10,6 +10,7 @@ import trio
 from whispr.rpc.client_connection import ClientConnection
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
+from whispr.rpc.statistics import Census
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -25,6 +26,7 @@ class Subchannel:
         limits: RpcLimits,
         line: trio.lowlevel.ParkingLot,
         pings: PingInterval,
+        census: Census,
     ) -> None:
         """`connect` gives a byte stream ready for HTTP/2, raising OSError or trio.BrokenResourceError."""
         self.name = name
@@ -39,6 +41,7 @@ class Subchannel:
         self._limits = limits
         self._line = line
         self._pings = pings
+        self._census = census
         self._failures = 0
 
     def free(self) -> ClientConnection | None:
@@ -97,7 +100,7 @@ class Subchannel:
 
     async def _new_connection(self) -> ClientConnection:
         connection = ClientConnection(await self._connect(), self.name, self._limits, self._line)
-        self._nursery.start_soon(connection.live, self._pings, name=f"connection to {self.name}")
+        self._nursery.start_soon(self._live, connection, name=f"connection to {self.name}")
         try:
             await connection.settled.wait()
         except trio.Cancelled:
@@ -108,6 +111,13 @@ class Subchannel:
                 f"{connection.lost} before HTTP/2 began: is TLS on at one end only?"
             )
         return connection
+
+    async def _live(self, connection: ClientConnection) -> None:
+        self._census.add(connection, self.name)
+        try:
+            await connection.live(self._pings)
+        finally:
+            self._census.remove(connection)
 
 
 def backoff_s(limits: RpcLimits, failures: int) -> float:

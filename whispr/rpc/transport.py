@@ -15,6 +15,7 @@ that will not read its answers gets no further. A client goes on reading, so the
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ import trio
 from whispr.http2 import events
 from whispr.http2.connection import Connection
 from whispr.rpc.inbox import Waker
+from whispr.rpc.statistics import Counters
 
 OUTPUT_BYTES_MAX = 256 * 1024
 READ_BYTES = 64 * 1024
@@ -45,6 +47,9 @@ class Transport(ABC):
         """Events are being handled, and what they give rise to is sent when they all have been: `flush` may wait."""
         self.read_at = trio.current_time()
         """When bytes were last read, such as those being handled, on Trio's clock."""
+        self.counters = Counters()
+        self.opened_at = time.time()
+        """Unix time in seconds."""
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._unsent: bytes | bytearray = b""
@@ -62,6 +67,11 @@ class Transport(ABC):
             events.GoAwayReceived: self.on_go_away,
             events.ConnectionFailed: self._on_failed,
         }
+
+    @property
+    @abstractmethod
+    def calls_going(self) -> int:
+        """How many calls are in progress."""
 
     @abstractmethod
     def on_headers(self, event: events.HeadersReceived) -> None:
@@ -145,6 +155,7 @@ class Transport(ABC):
         if not data:
             self._lose("the connection was lost")
             return False
+        self.counters.bytes_received += len(data)
         self.handling = True
         self.read_at = trio.current_time()
         on = self.on
@@ -183,6 +194,7 @@ class Transport(ABC):
                 sent = os.write(self._socket.fileno(), self._unsent)
             except OSError:
                 sent = 0  # full, or broken, which the writer will find out
+            self.counters.bytes_sent += sent
             self._unsent = self._unsent[sent:]
         if self._unsent or self._closing or core.sends_more:
             self._output_added.wake()
@@ -213,6 +225,7 @@ class Transport(ABC):
     async def _send_some(self) -> None:
         if self._socket is None:
             await self._stream.send_all(self._unsent)
+            self.counters.bytes_sent += len(self._unsent)
             self._unsent = b""
             return
         try:
@@ -220,4 +233,5 @@ class Transport(ABC):
         except BlockingIOError:
             await trio.lowlevel.wait_writable(self._socket)
         else:
+            self.counters.bytes_sent += sent
             self._unsent = self._unsent[sent:]
