@@ -229,7 +229,7 @@ async def test_a_client_told_so_pings_half_as_often(
             await trio.sleep(5000)
         # 100 and 200 are refused, 400 is not.
         assert len(wires) == 3
-        assert channel._pings.seconds == 400
+        assert channel._shared.pings.seconds == 400
 
 
 # --- Age and idleness ---------------------------------------------------------------------------------------
@@ -322,3 +322,48 @@ async def test_calls_do_not_notice_idle_closing(autojump_clock: MockClock, echo:
             await trio.sleep(200)
             await wait_all_tasks_blocked()
         assert pair.network.connections_made == 5
+
+
+# --- The watchman -------------------------------------------------------------------------------------------
+
+
+async def test_connections_are_watched_when_others_have_ended(
+    autojump_clock: MockClock, echo: Any, unary: Unary
+) -> None:
+    """One task watches them all; it outlives the connection it began with."""
+    server = RpcServer([unary(hang)], limits=RpcLimits(handshake_s=10))
+    ends: list[float] = []
+
+    async def silent(after_s: float, stay_s: float) -> None:
+        await trio.sleep(after_s)
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(server.serve_stream, far)
+        with trio.move_on_after(stay_s):
+            while await near.receive_some():
+                pass
+            ends.append(trio.current_time())
+        await near.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(silent, 0, 3)
+        nursery.start_soon(silent, 1, 4)
+        for n in range(5):
+            nursery.start_soon(silent, 2 + n, 100)
+        nursery.start_soon(silent, 50, 100)
+    assert ends == pytest.approx([12, 13, 14, 15, 16, 60])
+
+
+async def test_connections_that_come_and_go_leave_nothing_behind(
+    autojump_clock: MockClock, echo: Any, handlers: Any, raw_client: Connect
+) -> None:
+    """Their watches would not be due for hours."""
+    server = RpcServer([handlers], limits=RpcLimits(keepalive=Keepalive(age_s=10_000, idle_s=10_000)))
+    stays = await raw_client(server)
+    for _ in range(500):
+        client = await raw_client(server)
+        await client.outcome(await client.call())
+        await client.stream.aclose()
+        await wait_all_tasks_blocked()
+    assert len(server._watchman._heap) < 250
+    assert len(server._watchman._entries) == 1
+    await stays.outcome(await stays.call())

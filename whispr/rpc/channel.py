@@ -42,9 +42,10 @@ from whispr.rpc.limits import RpcLimits
 from whispr.rpc.purerpc_socket import PurerpcSocket
 from whispr.rpc.statistics import Census, Statistics
 from whispr.rpc.stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
-from whispr.rpc.subchannel import Connect, Subchannel, backoff_s
+from whispr.rpc.subchannel import Connect, Shared, Subchannel, backoff_s
 from whispr.rpc.targets import Address, Endpoint, look_up_all, parse_target
 from whispr.rpc.tls import TlsFiles, connect_tls
+from whispr.rpc.watchman import Watchman
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -81,7 +82,8 @@ class Channel:
         self._endpoints = () if connect is not None else parse_target(target)
         self._authority = self._endpoints[0].authority if self._endpoints else target
         self._line = trio.lowlevel.ParkingLot()
-        self._pings = PingInterval(limits.keepalive.client_ping_s)
+        pings = PingInterval(limits.keepalive.client_ping_s)
+        self._shared = Shared(nursery, limits, self._line, pings, Watchman(), self._census)
         self._subchannels: list[Subchannel] = []
         self._addresses: list[Address] = []
         self._turn = random.randrange(1 << 16)  # noqa: S311  # so that many clients do not all begin with the same address
@@ -273,7 +275,7 @@ class Channel:
         self._addresses = addresses
 
     def _subchannel(self, name: str, connect: Connect) -> Subchannel:
-        return Subchannel(name, connect, self._nursery, self.limits, self._line, self._pings, self._census)
+        return Subchannel(name, connect, self._shared)
 
     async def _dial(self, connect: Connect, endpoint: Endpoint) -> trio.abc.Stream:
         stream = await connect()

@@ -10,10 +10,11 @@ from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
-from whispr.rpc.keepalive import PingInterval, keep_alive
+from whispr.rpc.keepalive import PingInterval, Silence
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.tls import PeerIdentity, identity_of
 from whispr.rpc.transport import Transport
+from whispr.rpc.watchman import Watchman
 
 _KEEPALIVE_PING = b"whsprkpa"
 
@@ -35,7 +36,13 @@ class ClientConnection(Transport):
     core: _Core
 
     def __init__(
-        self, stream: trio.abc.Stream, target: str, limits: RpcLimits, line: trio.lowlevel.ParkingLot
+        self,
+        stream: trio.abc.Stream,
+        target: str,
+        limits: RpcLimits,
+        line: trio.lowlevel.ParkingLot,
+        pings: PingInterval,
+        watchman: Watchman,
     ) -> None:
         """`line`: where calls wait for streams."""
         super().__init__(stream, _Core(Role.CLIENT, limits.http2, trio.current_time), pauses=False)
@@ -46,6 +53,8 @@ class ClientConnection(Transport):
         self.target = target
         """The address, as errors name it."""
         self._keepalive = limits.keepalive
+        self._pings = pings
+        self._watchman = watchman
         self._retired = False
         self._calls: dict[int, ClientCall] = {}
         self._line = line
@@ -60,31 +69,29 @@ class ClientConnection(Transport):
             and not self.core.exhausted
         )
 
-    @property
-    def calls_going(self) -> int:
-        """How many calls are in progress."""
-        return len(self._calls)
-
     def free(self) -> bool:
         """Whether a call may start at once."""
         return self.lost is None and not self._retired and self.core.streams_allowed
 
-    async def live(self, pings: PingInterval) -> None:
-        """Run the connection until it is over, pinging the server when it is silent for too long."""
-        self._pings = pings
-        if pings.seconds == float("inf"):
-            await self.run()
-            return
-        async with trio.open_nursery() as nursery:
-            timeout_s = self._keepalive.ping_timeout_s
-            nursery.start_soon(
-                keep_alive, self, pings.seconds, timeout_s, self._wants_pings, name="keepalive"
-            )
-            await self.run()
-            nursery.cancel_scope.cancel(reason="the connection ended")
+    async def _read(self) -> None:
+        keepalive = self._keepalive
+        always = keepalive.client_pings_without_calls
+        silence = Silence(self, self._pings.seconds, keepalive.ping_timeout_s, always)
+        self._watchman.join(self, [silence])
+        try:
+            await super()._read()
+        finally:
+            self._watchman.leave(self)
 
-    def _wants_pings(self) -> bool:
-        return bool(self._calls) or self._keepalive.client_pings_without_calls
+    @property
+    def calls_begun(self) -> int:
+        """A number that grows with each call."""
+        return self.core.opened_id
+
+    @property
+    def calls_going(self) -> int:
+        """How many calls are in progress."""
+        return len(self._calls)
 
     def ping_now(self) -> None:
         """Send a PING."""

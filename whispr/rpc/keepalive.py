@@ -1,20 +1,20 @@
 """How long connections live: pings that find out who is gone, pings that are too many, age and idleness.
 
-The figures are those of grpc/doc/keepalive.md and gRFCs A8 and A9. One task watches a connection, and looks when
-something was last read; so calls pay nothing for it.
+The figures are those of grpc/doc/keepalive.md and gRFCs A8 and A9. Each concern is a `Watch` that a watchman looks
+at when it is due; what it needs to know of the time between, connections note down anyway, so calls pay
+nothing for it.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import trio
-
 from whispr.http2.errors import ErrorCode, ProtocolError
+from whispr.rpc.watchman import Watch
 
 _CLIENT_PING_S_MIN = 10.0
 _IDLE_LOOKS = 4
@@ -63,42 +63,10 @@ class PingInterval:
 
 
 class Watched(Protocol):
-    """What a watch needs of a connection."""
+    """What watches need of a connection."""
 
     read_at: float
     """When something was last read, on Trio's clock."""
-
-    def ping_now(self) -> None:
-        """Send a PING."""
-
-    def kill(self, reason: str) -> None:
-        """End the connection at once."""
-
-
-async def keep_alive(
-    connection: Watched, after_s: float, timeout_s: float, wanted: Callable[[], bool]
-) -> None:
-    """Ping a client's connection whenever it has been silent for `after_s` and pings are `wanted`."""
-    while True:
-        await trio.sleep_until(connection.read_at + after_s)
-        if trio.current_time() < connection.read_at + after_s:
-            continue
-        if wanted():
-            await _ping(connection, timeout_s)
-        else:
-            await trio.sleep(after_s)
-
-
-async def _ping(connection: Watched, timeout_s: float) -> None:
-    heard_at = connection.read_at
-    connection.ping_now()
-    await trio.sleep(timeout_s)
-    if connection.read_at == heard_at:
-        connection.kill(f"nothing came within {timeout_s:g} s of a ping")
-
-
-class Aging(Watched, Protocol):
-    """What a server's watch needs of a connection."""
 
     @property
     def calls_begun(self) -> int:
@@ -108,6 +76,19 @@ class Aging(Watched, Protocol):
     def calls_going(self) -> int:
         """How many calls are in progress."""
 
+    def ping_now(self) -> None:
+        """Send a PING."""
+
+    def kill(self, reason: str) -> None:
+        """End the connection at once."""
+
+
+class Aging(Watched, Protocol):
+    """What watches need of a server's connection."""
+
+    settled: bool
+    """The client has said that it speaks HTTP/2."""
+
     def shut_down(self) -> None:
         """Begin a graceful end."""
 
@@ -115,44 +96,106 @@ class Aging(Watched, Protocol):
         """End every call, then the connection."""
 
 
-async def watch_server(connection: Aging, keepalive: Keepalive) -> None:
-    """Ping a server's connection when it is silent, and end it when it is idle or old."""
-    if min(keepalive.server_ping_s, keepalive.idle_s, keepalive.age_s) == math.inf:
-        return
-    old_at = trio.current_time() + keepalive.age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311  # nobody gains by guessing it
-    idle = _Idleness(connection, keepalive.idle_s)
-    while True:
-        silent_at = connection.read_at + keepalive.server_ping_s
-        await trio.sleep_until(min(old_at, silent_at, idle.look_at))
-        now = trio.current_time()
-        if now >= old_at or (now >= idle.look_at and idle.look()):
-            break
-        if now >= connection.read_at + keepalive.server_ping_s:
-            await _ping(connection, keepalive.ping_timeout_s)
-    connection.shut_down()
-    await trio.sleep(keepalive.age_grace_s)
-    connection.abort("the connection has come of age")
+class Silence:
+    """Pings who has been silent for `after_s`, and ends the connection when that brings nothing."""
+
+    __slots__ = ("_after_s", "_always", "_connection", "_heard_at", "_timeout_s", "due")
+
+    def __init__(self, connection: Watched, after_s: float, timeout_s: float, always: bool = True) -> None:
+        """Unless `always`, only while there are calls."""
+        self._connection = connection
+        self._after_s = after_s
+        self._timeout_s = timeout_s
+        self._always = always
+        self._heard_at: float | None = None
+        self.due = connection.read_at + after_s
+
+    def look(self, now: float) -> float:
+        """Returns when to look again."""
+        connection = self._connection
+        heard_at, self._heard_at = self._heard_at, None
+        if heard_at is not None and connection.read_at == heard_at:
+            connection.kill(f"nothing came within {self._timeout_s:g} s of a ping")
+            return math.inf
+        if now < connection.read_at + self._after_s:
+            return connection.read_at + self._after_s
+        if not self._always and not connection.calls_going:
+            return now + self._after_s
+        self._heard_at = connection.read_at
+        connection.ping_now()
+        return now + self._timeout_s
 
 
-class _Idleness:
-    """Looks now and then whether there were calls; calls themselves leave no time behind."""
+class Handshake:
+    """Cuts off who does not speak HTTP/2 in time."""
+
+    __slots__ = ("_connection", "due")
+
+    def __init__(self, connection: Aging, within_s: float) -> None:
+        self._connection = connection
+        self.due = connection.read_at + within_s
+
+    def look(self, now: float) -> float:
+        """Returns when to look again."""
+        if not self._connection.settled:
+            self._connection.kill("no HTTP/2 preface in time")
+        return math.inf
+
+
+class Age:
+    """Ends an old connection gracefully, and after its grace the calls that are left."""
+
+    __slots__ = ("_connection", "_grace_s", "_told", "due")
+
+    def __init__(self, connection: Aging, age_s: float, grace_s: float) -> None:
+        self._connection = connection
+        self._grace_s = grace_s
+        self._told = False
+        jitter = random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311  # nobody gains by guessing it
+        self.due = connection.read_at + age_s * jitter
+
+    def look(self, now: float) -> float:
+        """Returns when to look again."""
+        if self._told:
+            self._connection.abort("the connection has come of age")
+            return math.inf
+        self._told = True
+        self._connection.shut_down()
+        return now + self._grace_s
+
+
+class Idleness:
+    """Ends a connection without calls; looks now and then, for calls leave no time behind."""
+
+    __slots__ = ("_begun", "_connection", "_look_s", "_looks", "due")
 
     def __init__(self, connection: Aging, idle_s: float) -> None:
         self._connection = connection
         self._look_s = idle_s / _IDLE_LOOKS
         self._begun = -1
         self._looks = 0
-        self.look_at = trio.current_time() + self._look_s
+        self.due = connection.read_at + self._look_s
 
-    def look(self) -> bool:
-        """Whether the connection has been idle for long enough."""
+    def look(self, now: float) -> float:
+        """Returns when to look again."""
         connection = self._connection
-        self.look_at = trio.current_time() + self._look_s
+        self._looks += 1
         if connection.calls_going or connection.calls_begun != self._begun:
             self._begun, self._looks = connection.calls_begun, 0
-            return False
-        self._looks += 1
-        return self._looks >= _IDLE_LOOKS
+        if self._looks < _IDLE_LOOKS:
+            return now + self._look_s
+        connection.shut_down()
+        return math.inf
+
+
+def server_watches(connection: Aging, keepalive: Keepalive, handshake_s: float) -> Iterator[Watch]:
+    """What is watched of a server's connection that has just begun."""
+    yield Handshake(connection, handshake_s)
+    yield Silence(connection, keepalive.server_ping_s, keepalive.ping_timeout_s)
+    if keepalive.idle_s < math.inf:
+        yield Idleness(connection, keepalive.idle_s)
+    if keepalive.age_s < math.inf:
+        yield Age(connection, keepalive.age_s, keepalive.age_grace_s)
 
 
 class PingGuard:

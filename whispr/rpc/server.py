@@ -31,6 +31,7 @@ from whispr.rpc.statistics import Census, Statistics
 from whispr.rpc.tls import TlsFiles, accept_tls
 from whispr.rpc.transport import FLUSH_S
 from whispr.rpc.unix_socket import open_unix_listener
+from whispr.rpc.watchman import Watchman
 
 _log = structlog.get_logger("whispr.rpc")
 
@@ -59,6 +60,7 @@ class RpcServer:
         self._census = Census()
         self._connection_closed = trio.Event()
         self._draining = False
+        self._watchman = Watchman()
         self._accepted_now = 0
         self._refused = 0
 
@@ -107,12 +109,14 @@ class RpcServer:
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str = "memory") -> None:
         """Serve one connection that is already there, until it ends."""
-        connection = ServerConnection(stream, peer, self._methods, self._limits, self._compression)
+        connection = ServerConnection(
+            stream, peer, self._methods, self._limits, self._watchman, self._compression
+        )
         self._connections.add(connection)
         self._census.add(connection, peer)
         try:
             if not self._draining:
-                await connection.serve()
+                await connection.run()
         except Exception as error:  # noqa: BLE001  # a defect met on one connection must not end the others
             _log.error("connection failed", peer=peer, exc_info=error)
         finally:

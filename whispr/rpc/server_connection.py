@@ -23,13 +23,14 @@ from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Headers
 from whispr.rpc.driving import drive
-from whispr.rpc.keepalive import PingGuard, watch_server
+from whispr.rpc.keepalive import PingGuard, server_watches
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import Method, Refusal, RequestHead, read_head
 from whispr.rpc.server_call import ServerCall
 from whispr.rpc.statuses import status_of
 from whispr.rpc.tls import identity_of
 from whispr.rpc.transport import Transport
+from whispr.rpc.watchman import Watchman
 
 _DRAIN_PING = b"whsprdrn"
 _KEEPALIVE_PING = b"whsprkpa"
@@ -48,6 +49,7 @@ class ServerConnection(Transport):
         peer: str,
         methods: Mapping[str, Method],
         limits: RpcLimits,
+        watchman: Watchman,
         compression: str | None = None,
     ) -> None:
         core = Connection(Role.SERVER, limits.http2, trio.current_time, whole_messages=True)
@@ -60,11 +62,12 @@ class ServerConnection(Transport):
         self._methods = methods
         self._compression = compression
         self._calls_max = limits.http2.streams_max
-        self._keepalive = limits.keepalive
+        self.settled = False
+        """The client has said that it speaks HTTP/2."""
+        self._limits = limits
+        self._watchman = watchman
         self._ping_guard = PingGuard(limits.keepalive.pinged_s_min, trio.current_time)
         core.on_ping = self._pinged
-        self._handshake = trio.CancelScope(deadline=trio.current_time() + limits.handshake_s)
-        self._settled = trio.Event()
         self._calls: dict[int, ServerCall] = {}
         self._refused: dict[int, Refusal] = {}
         self._ready: deque[ServerCall] = deque()
@@ -147,7 +150,7 @@ class ServerConnection(Transport):
 
     def on_settings(self, event: events.SettingsReceived) -> None:
         """The client speaks HTTP/2."""
-        self._settled.set()
+        self.settled = True
 
     def on_ping_acknowledged(self, event: events.PingAcknowledged) -> None:
         """Second step of `shut_down`: whatever the client sent before it knew has arrived."""
@@ -165,15 +168,19 @@ class ServerConnection(Transport):
 
     def on_lost(self, reason: str) -> None:
         """Cancel every call at once."""
-        self._settled.set()
         for call in self._calls.values():
             call.end(unavailable(reason), reason)
 
     # --- Calls --------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        await self._lead()
-        await self._reading_over.wait()
+        limits = self._limits
+        self._watchman.join(self, server_watches(self, limits.keepalive, limits.handshake_s))
+        try:
+            await self._lead()
+            await self._reading_over.wait()
+        finally:
+            self._watchman.leave(self)
 
     async def _lead(self) -> None:
         """Read, and run calls, until one of them has had to wait and is over, or there is nothing to read."""
@@ -245,21 +252,6 @@ class ServerConnection(Transport):
         call.finish(status)
 
     # --- The end ------------------------------------------------------------------------------------------
-
-    async def serve(self) -> None:
-        """Run the connection until it ends. A client that does not say it speaks HTTP/2 is cut off."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
-            await self.run()
-            nursery.cancel_scope.cancel(reason="the connection ended")
-
-    async def _watch(self) -> None:
-        with self._handshake as scope:
-            await self._settled.wait()
-        if scope.cancelled_caught:
-            self.kill("no HTTP/2 preface in time")
-        else:
-            await watch_server(self, self._keepalive)
 
     @property
     def calls_begun(self) -> int:

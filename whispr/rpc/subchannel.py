@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -11,23 +12,28 @@ from whispr.rpc.client_connection import ClientConnection
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.statistics import Census
+from whispr.rpc.watchman import Watchman
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the subchannels of a channel have in common."""
+
+    nursery: trio.Nursery
+    limits: RpcLimits
+    line: trio.lowlevel.ParkingLot
+    """Where calls wait for connections and streams."""
+    pings: PingInterval
+    watchman: Watchman
+    census: Census
 
 
 class Subchannel:
     """Makes one attempt at a time. Whatever changes wakes the calls that wait in the channel's `line`."""
 
-    def __init__(
-        self,
-        name: str,
-        connect: Connect,
-        nursery: trio.Nursery,
-        limits: RpcLimits,
-        line: trio.lowlevel.ParkingLot,
-        pings: PingInterval,
-        census: Census,
-    ) -> None:
+    def __init__(self, name: str, connect: Connect, shared: Shared) -> None:
         """`connect` gives a byte stream ready for HTTP/2, raising OSError or trio.BrokenResourceError."""
         self.name = name
         self.connections: list[ClientConnection] = []
@@ -37,11 +43,8 @@ class Subchannel:
         """When it may be tried again, on Trio's clock."""
         self.last_failure = ""
         self._connect = connect
-        self._nursery = nursery
-        self._limits = limits
-        self._line = line
-        self._pings = pings
-        self._census = census
+        self._shared = shared
+        self._limits = shared.limits
         self._failures = 0
 
     def free(self) -> ClientConnection | None:
@@ -71,7 +74,7 @@ class Subchannel:
     def start_connecting(self) -> None:
         """Begin an attempt, none being under way."""
         self.connecting = True
-        self._nursery.start_soon(self._try_to_connect, name=f"connect to {self.name}")
+        self._shared.nursery.start_soon(self._try_to_connect, name=f"connect to {self.name}")
 
     def retire(self) -> None:
         """Take no more calls; those in progress finish."""
@@ -91,7 +94,7 @@ class Subchannel:
             self._failed(str(error))
         finally:
             self.connecting = False
-            self._line.unpark_all()
+            self._shared.line.unpark_all()
 
     def _failed(self, failure: str) -> None:
         self.last_failure = failure
@@ -99,25 +102,29 @@ class Subchannel:
         self._failures += 1
 
     async def _new_connection(self) -> ClientConnection:
-        connection = ClientConnection(await self._connect(), self.name, self._limits, self._line)
-        self._nursery.start_soon(self._live, connection, name=f"connection to {self.name}")
+        stream, shared = await self._connect(), self._shared
+        connection = ClientConnection(
+            stream, self.name, shared.limits, shared.line, shared.pings, shared.watchman
+        )
+        shared.nursery.start_soon(self._live, connection, name=f"connection to {self.name}")
         try:
             await connection.settled.wait()
         except trio.Cancelled:
             connection.kill("no HTTP/2 settings in time")
             raise
         if connection.lost is not None:
-            raise trio.BrokenResourceError(
-                f"{connection.lost} before HTTP/2 began: is TLS on at one end only?"
-            )
+            encrypted = isinstance(stream, trio.SSLStream)
+            why = "does the server accept our certificate" if encrypted else "is TLS on at one end only"
+            raise trio.BrokenResourceError(f"{connection.lost} before HTTP/2 began: {why}?")
         return connection
 
     async def _live(self, connection: ClientConnection) -> None:
-        self._census.add(connection, self.name)
+        census = self._shared.census
+        census.add(connection, self.name)
         try:
-            await connection.live(self._pings)
+            await connection.run()
         finally:
-            self._census.remove(connection)
+            census.remove(connection)
 
 
 def backoff_s(limits: RpcLimits, failures: int) -> float:
