@@ -48,9 +48,17 @@ bench-messages *arguments: _dev
 bench-bridge: _dev
     {{ python }} -m tests.bench.bench_bridge
 
-# unary calls per second, beside grpcio
-bench-grpc: _dev
-    {{ python }} -m tests.bench.bench_grpc
+# the gRPC runtime beside grpcio.aio, grpclib and stock purerpc, servers, clients and both
+bench-grpc *arguments: _dev _bench-peers
+    {{ python }} -m tests.bench.bench_grpc {{ arguments }}
+
+# grpclib and purerpc as published, which wants an older h2 than Whispr: in an environment of their own
+[private]
+_bench-peers:
+    @peers="${XDG_CACHE_HOME:-$HOME/.cache}/whispr/bench-peers"; test -x $peers/bin/python || { \
+        {{ uv }} venv -q --python {{ python }} $peers && \
+        {{ uv }} --no-config pip install -q --python $peers/bin/python "purerpc==0.8.0" "h2<4" grpclib trio || \
+        { rm -rf $peers; echo "grpclib and purerpc cannot be installed"; }; }
 
 # deliveries per second to one topic, beside trio-websocket's own sender
 bench-fanout: _dev

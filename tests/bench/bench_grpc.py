@@ -1,220 +1,264 @@
-"""Unary throughput of our server beside grpcio.aio's, in one run: `python tests/bench/bench_grpc.py`.
+"""Our gRPC runtime beside its peers, in one run: `just bench-grpc`.
 
-Each server runs in a process of its own and answers a handler that does next to nothing. The load is this
-process: raw frames prepared beforehand, 8 connections with 16 calls in flight on each, so that it costs less
-than what it measures. Rounds alternate, and the best of each is compared, which cancels a noisy machine's
-moods. Prints calls/s, latency percentiles and the ratio.
+Peers are grpcio.aio, and, where `just` could make an environment for them, grpclib and stock purerpc. Every server
+and client is a process of its own. Ours has what it has in the product: metrics and logging around each
+call, a deadline on each call, limits. Rounds take turns among the peers, and the best of each counts, which
+cancels a noisy machine's moods; ratios are to grpcio.aio. Options: --seconds, --rounds, --calls, --only.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import selectors
-import socket
-import struct
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-import whispr  # noqa: F401  # before purerpc, which it makes importable
-from whispr.http2 import frames
-from whispr.http2.headers import encode
+from tests.bench.grpc_load import BODY, CONNECTIONS, STREAMS, Load
 
-CONNECTIONS = 8
-STREAMS = 16
-BODY = b"\0" + struct.pack(">L", 24) + b"\n\x16" + b"w" * 22
-METHOD = "/whispr.bench.Echo/Say"
-_HEADER = struct.Struct(">HBBBL")
-
-
-@dataclass
-class Connection:
-    """One connection's socket, unparsed bytes, and calls in flight."""
-
-    sock: socket.socket
-    next_id: int = 1
-    rest: bytes = b""
-    out: bytes = b""
-    started: deque[float] = field(default_factory=deque)
+PEERS = (
+    Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    / "whispr"
+    / "bench-peers"
+    / "bin"
+    / "python"
+)
+SCRIPT = Path(__file__).with_name("grpc_peers.py")
+REFERENCE = "grpcio.aio"
+KIB = 1024
+Figures = dict[str, float]
 
 
-def connect(port: int) -> Connection:
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    window = {frames.Setting.INITIAL_WINDOW_SIZE: 2**30}
-    sock.sendall(frames.PREFACE + frames.settings(window) + frames.window_update(0, 2**30))
-    return Connection(sock)
-
-
-def request_block(port: int) -> bytes:
-    return encode(
-        [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", METHOD),
-            (":authority", f"127.0.0.1:{port}"),
-            ("te", "trailers"),
-            ("content-type", "application/grpc+proto"),
-            ("grpc-timeout", "20S"),
-        ]
+def contestants() -> list[str]:
+    """Everybody who is installed."""
+    others = ["grpclib", "purerpc"]
+    works = (
+        PEERS.exists()
+        and subprocess.run([PEERS, "-c", "import grpclib, purerpc"], check=False).returncode == 0
     )
+    if not works:
+        print(f"grpclib and purerpc are left out: no environment of theirs at {PEERS.parent.parent}")
+    return ["whispr", REFERENCE, *(others if works else [])]
 
 
-class Load:
-    """Keeps `STREAMS` calls in flight on each connection, and counts the answers."""
-
-    def __init__(self, port: int) -> None:
-        block = request_block(port)
-        self.head = _HEADER.pack(0, len(block), frames.Type.HEADERS, frames.END_HEADERS, 0)[:5]
-        self.block = block
-        self.data = _HEADER.pack(0, len(BODY), frames.Type.DATA, frames.END_STREAM, 0)[:5]
-        self.latencies: list[float] = []
-        self.connections = [connect(port) for _ in range(CONNECTIONS)]
-
-    def calls(self, connection: Connection, count: int) -> bytes:
-        pieces = []
-        now = time.perf_counter()
-        for _ in range(count):
-            stream_id = connection.next_id.to_bytes(4, "big")
-            connection.next_id += 2
-            connection.started.append(now)
-            pieces += [self.head, stream_id, self.block, self.data, stream_id, BODY]
-        return b"".join(pieces)
-
-    def answers(self, connection: Connection, data: bytes) -> int:
-        """Count the answers in what was read, and acknowledge settings and pings."""
-        data = connection.rest + data
-        at, done, end = 0, 0, len(data)
-        while end - at >= 9:
-            high, low, kind, flags, _ = _HEADER.unpack_from(data, at)
-            size = high << 8 | low
-            if end - at < 9 + size:
-                break
-            if kind == frames.Type.HEADERS and flags & frames.END_STREAM:
-                done += 1
-            elif kind == frames.Type.SETTINGS and not flags & frames.ACK:
-                connection.out += frames.SETTINGS_ACK
-            elif kind == frames.Type.PING and not flags & frames.ACK:
-                connection.out += frames.ping(data[at + 9 : at + 17], ack=True)
-            elif kind in (frames.Type.RST_STREAM, frames.Type.GOAWAY):
-                raise SystemExit(f"the server refused a call: {data[at : at + 9 + size]!r}")
-            at += 9 + size
-        connection.rest = data[at:]
-        return done
-
-    def run(self, seconds: float) -> float:
-        """Calls per second."""
-        selector = selectors.DefaultSelector()
-        for connection in self.connections:
-            connection.sock.sendall(self.calls(connection, STREAMS))
-            selector.register(connection.sock, selectors.EVENT_READ, connection)
-        total, started = 0, time.perf_counter()
-        stop = started + seconds
-        while (now := time.perf_counter()) < stop:
-            for key, _ in selector.select(1):
-                connection = key.data
-                done = self.answers(connection, connection.sock.recv(1 << 18))
-                for _ in range(done):
-                    self.latencies.append(now - connection.started.popleft())
-                out, connection.out = connection.out, b""
-                connection.sock.sendall(out + self.calls(connection, done))
-                total += done
-        for connection in self.connections:
-            connection.sock.close()
-        return total / (time.perf_counter() - started)
+def command(peer: str, *arguments: str) -> list[str]:
+    python = str(PEERS) if peer in ("grpclib", "purerpc") else sys.executable
+    return [python, str(SCRIPT), peer, *arguments]
 
 
-# --- The servers ------------------------------------------------------------------------------------------
+class Server:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.process = process
+        self.port = int(process.stdout.readline())
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its process has in memory now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
 
 
-def serve_whispr() -> None:
-    import purerpc
-    import trio
-    from google.protobuf.wrappers_pb2 import StringValue
-
-    from whispr.rpc.server import RpcServer
-
-    class Echo(purerpc.Servicer):  # type: ignore[misc]  # purerpc is untyped
-        async def Say(self, input_message: StringValue) -> StringValue:  # noqa: N802
-            return StringValue(value=input_message.value)
-
-        @property
-        def service(self) -> purerpc.Service:
-            service = purerpc.Service("whispr.bench.Echo")
-            kind = purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, StringValue, StringValue)
-            service.add_method("Say", self.Say, kind)
-            return service
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            print(await nursery.start(RpcServer([Echo()]).serve_tcp, "127.0.0.1", 0), flush=True)
-
-    trio.run(main)
-
-
-def serve_grpcio() -> None:
-    import asyncio
-
-    import grpc
-    from google.protobuf.wrappers_pb2 import StringValue
-
-    async def say(request: StringValue, context: object) -> StringValue:
-        return StringValue(value=request.value)
-
-    async def main() -> None:
-        server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(
-            say, StringValue.FromString, StringValue.SerializeToString
-        )
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("whispr.bench.Echo", {"Say": handler}),)
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        print(port, flush=True)
-        await server.wait_for_termination()
-
-    asyncio.run(main())
-
-
-SERVERS = {"whispr": serve_whispr, "grpcio.aio": serve_grpcio}
-
-
-def measure(name: str, seconds: float) -> tuple[float, list[float]]:
-    """Calls per second, and latencies in seconds, of a fresh server."""
+@contextmanager
+def serving(peer: str) -> Iterator[Server]:
     environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
-    command = [sys.executable, __file__, "--serve", name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+    with subprocess.Popen(
+        command(peer, "serve"), stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
-            assert server.stdout is not None
-            port = int(server.stdout.readline())
-            Load(port).run(seconds / 4)
-            load = Load(port)
-            return load.run(seconds), sorted(load.latencies)
+            yield Server(process)
         finally:
-            server.kill()
+            process.kill()
+
+
+# --- Measurements -----------------------------------------------------------------------------------------
+
+
+def raw_load(peer: str, seconds: float, method: str = "Say") -> Figures:
+    """What a server takes from raw frames."""
+    with serving(peer) as server:
+        Load(server.port, method).run(seconds / 4)
+        load = Load(server.port, method)
+        rate = load.run(seconds)
+        ordered = sorted(load.latencies)
+        return {
+            "rate": rate,
+            **{f"p{share}": ordered[len(ordered) * share // 100] * 1000 for share in (50, 99)},
+        }
+
+
+def h2load(peer: str, seconds: float) -> Figures:
+    """What a server takes from nghttp2's load generator, which knows nothing of gRPC."""
+    with serving(peer) as server, tempfile.NamedTemporaryFile() as body:
+        body.write(BODY)
+        body.flush()
+        headers = ["te: trailers", "content-type: application/grpc", "grpc-timeout: 20S"]
+        told = subprocess.run(
+            [
+                "h2load",
+                f"-c{CONNECTIONS}",
+                f"-m{STREAMS}",
+                f"-D{max(1, round(seconds))}",
+                "--warm-up-time=1",
+                "-t1",
+            ]
+            + [part for header in headers for part in ("-H", header)]
+            + ["-d", body.name, f"http://127.0.0.1:{server.port}/whispr.bench.Echo/Say"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    found = re.search(r"finished in [^,]+, ([0-9.]+) req/s", told)
+    assert found is not None, told
+    assert " 0 failed" in told, told
+    return {"rate": float(found[1])}
+
+
+def called(client: str, server: str, scenario: str, seconds: float) -> Figures:
+    """What a client makes of a server."""
+    environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
+    with serving(server) as running:
+        told = subprocess.run(
+            command(client, "call", str(running.port), scenario, str(seconds)),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env=environment,
+        ).stdout
+    figures: Figures = json.loads(told)
+    return figures
+
+
+def compare(
+    title: str, peers: list[str], rounds: int, measure: Callable[[str], Figures], unit: str = "calls/s"
+) -> None:
+    """Measure everybody in turns and print the best of each."""
+    best: dict[str, Figures] = {}
+    for _ in range(rounds):
+        for peer in peers:
+            figures = measure(peer)
+            if peer not in best or figures["rate"] > best[peer]["rate"]:
+                best[peer] = figures
+    print(f"\n{title}")
+    for peer, figures in best.items():
+        latency = "".join(f"   {name} {figures[name]:7.3f} ms" for name in ("p50", "p99") if name in figures)
+        ratio = figures["rate"] / best[REFERENCE]["rate"] if REFERENCE in best else 0.0
+        times = f"   {ratio:5.2f} times {REFERENCE}" if ratio and peer != REFERENCE else ""
+        print(f"  {peer:>12}: {figures['rate']:9.0f} {unit}{latency}{times}", flush=True)
+
+
+def memory(calls: int) -> None:
+    """What connections, waiting calls and many calls leave in our server's memory."""
+    with serving("whispr") as server:
+        Load(server.port).run(0.5)
+        before, connections = server.memory_bytes, 2000
+        idle = Load(server.port, "Say", connections)
+        idle.hold(1)
+        time.sleep(1)
+        each = (server.memory_bytes - before) / connections / KIB
+        print(
+            f"\nmemory\n  idle connection: {each:.1f} KiB, of {connections} that have made a call", flush=True
+        )
+        idle.close()
+    with serving("whispr") as server:
+        Load(server.port, "SayLater").run(0.5)
+        before = server.memory_bytes
+        waiting = Load(server.port, "Wait", 10)
+        waiting.hold(1000)
+        time.sleep(2)
+        print(f"  10,000 waiting calls: {(server.memory_bytes - before) / KIB / KIB:.1f} MiB", flush=True)
+        waiting.close()
+    with serving("whispr") as server:
+        Load(server.port).run(60, calls / 10)
+        before = server.memory_bytes
+        Load(server.port).run(60, calls)
+        grown = (server.memory_bytes - before) / KIB
+        print(f"  {calls:,} calls: grown by {grown:.0f} KiB, after {calls // 10:,} before them", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="per measurement")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--serve", choices=SERVERS, help=argparse.SUPPRESS)
+    parser.add_argument("--calls", type=int, default=1_000_000, help="for the memory's growth")
+    parser.add_argument("--only", default="", help="run those whose name contains this")
     arguments = parser.parse_args()
-    if arguments.serve:
-        SERVERS[arguments.serve]()
-        return
-    best: dict[str, float] = dict.fromkeys(SERVERS, 0.0)
-    for _ in range(arguments.rounds):
-        for name in SERVERS:
-            rate, latencies = measure(name, arguments.seconds)
-            p50, p99 = (latencies[int(len(latencies) * share)] * 1000 for share in (0.5, 0.99))
-            print(f"{name:>10}: {rate:8.0f} calls/s   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
-            best[name] = max(best[name], rate)
-    print(f"     ratio: {best['whispr'] / best['grpcio.aio']:.1f} times grpcio.aio")
+    seconds, rounds = arguments.seconds, arguments.rounds
+    everybody = contestants()
+    both = everybody[:2]
+    runs: dict[str, Callable[[], None]] = {
+        "server": lambda: compare(
+            f"server, unary: {CONNECTIONS} connections of {STREAMS} calls, raw frames",
+            everybody,
+            rounds,
+            lambda peer: raw_load(peer, seconds),
+        ),
+        "later": lambda: compare(
+            "server, unary, ours with a handler that waits once",
+            ["whispr"],
+            1,
+            lambda peer: raw_load(peer, seconds, "SayLater"),
+        ),
+        "h2load": lambda: compare(
+            "server, unary, the same from h2load", both, 1, lambda peer: h2load(peer, seconds)
+        ),
+        "client": lambda: compare(
+            "client, unary: 64 tasks on one channel, against our server",
+            everybody,
+            rounds,
+            lambda peer: called(peer, "whispr", "unary", seconds),
+        ),
+        "pair": lambda: compare(
+            "pair, unary: both ends the same, 64 tasks on one channel",
+            everybody,
+            rounds,
+            lambda peer: called(peer, peer, "unary", seconds),
+        ),
+        "sequential": lambda: compare(
+            "pair, sequential: one call after another",
+            everybody,
+            rounds,
+            lambda peer: called(peer, peer, "sequential", seconds),
+        ),
+        "small": lambda: compare(
+            "pair, server streaming of 100-byte messages",
+            everybody,
+            rounds,
+            lambda peer: called(peer, peer, "small", seconds),
+            "messages/s",
+        ),
+        "large": lambda: compare(
+            "pair, server streaming of 1 MiB messages",
+            both,
+            rounds,
+            lambda peer: called(peer, peer, "large", seconds),
+            "messages/s",
+        ),
+        "paced": lambda: compare(
+            "service to service: 1,000 calls/s, timed from when each was due",
+            both,
+            1,
+            lambda peer: called(peer, peer, "paced", 2 * seconds),
+        ),
+        "memory": lambda: memory(arguments.calls),
+    }
+    if shutil.which("h2load") is None:
+        print("h2load is left out: it is not installed (nghttp2-client)")
+        del runs["h2load"]
+    started = time.perf_counter()
+    for name, run in runs.items():
+        if arguments.only in name:
+            run()
+    print(f"\n{time.perf_counter() - started:.0f} s in all")
 
 
 if __name__ == "__main__":

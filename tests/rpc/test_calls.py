@@ -11,11 +11,16 @@ import trio
 import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
+from tests.rpc.conftest import REQUEST_FIELDS
 from whispr.errors import Code, WhisprError, invalid
+from whispr.http2.events import DataReceived
+from whispr.http2.headers import encode
 from whispr.http2.limits import Limits
-from whispr.rpc.call import current_call
+from whispr.rpc.call import Call, current_call
+from whispr.rpc.interceptors import Proceed
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.server import RpcServer
+from whispr.rpc.wire import frame_message
 from whispr.testing import open_rpc_pair
 
 Unary = Callable[[Callable[[Any], Any]], Any]
@@ -353,3 +358,51 @@ async def test_an_error_in_the_block_leaves_as_it_is(echo: Any, handlers: Any) -
     with pytest.raises(ZeroDivisionError):
         async with open_rpc_pair([handlers]) as pair, echo.Stub(pair.channel).Chat():
             _ = 1 / 0
+
+
+async def test_calls_after_the_first_are_no_different(echo: Any, handlers: Any) -> None:
+    """Requests whose like has been seen come in one piece; every kind of call is served, again and again."""
+    async with open_rpc_pair([handlers]) as pair:
+        stub = echo.Stub(pair.channel)
+        for n in range(1, 4):
+            assert (await stub.Say(echo.Message(text="a", n=n))).n == n + 1
+            async with stub.Repeat(echo.Message(text="b", n=n)) as repeated:
+                assert [reply.text async for reply in repeated] == ["b"] * n
+            async with stub.Join() as joining:
+                await joining.send(echo.Message(text="c"))
+                assert (await joining.response()).text == "c"
+
+
+async def test_interceptors_may_wait_before_the_handler(echo: Any, handlers: Any) -> None:
+    """The request is still there when they proceed, on the first call and on those after it."""
+
+    async def patient(call: Call, proceed: Proceed) -> Any:
+        await trio.lowlevel.checkpoint()
+        return await proceed()
+
+    async with open_rpc_pair([handlers], server_interceptors=[patient]) as pair:
+        for text in ("a", "b", "c"):
+            assert (await echo.Stub(pair.channel).Say(echo.Message(text=text))).text == text
+
+
+async def _wait_first(call: Any, proceed: Callable[[], Any]) -> Any:
+    await trio.lowlevel.checkpoint()
+    return await proceed()
+
+
+@pytest.mark.parametrize("interceptors", [[], [_wait_first]], ids=["at once", "after a wait"])
+@pytest.mark.parametrize("method", ["Say", "Repeat"])
+async def test_a_request_in_one_piece_is_read_whole(
+    echo: Any, handlers: Any, raw_client: Any, method: str, interceptors: list[Any]
+) -> None:
+    """Head and body in one segment reach the handler, also when an interceptor has to wait before it."""
+    client = await raw_client(RpcServer([handlers], interceptors))
+    head = encode(list((REQUEST_FIELDS | {":path": f"/whispr.test.echo.Echo/{method}"}).items()))
+    stream_id = client.core.open_stream(head, False)
+    message = echo.Message(text="whole", n=1).SerializeToString()
+    client.core.send_data(stream_id, frame_message(message), end_stream=True)
+    with trio.fail_after(5):
+        await client.send()
+        answer = await client.until(lambda event: isinstance(event, DataReceived))
+        assert (await client.outcome(stream_id))["grpc-status"] == "0"
+    assert echo.Message.FromString(answer.data[5:]).text == "whole"

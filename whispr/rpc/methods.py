@@ -87,7 +87,10 @@ async def _stream_unary(function: Callable[..., Awaitable[Any]], call: ServerCal
 
 
 async def _unary_stream(function: Callable[..., AsyncIterator[Any]], call: ServerCall) -> None:
-    await _send_all(function(await call.receive_one(), request=call), call)
+    request = call.receive_now()
+    if request is None:
+        request = await call.receive_one()
+    await _send_all(function(request, request=call), call)
 
 
 async def _stream_stream(function: Callable[..., AsyncIterator[Any]], call: ServerCall) -> None:

@@ -129,13 +129,14 @@ class ServerCall(ServerSideCall):
         return None if message is None else self._parse(message)
 
     def waits(self) -> None:
-        """The handler has to wait, so the message it has been given no longer holds the window."""
+        """The handler has to wait, for who knows how long: its request no longer holds the window."""
         if self._only is not None:
             self._connection.core.consume(self.stream_id, wire.PREFIX_BYTES + len(self._only))
-            self._only = b""
 
     async def receive_one(self) -> Any:
         """The only message of a unary request. Raises WhisprError INTERNAL when there is none, or more."""
+        if self._only is not None:
+            return self.receive_now()
         inbox = self.inbox
         # One more message than allowed is enough to know; a unary handler starts when the client is done.
         while not inbox.ended and len(inbox) < 2:
