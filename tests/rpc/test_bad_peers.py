@@ -293,6 +293,73 @@ def missing_status(core: Connection, stream_id: int) -> None:
     core.send_trailers(stream_id, encode([("other", "x")]))
 
 
+def send_raw(core: Connection, octets: bytes) -> None:
+    """What a correct server never says."""
+    core._sender.output += octets
+
+
+def one_block(
+    grpc_status: str | None, *more: tuple[str, str], http: str = "200", kind: str | None = "application/grpc"
+) -> Callable[[Connection, int], None]:
+    """A response of nothing but header fields."""
+    fields = [(":status", http), ("content-type", kind), ("grpc-status", grpc_status), *more]
+    block = encode([(name, value) for name, value in fields if value is not None])
+    return lambda core, stream_id: core.send_headers(stream_id, block, end_stream=True)
+
+
+def trailers_that_do_not_end(core: Connection, stream_id: int) -> None:
+    head(core, stream_id)
+    core.send_data(stream_id, MESSAGE)
+    send_raw(core, frames.headers(stream_id, encode([("grpc-status", "0")]), False, 16384))
+    send_raw(core, frames.frame(frames.Type.DATA, frames.END_STREAM, stream_id, MESSAGE))
+
+
+def two_heads(core: Connection, stream_id: int) -> None:
+    head(core, stream_id)
+    send_raw(core, frames.headers(stream_id, OK_HEAD, False, 16384))
+
+
+def message_before_the_head(core: Connection, stream_id: int) -> None:
+    send_raw(core, frames.frame(frames.Type.DATA, 0, stream_id, MESSAGE))
+
+
+def compressed_without_an_encoding(core: Connection, stream_id: int) -> None:
+    head(core, stream_id)
+    core.send_data(stream_id, b"\1" + MESSAGE[1:])
+    status(core, stream_id, "0")
+
+
+def bad_binary_trailers(core: Connection, stream_id: int) -> None:
+    head(core, stream_id)
+    core.send_data(stream_id, MESSAGE)
+    core.send_trailers(stream_id, encode([("grpc-status", "0"), ("x-bin", "!")]))
+
+
+def a_message_and_a_reset(core: Connection, stream_id: int) -> None:
+    head(core, stream_id)
+    core.send_data(stream_id, MESSAGE)
+    core.reset(stream_id, ErrorCode.NO_ERROR)
+
+
+def answer(core: Connection, stream_id: int) -> None:
+    core.respond(stream_id, OK_HEAD, MESSAGE, encode([("grpc-status", "0")]))
+
+
+def answer_then_a_message(core: Connection, stream_id: int) -> None:
+    answer(core, stream_id)
+    send_raw(core, frames.frame(frames.Type.DATA, frames.END_STREAM, stream_id, MESSAGE))
+
+
+def answer_then_a_reset(core: Connection, stream_id: int) -> None:
+    answer(core, stream_id)
+    send_raw(core, frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
+
+
+def interim_then_answer(core: Connection, stream_id: int) -> None:
+    send_raw(core, frames.headers(stream_id, encode([(":status", "103")]), False, 16384))
+    answer(core, stream_id)
+
+
 def goaway_below(core: Connection, stream_id: int) -> None:
     core._sender.output += frames.goaway(0, ErrorCode.NO_ERROR)
 
@@ -310,6 +377,18 @@ def goaway_below(core: Connection, stream_id: int) -> None:
         (html, Code.UNKNOWN),
         (missing_status, Code.UNKNOWN),
         (goaway_below, Code.UNAVAILABLE),
+        (one_block("7"), Code.PERMISSION_DENIED),
+        (one_block("0"), Code.INTERNAL),
+        (trailers_that_do_not_end, Code.INTERNAL),
+        (two_heads, Code.INTERNAL),
+        (message_before_the_head, Code.INTERNAL),
+        (one_block(None), Code.UNKNOWN),
+        (compressed_without_an_encoding, Code.INTERNAL),
+        (one_block("0", ("x-bin", "!")), Code.INTERNAL),
+        (bad_binary_trailers, Code.INTERNAL),
+        (one_block("5", http="404"), Code.NOT_FOUND),
+        (a_message_and_a_reset, Code.INTERNAL),
+        (one_block("0", kind=None), Code.UNKNOWN),
         (lambda core, stream_id: core.reset(stream_id, ErrorCode.REFUSED_STREAM), Code.UNAVAILABLE),
         (lambda core, stream_id: core.reset(stream_id, ErrorCode.CANCEL), Code.CANCELLED),
         (lambda core, stream_id: core.reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM), Code.RESOURCE_EXHAUSTED),
@@ -333,6 +412,13 @@ async def test_every_bad_ending_is_an_error(
     _, error = await call_raw(echo, script)
     assert error is not None
     assert error.code is code
+
+
+@pytest.mark.parametrize("script", [answer_then_a_message, answer_then_a_reset, interim_then_answer])
+async def test_what_does_not_spoil_an_answer(echo: Any, script: Callable[[Connection, int], None]) -> None:
+    """A status that has come stands, whatever the server says after it, and informational heads are passed over."""
+    _, error = await call_raw(echo, script)
+    assert error is None
 
 
 async def test_the_request_head(echo: Any) -> None:

@@ -8,7 +8,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from whispr.errors import Code, WhisprError
-from whispr.http2.headers import encode
+from whispr.http2.headers import encode, list_bytes
 from whispr.rpc import wire
 from whispr.rpc.call import ServerSideCall
 from whispr.rpc.inbox import Inbox, Waker
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from whispr.rpc.server_connection import ServerConnection
 
 _RESPONSE = [(":status", "200"), ("content-type", wire.CONTENT_TYPE)]
+_RESPONSE_BYTES = list_bytes(_RESPONSE)
 _RESPONSE_BLOCK = encode(_RESPONSE)
 _OK_BLOCK = encode(wire.status_fields(None))
 
@@ -201,7 +202,7 @@ class ServerCall(ServerSideCall):
         connection, stream_id = self._connection, self.stream_id
         head = self._head_block()
         data = self._frame(message.SerializeToString())
-        trailers = _OK_BLOCK if self._trailing is None else encode(wire.status_fields(None) + self._trailing)
+        trailers = _OK_BLOCK if self._trailing is None else encode(self._ending(None))
         self._finished = True
         connection.core.respond(stream_id, head, data, trailers)
         connection.counters.responded += 1
@@ -212,29 +213,43 @@ class ServerCall(ServerSideCall):
         if self._finished:
             return
         self._finished = True
+        if self._initial:
+            try:
+                self._send_head()
+            except WhisprError as too_large:
+                error = error or too_large
         if error is None:
             self._connection.counters.succeeded += 1
         else:
             self._connection.counters.fail(error, self.method)
         core, stream_id = self._connection.core, self.stream_id
-        fields = wire.status_fields(error) + (self._trailing or [])
-        if self._initial_sent or self._initial:
-            self._send_head()
-            core.send_trailers(stream_id, encode(fields))
+        if self._initial_sent:
+            core.send_trailers(stream_id, encode(self._ending(error)))
         else:
-            core.send_headers(stream_id, encode(_RESPONSE + fields), end_stream=True)
+            core.send_headers(stream_id, encode(_RESPONSE + self._ending(error)), end_stream=True)
         self._connection.flush()
 
+    def _ending(self, error: WhisprError | None) -> list[tuple[str, str]]:
+        size_max = self._connection.core.peer_header_list_bytes_max - _RESPONSE_BYTES
+        return wire.ending_fields(error, self._trailing or [], size_max)
+
     def _send_head(self) -> None:
+        """Send the head, if it has not been. Raises WhisprError when the client would not take it."""
         if not self._initial_sent:
+            block = self._head_block()
             self._initial_sent = True
-            self._connection.core.send_headers(self.stream_id, self._head_block())
+            self._connection.core.send_headers(self.stream_id, block)
 
     def _head_block(self) -> bytes:
         if self._initial is None and self._encoding is None:
             return _RESPONSE_BLOCK
         announced = [("grpc-encoding", self._encoding.name)] if self._encoding is not None else []
-        return encode(_RESPONSE + announced + (self._initial or []))
+        fields = _RESPONSE + announced + (self._initial or [])
+        size, size_max = list_bytes(fields), self._connection.core.peer_header_list_bytes_max
+        if size > size_max:
+            self._initial = None  # so that the error can be sent
+            raise wire.too_large(size, size_max)
+        return encode(fields)
 
     def _frame(self, message: bytes) -> bytes:
         if self._encoding is None or not self.compress:

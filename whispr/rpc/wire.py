@@ -7,7 +7,6 @@ are those of grpc/doc/PROTOCOL-HTTP2.md.
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import re
 import struct
@@ -17,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
-from whispr.errors import Code, WhisprError
+from whispr.errors import Code, WhisprError, exhausted
 from whispr.http2.errors import ErrorCode
-from whispr.http2.headers import Fields, Headers
+from whispr.http2.headers import Fields, Headers, list_bytes
 from whispr.rpc.compression import Encoding
 
 CONTENT_TYPE = "application/grpc+proto"
@@ -63,12 +62,19 @@ def format_timeout(seconds: float) -> str:
 
 _PLAIN = "".join(chr(octet) for octet in range(0x20, 0x7F) if chr(octet) != "%")
 _MESSAGE_CHARS_MAX = 1024
+_MESSAGE_QUOTED_MAX = 2432
 """Longer messages are cut, so that a status always fits a peer's header list."""
 
 
 def quote_message(message: str) -> str:
-    """Percent-encode `grpc-message`."""
-    return urllib.parse.quote(message[:_MESSAGE_CHARS_MAX], safe=_PLAIN, errors="replace")
+    """Percent-encode `grpc-message`, as much of it as may be sent."""
+    message = message[:_MESSAGE_CHARS_MAX]
+    quoted = urllib.parse.quote(message, safe=_PLAIN, errors="replace")
+    while len(quoted) > _MESSAGE_QUOTED_MAX:
+        # Between characters: half of one would arrive as garbage.
+        message = message[: len(message) * _MESSAGE_QUOTED_MAX // len(quoted)]
+        quoted = urllib.parse.quote(message, safe=_PLAIN, errors="replace")
+    return quoted
 
 
 def unquote_message(text: str) -> str:
@@ -81,6 +87,16 @@ def unquote_message(text: str) -> str:
 _NAME = re.compile(r"[0-9a-z_.-]+\Z")
 _TEXT = re.compile(r"[\x20-\x7e]*\Z")
 _NOT_METADATA = frozenset({"te", "content-type"})
+_NOT_SENT = _NOT_METADATA | {
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+}
+"""Names that mean something to HTTP: a peer would refuse the whole call for them (RFC 9113 section 8.2.2)."""
 
 
 def encode_binary(value: bytes) -> str:
@@ -92,7 +108,7 @@ def decode_binary(text: str) -> bytes:
     """A `-bin` value, padded or not. Raises ValueError when it is not base64."""
     try:
         return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or characters that are not ASCII
         raise ValueError(f"not base64: {text[:40]!r}") from error
 
 
@@ -104,7 +120,7 @@ def metadata_fields(pairs: MetadataPairs) -> list[tuple[str, str]]:
 def _metadata_field(name: str, value: MetadataValue) -> str:
     if not _NAME.match(name):
         raise ValueError(f"metadata name {name!r}: only 0-9 a-z _ . - are allowed")
-    if name.startswith("grpc-") or name in _NOT_METADATA:
+    if name.startswith("grpc-") or name in _NOT_SENT:
         raise ValueError(f"metadata name {name!r} is reserved")
     if name.endswith("-bin"):
         if not isinstance(value, bytes):
@@ -208,8 +224,9 @@ class MessageReader:
 
 # --- Statuses ---------------------------------------------------------------------------------------------
 
-_DETAILS_BYTES_MAX = 6 * 1024
-"""Details beyond this are left out: peers refuse trailers over 8 KiB, and the code matters more."""
+_STATUS_BYTES_MAX = 7 * 1024 + 512
+"""Of a message and details together. Details beyond it are left out: peers may refuse trailers over 8 KiB, and
+the code matters more."""
 
 HTTP_CODES: Mapping[int, Code] = {
     400: Code.INTERNAL,
@@ -236,12 +253,36 @@ def status_fields(error: WhisprError | None) -> list[tuple[str, str]]:
     """The fields that end a call; None is OK."""
     if error is None:
         return [("grpc-status", "0")]
-    fields = [("grpc-status", str(int(error.code))), ("grpc-message", quote_message(error.message))]
+    message = quote_message(error.message)
+    fields = [("grpc-status", str(int(error.code))), ("grpc-message", message)]
     if error.details:
-        details = error.to_status().SerializeToString()
-        if len(details) <= _DETAILS_BYTES_MAX:
-            fields.append(("grpc-status-details-bin", encode_binary(details)))
+        details = encode_binary(error.to_status().SerializeToString())
+        if len(message) + len(details) <= _STATUS_BYTES_MAX:
+            fields.append(("grpc-status-details-bin", details))
     return fields
+
+
+def ending_fields(
+    error: WhisprError | None, trailing: list[tuple[str, str]], list_bytes_max: int
+) -> list[tuple[str, str]]:
+    """The fields that end a call, with trailing metadata, in a list that the peer takes.
+
+    What would be too large is left out, first the metadata and then the details: a peer that cannot read the
+    trailers would not even learn the code. A call that would have been OK is not, without its metadata.
+    """
+    fields = status_fields(error) + trailing
+    size = list_bytes(fields)
+    if size <= list_bytes_max:
+        return fields
+    fields = status_fields(error or too_large(size, list_bytes_max))
+    # The code and the message may have to do; that much every peer takes.
+    return fields if list_bytes(fields) <= list_bytes_max else fields[:2]
+
+
+def too_large(size: int, list_bytes_max: int) -> WhisprError:
+    """The error of metadata that the peer would not take."""
+    told = f"metadata of {size} bytes in all is over the {list_bytes_max} that the client takes"
+    return exhausted(told, reason="metadata_too_large")
 
 
 def read_status(trailers: Headers) -> WhisprError | None:
