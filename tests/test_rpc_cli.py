@@ -37,6 +37,7 @@ Cli = Callable[..., Any]
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The echo service of tests/rpc, generated anew; its file is in the default pool ever after."""
+    before = {name: sys.modules.get(name) for name in ("echo_pb2", "echo_grpc")}
     folder = tmp_path_factory.mktemp("cli_echo")
     generate.generate(Path(__file__).parent / "rpc", ["echo.proto"], folder)
     sys.path.insert(0, str(folder))
@@ -45,8 +46,9 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     finally:
         sys.path.remove(str(folder))
     yield SimpleNamespace(pb2=pb2, Message=pb2.Message, Servicer=stubs.EchoServicer)
-    for name in ("echo_pb2", "echo_grpc"):
-        del sys.modules[name]
+    for name, module in before.items():
+        if module is None:  # else the modules are those of a fixture that outlives this one
+            del sys.modules[name]
 
 
 def run(*arguments: str, stdin: str = "") -> Any:
