@@ -18,7 +18,9 @@ from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import encode
 from whispr.http2.limits import Limits
+from whispr.rpc.call import NO_METADATA
 from whispr.rpc.channel import Channel, open_channel
+from whispr.rpc.client_call import ClientCall
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.wire import frame_message
 from whispr.testing import open_rpc_pair
@@ -336,6 +338,19 @@ async def test_a_call_waiting_for_another_connection_can_be_cancelled(
         nursery.cancel_scope.cancel(reason="done")
     assert trio.current_time() == pytest.approx(10)
     assert attempts > 2
+
+
+async def test_a_connection_found_too_late_opens_no_stream(
+    autojump_clock: MockClock, echo: Any, handlers: Any
+) -> None:
+    """A call that was abandoned just before its next connection was found leaves nothing on it."""
+    async with open_rpc_pair([handlers]) as pair:
+        await echo.Stub(pair.channel).Say(echo.Message())
+        (connection,) = pair.channel.connections
+        call = ClientCall(pair.channel, "/whispr.test.echo.Echo/Say", NO_METADATA)
+        call.abandon()
+        call.resume(connection)
+        assert connection.core.open_streams == 0
 
 
 async def test_calls_between_attempts_fail_when_the_channel_closes(

@@ -77,6 +77,10 @@ class Named:
             async def Say(self, input_message: Any) -> Any:  # noqa: N802
                 return echo.Message(text=name)
 
+            async def Chat(self, input_messages: Any) -> AsyncIterator[Any]:  # noqa: N802
+                async for _ in input_messages:
+                    yield echo.Message(text=name)
+
         self.handlers = Handlers()
         self.scope = trio.CancelScope()
         self.port = 0
@@ -187,6 +191,27 @@ async def test_names_are_looked_up_again_when_connecting_again(echo: Any, names:
             assert await say(stub, echo, 3) == ["old"] * 3
             old.stop()
             await until(lambda: only(stub, echo, "new"))
+        nursery.cancel_scope.cancel(reason="done")
+
+
+async def test_an_address_that_is_gone_finishes_its_calls(echo: Any, names: Names) -> None:
+    """It gets no new ones once a look-up, for whatever reason, has not found it; calls on it go on."""
+    async with trio.open_nursery() as nursery:
+        leaves, stays = Named(echo, "leaves"), Named(echo, "stays")
+        stays.port = await nursery.start(leaves.serve, "127.0.0.2")
+        await nursery.start(stays.serve, "127.0.0.3")
+        names.addresses["chat.test"] = ["127.0.0.2", "127.0.0.4"]
+        async with open_channel(f"chat.test:{leaves.port}", limits=QUICK) as channel:
+            stub = echo.Stub(channel)
+            await until(lambda: only(stub, echo, "leaves"))
+            async with stub.Chat() as call:
+                await call.send(echo.Message())
+                assert (await anext(call)).text == "leaves"
+                names.addresses["chat.test"] = ["127.0.0.3"]
+                # Nobody listens at its second address, so the channel looks the name up again.
+                await until(lambda: only(stub, echo, "stays"))
+                await call.send(echo.Message())
+                assert (await anext(call)).text == "leaves"
         nursery.cancel_scope.cancel(reason="done")
 
 

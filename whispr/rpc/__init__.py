@@ -11,11 +11,18 @@
       server_call          one call's messages and its end
       methods              purerpc's servicers as a table; judging a request's head
       statuses             exceptions of handlers as statuses
-    channel            open_channel, Channel: connects, reconnects, queues
+      unix_socket          a listener on a path, whatever was left there
+    channel            open_channel, Channel: addresses, turns, the line of waiting calls
+      targets              what a target stands for; looking up names
+      subchannel           one address: attempts, backoff, connections
       client_connection    calls become streams
       client_call          one call's messages and its end
       stubs                the attributes of generated stubs, by call kind
       purerpc_socket       what stubs of purerpc's own plugin need
+    keepalive          pings, age and idleness of connections, on both sides
+      watchman             one task that looks after all of them
+    tls                certificates from files that may change; who the other side is
+    limits             RpcLimits
     health             grpc.health.v1
     reflection         grpc.reflection.v1 and v1alpha
       protos               the messages of these, built at run time

@@ -92,7 +92,8 @@ class Channel:
         self._look_up_failure = ""
         self._look_up_at = -float("inf")
         if connect is not None:
-            self._subchannels = [self._subchannel(target, partial(self._dial, connect, Endpoint(target)))]
+            named_host = Endpoint(target.rpartition(":")[0] or target)
+            self._subchannels = [self._subchannel(target, partial(self._dial, connect, named_host))]
         self._heads: dict[str, tuple[bytes, int]] = {}
         self._host, _, self._port = self._authority.rpartition(":")
         self._grpc_socket = PurerpcSocket(self)

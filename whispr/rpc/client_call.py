@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -61,7 +62,9 @@ class ClientCall(Call):
         wait_for_ready: bool | None = None,
         compression: str | None = None,
     ) -> None:
-        super().__init__(method, metadata, channel.target, trio.current_effective_deadline())
+        # Only interceptors can ask before the call starts, and it takes as long as all the rest of this.
+        deadline = trio.current_effective_deadline() if channel.interceptors else inf
+        super().__init__(method, metadata, channel.target, deadline)
         self.initial_metadata: Metadata | None = None
         """The server's, once it has come."""
         self.trailing_metadata = NO_METADATA
@@ -134,7 +137,7 @@ class ClientCall(Call):
 
     def _fields(self) -> list[tuple[str, str]]:
         fields = self._sent_metadata
-        if self.deadline < float("inf"):
+        if self.deadline < inf:
             left_s = self.deadline - trio.current_time()
             fields = [("grpc-timeout", wire.format_timeout(left_s)), *fields]
         if self._encoding is not None:
@@ -316,6 +319,10 @@ class ClientCall(Call):
     def resume(self, connection: ClientConnection) -> None:
         """Send what had been sent before on a new stream."""
         kept = self._kept or []
+        if self.ended:
+            # Abandoned after the connection was found and before it could be used.
+            connection.unused()
+            return
         try:
             self._open(connection)
         except WhisprError as error:

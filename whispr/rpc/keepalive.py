@@ -203,19 +203,22 @@ class PingGuard:
 
     STRIKES_MAX = 2
 
-    def __init__(self, interval_s: float, clock: Callable[[], float]) -> None:
+    __slots__ = ("_begun", "_clock", "_connection", "_interval_s", "_last_at", "_strikes")
+
+    def __init__(self, connection: Watched, interval_s: float, clock: Callable[[], float]) -> None:
+        self._connection = connection
         self._interval_s = interval_s
         self._clock = clock
         self._last_at = -math.inf
         self._strikes = 0
         self._begun = 0
 
-    def pinged(self, calls_going: int, calls_begun: int) -> None:
+    def pinged(self) -> None:
         """A PING has come. Raises ProtocolError at the third in a row that came too soon."""
-        now = self._clock()
-        if calls_going or calls_begun != self._begun:
+        connection, now = self._connection, self._clock()
+        if connection.calls_going or connection.calls_begun != self._begun:
             # Clients measure a busy connection with pings, the last of which may come after its last call.
-            self._begun, self._strikes = calls_begun, 0
+            self._begun, self._strikes = connection.calls_begun, 0
         elif now < self._last_at + self._interval_s:
             self._strikes += 1
             if self._strikes > self.STRIKES_MAX:

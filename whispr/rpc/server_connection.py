@@ -66,8 +66,7 @@ class ServerConnection(Transport):
         """The client has said that it speaks HTTP/2."""
         self._limits = limits
         self._watchman = watchman
-        self._ping_guard = PingGuard(limits.keepalive.pinged_s_min, trio.current_time)
-        core.on_ping = self._pinged
+        core.on_ping = PingGuard(self, limits.keepalive.pinged_s_min, trio.current_time).pinged
         self._calls: dict[int, ServerCall] = {}
         self._refused: dict[int, Refusal] = {}
         self._ready: deque[ServerCall] = deque()
@@ -268,9 +267,6 @@ class ServerConnection(Transport):
         self.counters.pings_sent += 1
         self.core.ping(_KEEPALIVE_PING)
         self.flush()
-
-    def _pinged(self) -> None:
-        self._ping_guard.pinged(len(self._calls), self.core.last_peer_id)
 
     def shut_down(self) -> None:
         """Begin a graceful end (RFC 9113 section 6.8): warn, and once the warning is seen refuse new calls."""

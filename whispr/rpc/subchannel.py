@@ -46,6 +46,7 @@ class Subchannel:
         self._shared = shared
         self._limits = shared.limits
         self._failures = 0
+        self._retired = False
 
     def free(self) -> ClientConnection | None:
         """A connection on which a call may start at once."""
@@ -78,6 +79,7 @@ class Subchannel:
 
     def retire(self) -> None:
         """Take no more calls; those in progress finish."""
+        self._retired = True
         for connection in self.connections:
             connection.retire()
 
@@ -87,6 +89,8 @@ class Subchannel:
                 connection = await self._new_connection()
             self.connections = [known for known in self.connections if known.usable]
             self.connections.append(connection)
+            if self._retired:
+                connection.retire()
             self._failures = 0
         except trio.TooSlowError:
             self._failed(f"no connection within {self._limits.handshake_s:g} s")
