@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -231,6 +232,24 @@ async def test_errors_of_calls(ours: str) -> None:
     assert (result.exit_code, objects(result.stdout)) == (64 + 15, [{"text": "then fail"}])
     assert "Response headers:\n(empty)" in result.stderr
     assert "  Code: DATA_LOSS\n  Message: nö\n" in result.stderr
+
+
+async def test_a_reader_that_has_seen_enough(ours: str) -> None:
+    """As with `| head -1`: an endless stream ends quietly when nobody reads it any more."""
+    command = [sys.executable, "-m", "whispr.cli", "rpc", "call", ours, f"{ECHO}/Repeat"]
+    data = ["-d", '{"text": "again", "n": 1000000}']
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(
+                trio.run_process, [*command, *data], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                check=False, capture_stderr=False,
+            )
+        )  # fmt: skip
+        assert await process.stdout.receive_some(1)
+        await process.stdout.aclose()
+        said = b"".join([piece async for piece in process.stderr])
+        await process.wait()
+    assert (process.returncode, said) == (0, b"")
 
 
 async def test_deadlines(ours: str) -> None:

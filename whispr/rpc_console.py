@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -192,6 +193,9 @@ async def _converse(
                 show(message)
         except WhisprError as error:
             return error
+        except BrokenPipeError:
+            # Whoever read our output has seen enough. What Python still flushes at its end must not fail anew.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finally:
             nursery.cancel_scope.cancel(reason="the call has ended")
     return None
