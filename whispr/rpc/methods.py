@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from whispr.rpc.server_call import ServerCall
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Method:
     """One method: how to read its requests and run its handler."""
 
@@ -34,6 +34,8 @@ class Method:
     takes_one: bool
     """A request is one message."""
     streams_response: bool
+    waits: bool = False
+    """Whether the last call had to wait, as the next one then probably has to."""
 
 
 def method_table(

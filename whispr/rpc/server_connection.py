@@ -2,8 +2,9 @@
 
 Theory of operation. One task leads: it reads, and runs the calls that a read brought, one after the other. Most
 never wait, and all their answers leave in one write. As soon as a handler has to wait, its task is that call's
-until it ends, and another task leads. So at any time there is one leader, and a task for each call that has
-waited; a connection without calls is one task that waits for something to read, and one for something to write.
+until it ends, and another task leads; the method's next call gets a task of its own from the start. So at any
+time there is one leader, and a task for each call that waits; a connection without calls is one task that
+waits for something to read, and one that waits for something to write.
 See `driving` for why the handler cannot tell the difference from a task of its own.
 """
 
@@ -108,7 +109,10 @@ class ServerConnection(Transport):
         if self._compression is not None:
             call.compression = self._compression
         self._calls[stream_id] = call
-        self._ready.append(call)
+        if head.method.waits:
+            self.nursery.start_soon(self._run_alone, call, name=call.method)
+        else:
+            self._ready.append(call)
         return call
 
     def on_data(self, event: events.DataReceived) -> None:
@@ -233,13 +237,32 @@ class ServerConnection(Transport):
             if self._draining:
                 self._close_if_drained()
 
+    async def _run_alone(self, call: ServerCall) -> None:
+        """Run a call in a task of its own, since the last one of its method has had to wait."""
+        call.handler.waits = False  # unless it waits too
+        try:
+            with trio.CancelScope(deadline=call.deadline) as scope:
+                await self._run_call(call, scope, trio.lowlevel.current_task())
+            if scope.cancelled_caught:
+                call.finish(call.ended_by or _deadline_passed())
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call, not the server
+            self._fail(call, error)
+
     def _waits(self, call: ServerCall) -> None:
-        """A handler has to wait: this task is its own from now on, and another leads."""
+        """A handler has to wait: if its task was the leader, it is its own from now on, and another leads."""
         call.waits()
-        trio.lowlevel.current_task().name = call.method
+        call.handler.waits = True
+        task = trio.lowlevel.current_task()
+        if self._leader is not task:
+            return
+        task.name = call.method
         self._leader = None
         self.handling = False
         self.flush()
+        # One after the other, those that wait would each hold up the next by a round of Trio's loop.
+        while self._ready:
+            later = self._ready.popleft()
+            self.nursery.start_soon(self._run_alone, later, name=later.method)
         self.nursery.start_soon(self._lead, name=f"{type(self).__name__} {self.peer}")
 
     def _fail(self, call: ServerCall, error: Exception) -> None:
