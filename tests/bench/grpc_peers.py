@@ -20,7 +20,7 @@ TASKS = 64
 PACED_CALLS_PER_S = 1000
 TEXT = "w" * 22
 SMALL_BYTES, SMALL_COUNT = 100, 10_000
-LARGE_BYTES, LARGE_COUNT = 1 << 20, 40
+LARGE_BYTES, LARGE_COUNT = 1 << 20, 150
 
 
 def flow(messages: int, size: int) -> StringValue:

@@ -99,6 +99,11 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
 
 
+def data_header(stream_id: int, size: int, end_stream: bool) -> bytes:
+    """What stands before the `size` bytes of a DATA frame."""
+    return _TYPED.pack(size >> 8, size & 0xFF, _LAST_DATA if end_stream else _DATA, stream_id)
+
+
 def whole_response(stream_id: int, block: bytes, data: bytes, trailers: bytes) -> bytes:
     """HEADERS, DATA and trailers, each of which fits one frame."""
     pack = _TYPED.pack

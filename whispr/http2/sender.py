@@ -18,7 +18,7 @@ from whispr.http2 import frames
 from whispr.http2.errors import ErrorCode, ProtocolError, StreamError
 from whispr.http2.streams import Stream
 
-OUTPUT_BYTES = 64 * 1024
+OUTPUT_BYTES = 256 * 1024
 """Output that DATA may fill before it queues by stream: about what one socket write takes."""
 
 FRAME_BYTES = frames.MIN_MAX_FRAME_SIZE
@@ -123,10 +123,10 @@ class Sender:
         queue = stream.queue
         assert queue, "only streams with something queued take turns"
         count = min(len(queue), FRAME_BYTES, self.window, stream.send_window)
-        data = bytes(queue[:count])
+        last = count == len(queue) and stream.ending is not None
+        with memoryview(queue) as view, view[:count] as data:
+            self._emit(stream, data, last and stream.ending == b"")
         del queue[:count]
-        last = not queue and stream.ending is not None
-        self._emit(stream, data, last and stream.ending == b"")
         if stream.writer_waits and len(queue) < QUEUE_BYTES:
             stream.writer_waits = False
             self._writable.append(stream.id)
@@ -134,10 +134,12 @@ class Sender:
             self.output += stream.ending or b""
             self._ended(stream)
 
-    def _emit(self, stream: Stream, data: bytes, end: bool) -> None:
-        self.window -= len(data)
-        stream.send_window -= len(data)
-        self.output += frames.frame(frames.Type.DATA, frames.END_STREAM if end else 0, stream.id, data)
+    def _emit(self, stream: Stream, data: bytes | memoryview, end: bool) -> None:
+        size = len(data)
+        self.window -= size
+        stream.send_window -= size
+        self.output += frames.data_header(stream.id, size, end)
+        self.output += data
 
     def _join_turns(self, stream: Stream) -> None:
         if stream.queue and stream.send_window > 0 and not stream.turning:

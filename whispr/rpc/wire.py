@@ -216,7 +216,8 @@ class MessageReader:
             end = at + PREFIX_BYTES + size
             if end > available:
                 break
-            message = bytes(data[at + PREFIX_BYTES : end])
+            # A slice of a bytearray would be a bytearray, to be copied once more.
+            message = bytes(memoryview(data)[at + PREFIX_BYTES : end])
             messages.append(Compressed(message) if compressed else message)
             at = end
         return messages, at
