@@ -18,7 +18,7 @@ from whispr.http2 import frames
 from whispr.http2.errors import ErrorCode, ProtocolError, StreamError
 from whispr.http2.streams import Stream
 
-OUTPUT_BYTES = 256 * 1024
+OUTPUT_BYTES = 64 * 1024
 """Output that DATA may fill before it queues by stream: about what one socket write takes."""
 
 FRAME_BYTES = frames.MIN_MAX_FRAME_SIZE
