@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from whispr.errors import Code, WhisprError
-from whispr.rpc.channel import open_channel
+from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.server import RpcServer
 from whispr.rpc.targets import Endpoint, parse_target
@@ -265,6 +266,48 @@ async def test_every_address_failing_is_told(echo: Any, tmp_path: Path) -> None:
             await echo.Stub(channel).Say(echo.Message())
     for name in ("x", "y"):
         assert f"unix:{tmp_path}/{name}: [Errno 2] No such file or directory" in caught.value.message
+
+
+async def test_servers_replaced_one_after_the_other_fail_no_call(echo: Any) -> None:
+    """Two servers are drained and started again in turn, several times, under load: every call is answered."""
+    going = True
+    answered = 0
+
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
+        async def Say(self, input_message: Any) -> Any:  # noqa: N802
+            if input_message.n % 3 == 0:
+                await trio.sleep(0.002)
+            return input_message
+
+    async def call(stub: Any) -> None:
+        nonlocal answered
+        while going:
+            assert (await stub.Say(echo.Message(n=answered))).n >= 0
+            answered += 1
+
+    async def more_than(count: int) -> bool:
+        return answered > count
+
+    async with trio.open_nursery() as servers:
+        running = [RpcServer([Handlers()]) for _ in range(2)]
+        ports = [await servers.start(server.serve_tcp, "127.0.0.1", 0) for server in running]
+        target = ",".join(f"127.0.0.1:{port}" for port in ports)
+        async with open_channel(target, limits=QUICK) as channel, trio.open_nursery() as callers:
+            for _ in range(20):
+                callers.start_soon(call, echo.Stub(channel))
+            for turn in range(8):
+                await until(partial(more_than, answered + 50))
+                await running[turn % 2].drain()
+                running[turn % 2] = RpcServer([Handlers()])
+                await servers.start(running[turn % 2].serve_tcp, "127.0.0.1", ports[turn % 2])
+                await until(lambda: both_connected(channel))
+            going = False
+        servers.cancel_scope.cancel(reason="done")
+    assert answered > 400
+
+
+async def both_connected(channel: Channel) -> bool:
+    return len(channel.connections) == 2
 
 
 # --- Unix sockets, and the number of connections ------------------------------------------------------------

@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from trio.testing import MockClock
 
 from whispr.errors import Code, WhisprError
+from whispr.http2.headers import encode
 from whispr.rpc.call import current_call
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.interceptors import Proceed
@@ -131,6 +132,7 @@ async def test_calls_over_tls(echo: Any, handlers: Any, authority: Authority) ->
         for host in ("localhost", "127.0.0.1"):
             async with open_channel(f"{host}:{port}", tls=TlsFiles(authorities=authority.file)) as channel:
                 await all_kinds(echo, channel)
+                assert encode([(":scheme", "https")]) in channel.head_block("/a/b")[0]
 
 
 async def all_kinds(echo: Any, channel: Channel) -> None:

@@ -132,6 +132,7 @@ class ClientCall(Call):
             connection.unused()
             told = f"metadata of {size} bytes in all is over the {size_max} that {connection.target} takes"
             raise exhausted(told, reason="metadata_too_large")
+        self.peer = connection.target
         self._connection = connection
         self._stream_id = connection.open(self, block)
 
