@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from whispr.rpc.call import current_call
 from whispr.rpc.health import SERVING, HealthServicer
 from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
+from whispr.rpc_console import JsonObjects, UsageError
 from whispr.v1 import auth_pb2
 
 ECHO = "whispr.test.echo.Echo"
@@ -52,14 +53,14 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             del sys.modules[name]
 
 
-def run(*arguments: str, stdin: str = "") -> Any:
+def run(*arguments: str) -> Any:
     """Run the command line in this process."""
-    return CliRunner().invoke(app, ["rpc", *arguments], input=stdin)
+    return CliRunner().invoke(app, ["rpc", *arguments])
 
 
-async def cli(*arguments: str, stdin: str = "") -> Any:
+async def cli(*arguments: str) -> Any:
     """Run it while a server runs in this one."""
-    return await trio.to_thread.run_sync(partial(run, *arguments, stdin=stdin))
+    return await trio.to_thread.run_sync(partial(run, *arguments))
 
 
 def objects(text: str) -> list[Any]:
@@ -186,7 +187,7 @@ async def test_describe(ours: str) -> None:
 
 
 async def test_calls_of_every_kind(ours: str, tmp_path: Path) -> None:
-    """JSON in and out: one object, none, several, from the line, from standard input, from a file."""
+    """JSON in and out: one object, none, several, from the line or a file."""
     result = await cli("call", ours, f"{ECHO}/Say", "-d", '{"text": "ü", "n": 3}')
     assert (result.exit_code, objects(result.stdout)) == (0, [{"text": "ü"}])
     assert objects((await cli("call", ours, f"{ECHO}.Say")).stdout) == [{}]
@@ -195,7 +196,7 @@ async def test_calls_of_every_kind(ours: str, tmp_path: Path) -> None:
     ]
     result = await cli("call", ours, f"/{ECHO}/Repeat", "-d", '{"text": "a", "n": 2}')
     assert objects(result.stdout) == [{"text": "a"}, {"text": "a", "n": 1}]
-    result = await cli("call", ours, f"{ECHO}/Join", "-d", "@-", stdin='{"text": "a"}\n{"text": "b"}')
+    result = await cli("call", ours, f"{ECHO}/Join", "-d", '{"text": "a"}\n{"text": "b"}')
     assert objects(result.stdout) == [{"text": "ab"}]
     file = tmp_path / "messages.json"
     file.write_text('{"text": "a"} {"text": "b"}')
@@ -234,22 +235,77 @@ async def test_errors_of_calls(ours: str) -> None:
     assert "  Code: DATA_LOSS\n  Message: nö\n" in result.stderr
 
 
-async def test_a_reader_that_has_seen_enough(ours: str) -> None:
-    """As with `| head -1`: an endless stream ends quietly when nobody reads it any more."""
-    command = [sys.executable, "-m", "whispr.cli", "rpc", "call", ours, f"{ECHO}/Repeat"]
-    data = ["-d", '{"text": "again", "n": 1000000}']
+@asynccontextmanager
+async def command(*arguments: str) -> AsyncIterator[trio.Process]:
+    """The command line in a process of its own, with pipes."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    line = [sys.executable, "-m", "whispr.cli", "rpc", *arguments]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
-            partial(
-                trio.run_process, [*command, *data], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                check=False, capture_stderr=False,
-            )
-        )  # fmt: skip
+            partial(trio.run_process, line, check=False, capture_stderr=False, **pipes)
+        )
+        yield process
+
+
+async def said(process: trio.Process) -> tuple[int, bytes]:
+    """The exit code, and what was said on standard error."""
+    assert process.stderr is not None
+    told = b"".join([piece async for piece in process.stderr])
+    return await process.wait(), told
+
+
+async def test_a_conversation_over_standard_input(ours: str) -> None:
+    """Each object is sent as it is typed, over lines if need be, and answered before the next."""
+    async with command("call", ours, f"{ECHO}/Chat", "-d", "@-") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for typed in (b'{"text": "\xc3\xbc"}\n', b'{"text":\n "b"}\n', b' {"n"', b": 3}\n"):
+            await process.stdin.send_all(typed)
+            if typed.endswith(b"\n"):
+                answer = b""
+                while not answer.endswith(b"}\n"):
+                    piece = await process.stdout.receive_some()
+                    assert piece, answer
+                    answer += piece
+        await process.stdin.aclose()
+        assert await said(process) == (0, b"")
+
+
+async def test_bad_json_in_a_conversation(ours: str) -> None:
+    """What can become no JSON ends it at once, while standard input is still open."""
+    async with command("call", ours, f"{ECHO}/Chat", "-d", "@-") as process:
+        assert process.stdin is not None
+        await process.stdin.send_all(b'{"text": oops}\n')
+        code, told = await said(process)
+        assert (code, told.startswith(b"whispr: -d: ")) == (2, True)
+
+
+async def test_a_reader_that_has_seen_enough(ours: str) -> None:
+    """As with `| head -1`: a stream ends quietly when nobody reads it any more."""
+    async with command("call", ours, f"{ECHO}/Repeat", "-d", '{"text": "again", "n": 1000000}') as process:
+        assert process.stdout is not None
         assert await process.stdout.receive_some(1)
         await process.stdout.aclose()
-        said = b"".join([piece async for piece in process.stderr])
-        await process.wait()
-    assert (process.returncode, said) == (0, b"")
+        assert await said(process) == (0, b"")
+
+
+def test_json_in_lines() -> None:
+    """Wherever lines end, the same objects come out, as soon as they are whole."""
+    value = {"a": {"b": [1, 'x"y{', True, -1.5e3], "é😀": {}}, "c": []}
+    lines = [f"{line}\n" for line in json.dumps(value, indent=1, ensure_ascii=False).splitlines()]
+    cutter = JsonObjects()
+    found = [list(cutter.feed(line)) for line in [*lines, *lines, "{} {}"]]
+    cutter.end()
+    whole: list[list[Any]] = [[]] * (len(lines) - 1) + [[value]]
+    assert found == [*whole, *whole, [{}, {}]]
+
+
+def test_json_that_is_not_whole() -> None:
+    """Known at the end."""
+    cutter = JsonObjects()
+    assert list(cutter.feed('{"a": 1')) == []
+    with pytest.raises(UsageError, match="not whole"):
+        cutter.end()
 
 
 async def test_deadlines(ours: str) -> None:

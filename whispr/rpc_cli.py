@@ -14,7 +14,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import trio
 import typer
@@ -105,12 +105,14 @@ def call(
 
     target, symbol = _target_and_symbol(names, config)
     server = _server(target, header, token, tls, cacert, cert, key)
+    text = None if data in ("@", "@-") else data
     try:
-        objects = _objects(_read(data))
+        if data.startswith("@") and text is not None:
+            text = Path(data[1:]).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise _bad_usage(f"-d: {error}") from error
     options = rpc_console.CallOptions(compression=compression, defaults=defaults, verbose=verbose)
-    _run(partial(rpc_console.call, symbol, objects, options), server, deadline)
+    _run(partial(rpc_console.call, symbol, text, options), server, deadline)
 
 
 def _run(work: Work, server: Server, deadline_s: float | None) -> None:
@@ -193,22 +195,3 @@ def _metadata(headers: list[str] | None, token: str) -> Headers:
             raise ValueError(f"-H {text!r} is not 'name: value'")
         pairs.append((name, decode_binary(value) if name.endswith("-bin") else value))
     return [*pairs, ("authorization", f"Bearer {token}")] if token else pairs
-
-
-# --- What ---------------------------------------------------------------------------------------------------
-
-
-def _read(data: str) -> str:
-    if data in ("@", "@-"):
-        return sys.stdin.read()
-    return Path(data[1:]).read_text(encoding="utf-8") if data.startswith("@") else data
-
-
-def _objects(text: str) -> list[Any]:
-    """The JSON objects in a text, one after the other. Raises ValueError for anything else."""
-    decoder, found, text = json.JSONDecoder(), [], text.strip()
-    while text:
-        parsed, end = decoder.raw_decode(text)
-        found.append(parsed)
-        text = text[end:].lstrip()
-    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -130,13 +132,21 @@ async def describe(symbol: str, server: Connected) -> None:
 # --- Calling --------------------------------------------------------------------------------------------------
 
 
-async def call(symbol: str, objects: list[Any], options: CallOptions, server: Connected) -> None:
-    """Call a method with messages out of JSON objects; print the answers as JSON."""
+async def call(symbol: str, text: str | None, options: CallOptions, server: Connected) -> None:
+    """Call a method with messages out of JSON; print the answers as JSON.
+
+    Without a `text`, JSON is read from standard input: a stream's messages are sent as their last line is typed.
+    """
     service, separator, name = symbol.rpartition("/" if "/" in symbol else ".")
     if not separator:
         raise UsageError("say which method: package.Service/Method")
     method = await server.learnt.method(service, name)
-    messages = _requests(method, objects, server.learnt.pool)
+    messages = _requests(method, _typed() if text is None else _given(text), server.learnt.pool)
+    if not method.client_streaming:
+        only = [message async for message in messages]
+        if len(only) > 1:
+            raise UsageError(f"{method.full_name} takes one message, not {len(only)}")
+        messages = _all(only or [message_factory.GetMessageClass(method.input_type)()])
     # To the wire every call is a stream each way; it is the server that counts the messages.
     stub = server.channel.stream_stream(
         f"/{service}/{name}",
@@ -156,35 +166,90 @@ async def call(symbol: str, objects: list[Any], options: CallOptions, server: Co
 
     async with stub(metadata=server.metadata, compression=options.compression) as started:
         error = await _converse(started, messages, show)
-        if options.verbose:
+        if options.verbose and not isinstance(error, UsageError):
             await _show_metadata(started)
         if error is not None:
             raise error
 
 
-def _requests(method: MethodDescriptor, objects: list[Any], pool: DescriptorPool) -> list[Message]:
+class JsonObjects:
+    """Cuts text into the JSON values that follow one another in it, as its lines come."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def feed(self, text: str) -> Iterable[Any]:
+        """Yield the values that `text` completes. Raises UsageError for what can become no JSON."""
+        self._text = (self._text + text).lstrip()
+        while self._text:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self._text)
+            except json.JSONDecodeError as error:
+                # What is only unfinished fails at its end, or at the beginning of its last string.
+                if error.pos < len(self._text.rstrip()) and not error.msg.startswith("Unterminated string"):
+                    raise UsageError(f"-d: {error}") from error
+                return
+            self._text = self._text[end:].lstrip()
+            yield value
+
+    def end(self) -> None:
+        """No more comes. Raises UsageError when something is unfinished."""
+        if self._text:
+            raise UsageError(f"-d: not whole: {self._text[:40]}")
+
+
+async def _given(text: str) -> AsyncIterator[Any]:
+    objects = JsonObjects()
+    for value in objects.feed(text):
+        yield value
+    objects.end()
+
+
+async def _typed() -> AsyncIterator[Any]:
+    objects, decoder, line = JsonObjects(), codecs.getincrementaldecoder("utf-8")("replace"), ""
+    # Not through sys.stdin, whose lock an abandoned thread would still hold when Python ends.
+    read = partial(os.read, sys.stdin.fileno(), 64 * 1024)
+    while octets := await trio.to_thread.run_sync(read, abandon_on_cancel=True):
+        lines, newline, line = (line + decoder.decode(octets)).rpartition("\n")
+        for value in objects.feed(lines + newline):
+            yield value
+    for value in objects.feed(line):
+        yield value
+    objects.end()
+
+
+async def _all(messages: Iterable[Message]) -> AsyncIterator[Message]:
+    for message in messages:
+        yield message
+
+
+async def _requests(
+    method: MethodDescriptor, objects: AsyncIterator[Any], pool: DescriptorPool
+) -> AsyncIterator[Message]:
     request = message_factory.GetMessageClass(method.input_type)
-    try:
-        messages = [json_format.ParseDict(parsed, request(), descriptor_pool=pool) for parsed in objects]
-    except json_format.ParseError as error:
-        raise UsageError(f"-d: {error}") from error
-    if method.client_streaming:
-        return messages
-    if len(messages) > 1:
-        raise UsageError(f"{method.full_name} takes one message, not {len(messages)}")
-    return messages or [request()]
+    async for value in objects:
+        try:
+            yield json_format.ParseDict(value, request(), descriptor_pool=pool)
+        except json_format.ParseError as error:
+            raise UsageError(f"-d: {error}") from error
 
 
 async def _converse(
-    started: Any, messages: list[Message], show: Callable[[Message], None]
-) -> WhisprError | None:
+    started: Any, messages: AsyncIterator[Message], show: Callable[[Message], None]
+) -> WhisprError | UsageError | None:
     """Send and receive at once, for a server may answer early; how the call ended."""
+    misuse: list[UsageError] = []
 
     async def send() -> None:
-        with contextlib.suppress(WhisprError):  # which whoever receives is told as well
-            for message in messages:
+        try:
+            async for message in messages:
                 await started.send(message)
             await started.done_sending()
+        except UsageError as error:
+            misuse.append(error)
+            nursery.cancel_scope.cancel(reason="there is nothing good to send")
+        except WhisprError:
+            pass  # whoever receives is told as well
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
@@ -198,7 +263,7 @@ async def _converse(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finally:
             nursery.cancel_scope.cancel(reason="the call has ended")
-    return None
+    return misuse[0] if misuse else None
 
 
 async def _show_metadata(started: Any) -> None:
