@@ -101,8 +101,8 @@ class ClientCall(Call):
 
     # --- Commands -----------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Send the head, once a connection has a stream free.
+    async def start(self, only: bytes | None = None) -> None:
+        """Send the head, once a connection has a stream free, and with it the only message if there is one.
 
         Raises WhisprError: UNAVAILABLE when no connection can be made, RESOURCE_EXHAUSTED when too many calls
         wait or the server takes no such header list; ValueError for metadata that may not be sent.
@@ -115,13 +115,23 @@ class ClientCall(Call):
             connection = channel.connection_now() or await channel.connection(self.wait_for_ready)
             # Read now rather than when the call was made: interceptors may have opened a nearer scope since.
             self.deadline = trio.current_effective_deadline()
-            self._open(connection)
+            if only is None:
+                self._open(connection)
+            else:
+                self._sent_end = True
+                framed = self._frame(only)
+                self._keep(framed)
+                self._open(connection, framed)
+                connection.counters.messages_sent += 1
         except WhisprError as error:
             self._end(error)
             raise
 
-    def _open(self, connection: ClientConnection) -> None:
-        """Begin a stream. Raises WhisprError when the server would not take its header list."""
+    def _open(self, connection: ClientConnection, last: bytes | None = None) -> None:
+        """Begin a stream, and end it with a message if `last` is given.
+
+        Raises WhisprError when the server would not take its header list.
+        """
         fields = self._fields()
         block, size = self._channel.head_block(self.method)
         if fields:
@@ -134,7 +144,7 @@ class ClientCall(Call):
             raise exhausted(told, reason="metadata_too_large")
         self.peer = connection.target
         self._connection = connection
-        self._stream_id = connection.open(self, block)
+        self._stream_id = connection.open(self, block, last)
 
     def _fields(self) -> list[tuple[str, str]]:
         fields = self._sent_metadata
@@ -282,6 +292,12 @@ class ClientCall(Call):
             # The server has said all it will; the rest of the request would only hold the stream open.
             self._connection.core.reset(self._stream_id, ErrorCode.CANCEL)
         self._end(error)
+
+    def receive_whole(self, headers: Headers, data: bytes, trailers: Headers) -> None:
+        """The response has come, in one piece. Raises WhisprError when there is anything wrong with it."""
+        self.receive_head_fields(headers)
+        self.receive_data(data)
+        self.receive_trailers(trailers)
 
     def fail(self, error: WhisprError) -> None:
         """The call is over without the server's own status."""

@@ -45,7 +45,9 @@ class ClientConnection(Transport):
         watchman: Watchman,
     ) -> None:
         """`line`: where calls wait for streams."""
-        super().__init__(stream, _Core(Role.CLIENT, limits.http2, trio.current_time), pauses=False)
+        core = _Core(Role.CLIENT, limits.http2, trio.current_time, whole_messages=True)
+        super().__init__(stream, core, pauses=False)
+        self.on[events.ResponseReceived] = self.on_response
         self.settled = trio.Event()
         """The server's SETTINGS have come, or the connection was lost before."""
         self.identity: PeerIdentity | None = identity_of(stream)
@@ -105,11 +107,20 @@ class ClientConnection(Transport):
         if not self._calls:
             self.close()
 
-    def open(self, call: ClientCall, block: bytes) -> int:
-        """Start a call; returns its stream's id. The caller has seen that a stream may be opened."""
-        stream_id = self.core.opened_id = self.core.open_stream(block)
-        self._calls[stream_id] = call
-        self.flush()
+    def open(self, call: ClientCall, block: bytes, last: bytes | None = None) -> int:
+        """Start a call; returns its stream's id. The caller has seen that a stream may be opened.
+
+        `last` is its only message, framed, and its end.
+        """
+        core, calls = self.core, self._calls
+        stream_id = core.open_stream(block) if last is None else core.request(block, last)
+        core.opened_id = stream_id
+        calls[stream_id] = call
+        # A call by itself goes out at once; among many, all that start now go out together.
+        if len(calls) == 1 and last is not None:
+            self.write_now()
+        else:
+            self.flush()
         return stream_id
 
     def unused(self) -> None:
@@ -165,6 +176,18 @@ class ClientConnection(Transport):
             self._refuse(
                 event.stream_id, WhisprError(Code.INTERNAL, "the server ended a call without trailers")
             )
+
+    def on_response(self, event: events.ResponseReceived) -> None:
+        """All of a response."""
+        call = self._calls.get(event.stream_id)
+        if call is None:
+            return
+        try:
+            call.receive_whole(event.headers, event.data, event.trailers)
+        except WhisprError as error:
+            self._fail(event.stream_id, error)
+        else:
+            self._call_ended(event.stream_id)
 
     def _refuse(self, stream_id: int, error: WhisprError) -> None:
         """The server answers badly: want no more of it."""

@@ -69,9 +69,8 @@ class UnaryUnary(_Method[RequestT, ResponseT]):
 
     async def _perform(self, call: ClientCall, request: RequestT) -> ResponseT:
         body = request.SerializeToString()
-        await call.start()
+        await call.start(body)
         try:
-            call.send_last(body)
             return parse(self._response, await call.receive_only())
         finally:
             call.abandon()

@@ -166,7 +166,7 @@ class Transport(ABC):
     async def handled(self) -> None:
         """Send what handling has given rise to; waits only while there is too much of it."""
         self.handling = False
-        self._write_now()
+        self.write_now()
         while self._pauses and self.core.output_bytes > OUTPUT_BYTES_MAX and self.lost is None:
             await self._output_sent.wait()
 
@@ -185,7 +185,7 @@ class Transport(ABC):
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
-    def _write_now(self) -> None:
+    def write_now(self) -> None:
         """Write the output, as far as the socket takes it; the rest is the writer's."""
         core = self.core
         if self._socket is not None and not self._unsent and core.sends_more and not self._closing:
