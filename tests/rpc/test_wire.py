@@ -63,7 +63,19 @@ def test_messages_survive_percent_encoding(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("100%", "100%"), ("%zz", "%zz"), ("%ff", "\ufffd"), ("a%20b", "a b")]
+    ("text", "message"),
+    [
+        ("100%", "100%"),
+        ("%zz", "%zz"),
+        ("%ff", "\ufffd"),
+        ("a%20b", "a b"),
+        ("%", "%"),
+        ("%4", "%4"),
+        ("%%41", "%A"),
+        ("%c3%B6%C3%b6", "öö"),
+        ("+", "+"),
+        ("ö".encode().decode("latin-1"), "ö"),
+    ],
 )
 def test_bad_percent_encoding_is_kept(text: str, message: str) -> None:
     """A broken message is shown as well as it can be, not replaced by another error."""

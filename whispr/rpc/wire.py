@@ -78,8 +78,12 @@ def quote_message(message: str) -> str:
 
 
 def unquote_message(text: str) -> str:
-    """Decode `grpc-message`; what is not valid stays as it is, for an error must not hide an error."""
-    return urllib.parse.unquote(text, errors="replace")
+    """Decode `grpc-message`; what is not valid stays as it is, for an error must not hide an error.
+
+    Some servers send UTF-8 without encoding it, which header values hold as Latin-1.
+    """
+    octets = urllib.parse.unquote_to_bytes(text.encode("latin-1", "replace"))
+    return octets.decode("utf-8", "replace")
 
 
 # --- Metadata ---------------------------------------------------------------------------------------------
