@@ -14,7 +14,7 @@ PACKAGE = ROOT / "whispr"
 LAYERS = {
     "errors": 0, "config": 0, "v1": 0,
     "http2": 1, "resilience": 1, "telemetry": 1, "bridge": 1, "tokens": 1,
-    "rpc": 2, "adapters": 2, "embed": 2, "realtime": 2,
+    "rpc": 2, "asgi": 2, "adapters": 2, "embed": 2, "realtime": 2,
     "conversations": 3, "identity": 3,
     "services": 4, "gateway": 4,
     "app": 5, "node": 5, "peers": 5, "ports": 5, "credentials": 5, "limits": 5, "progress": 5,
@@ -28,6 +28,13 @@ PURE = (
     "conversations/domain.py",
     "rpc/wire.py",
     "rpc/compression.py",
+    "asgi/body.py",
+    "asgi/date.py",
+    "asgi/limits.py",
+    "asgi/reader.py",
+    "asgi/refusals.py",
+    "asgi/request.py",
+    "asgi/response.py",
 )
 """Protocol and domain modules: bytes or values in, events or values out."""
 TOP = 5

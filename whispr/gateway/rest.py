@@ -40,10 +40,6 @@ from whispr.v1 import options_pb2
 DEADLINE_S: Final = 5.0
 """From the first byte of a request to the last of its answer."""
 
-LINGER_S: Final = 2.0
-LINGER_BYTES_MAX: Final = 64 * 1024 * 1024
-"""How long, and how much of, a refused body is read and thrown away, so that its sender sees the refusal."""
-
 _HEADER = re.compile(r"[\x20-\x7e]{1,8300}")
 _PASSED_ON = ("traceparent", "tracestate")
 
@@ -108,11 +104,11 @@ class RestApi:
             except ClientGoneError:
                 measured.status = 499
                 return
+            except trio.Cancelled:
+                measured.status = 499  # The server found that the client had gone, or it is stopping.
+                raise
             measured.status = response.status_code
             response.headers["x-request-id"] = identifier
-            if request.unread and response.status_code != 408:
-                # The server closes once it has answered; a client still sending would miss the answer.
-                await _discard_body(receive)
             await response(scope, receive, send)
 
     async def _answer(self, request: _Request, measured: metrics.Measured) -> Response:
@@ -192,17 +188,6 @@ async def _unless_gone(request: _Request, call: Callable[[], Any]) -> Message:
     if answer is None:
         raise ClientGoneError
     return answer
-
-
-async def _discard_body(receive: Receive) -> None:
-    """Read the rest of a refused body, within bounds."""
-    size = 0
-    with trio.move_on_after(LINGER_S):
-        while size < LINGER_BYTES_MAX:
-            event = await receive()
-            size += len(event.get("body", b""))
-            if event["type"] == "http.disconnect" or not event.get("more_body", False):
-                return
 
 
 def _too_slow(request: _Request, deadline_s: float) -> WhisprError:

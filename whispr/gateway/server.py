@@ -1,21 +1,16 @@
 """The gateway: one HTTP listener for the REST API and the pages around it.
 
-The seam to the HTTP server is ASGI; the server is hypercorn's Trio worker. Its socket is bound here, so that
-port 0 works and a port in use is an error that names the setting; its signal handlers are not used, and what
-it has to say goes to our log.
+The seam to the HTTP server, `whispr.asgi`, is ASGI. What the server refuses by itself, and what goes wrong in
+the application, is answered as the API answers: in JSON, with a code and a reason.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import hypercorn
-import hypercorn.trio
-import structlog
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,9 +19,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from whispr import __version__
+from whispr.asgi import HttpLimits, HttpServer, Refusal, Rendered
 from whispr.errors import Code, internal
 from whispr.gateway import openapi
 from whispr.gateway.http import HttpError, Proxies, error_response
@@ -34,12 +30,9 @@ from whispr.gateway.pages import Readiness, page_routes
 from whispr.gateway.rest import RestApi, RestLimits
 from whispr.rpc.channel import Channel
 
-BACKLOG = 1024
 HEADERS_BYTES_MAX = 16 * 1024
 KEEP_ALIVE_S = 30.0
-"""An idle connection, or one that is slow to send its headers, is closed after this."""
-
-log = structlog.get_logger("whispr.gateway")
+"""An idle connection is closed after this."""
 
 
 class ListenError(OSError):
@@ -72,8 +65,6 @@ class Gateway:
     ) -> None:
         """`channels`: a channel to each service, by short name ("auth"). `voucher`: returns a service token."""
         self._options = options or GatewayOptions()
-        self._draining = trio.Event()
-        self._drained = trio.Event()
         rest = RestApi(
             channels,
             voucher=voucher,
@@ -81,7 +72,8 @@ class Gateway:
             proxies=Proxies(self._options.trusted_proxies),
         )
         document = openapi.document(rest.routes, openapi.load_comments(), __version__)
-        self.app: ASGIApp = _Guard(_starlette(page_routes(document, readiness), rest, self._options))
+        self.app: ASGIApp = _starlette(page_routes(document, readiness), rest, self._options)
+        self._server = HttpServer(self.app, _limits(self._options), render=_refused)
 
     async def serve(
         self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
@@ -90,68 +82,35 @@ class Gateway:
 
         Raises ListenError when the address cannot be had.
         """
-        listener = await _listener(host, port)
-        bound: int = listener.getsockname()[1]
-        config = _config(listener, self._options)
-
-        async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:
-            await hypercorn.trio.serve(
-                self.app,  # type: ignore[arg-type]  # Starlette and hypercorn spell ASGI's types differently
-                config,
-                shutdown_trigger=self._draining.wait,
-                task_status=task_status,
-                mode="asgi",
-            )
-
         try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve)
-                task_status.started(bound)
-        finally:
-            self._drained.set()
+            await self._server.serve_tcp(host, port, task_status=task_status)
+        except OSError as error:
+            raise _listen_error(error, host, port) from error
 
     async def drain(self) -> None:
         """Stop listening and return once requests in flight are answered, or `drain_s` later."""
-        self._draining.set()
-        await self._drained.wait()
+        with trio.move_on_after(self._options.drain_s):
+            await self._server.drain()
 
 
-class _Guard:
-    """Outermost: what goes wrong inside becomes INTERNAL without internals, and one logged traceback."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            # WebSockets have a listener of their own; closed before it is accepted, an upgrade gets 403.
-            await send({"type": "websocket.close"})
-            return
-        started = False
-
-        async def noting_start(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting_start)
-        except Exception as error:  # a defect must cost one request, not the listener
-            log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
-            if not started:
-                await error_response(internal("internal error"))(scope, receive, send)
+def _limits(options: GatewayOptions) -> HttpLimits:
+    """What the server takes; bodies are the API's matter, which knows who sends them."""
+    head = options.headers_bytes
+    line = HttpLimits().line_bytes
+    return HttpLimits(
+        line_bytes=min(line, head) if head else line,
+        head_bytes=head,
+        idle_s=KEEP_ALIVE_S,
+    )
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
-    """Nothing here starts or stops with the server."""
-    while True:
-        event = await receive()
-        await send({"type": f"{event['type']}.complete"})
-        if event["type"] == "lifespan.shutdown":
-            return
+def _refused(refusal: Refusal) -> Rendered:
+    """Word what the server answers by itself as the API words its errors."""
+    code = Code.INTERNAL if refusal.status == 500 else Code.INVALID_ARGUMENT
+    if refusal.status == 503:
+        code = Code.UNAVAILABLE
+    response = error_response(HttpError(refusal.status, code, refusal.message, refusal.reason))
+    return b"application/json", bytes(response.body)
 
 
 def _starlette(pages: list[Route], rest: RestApi, options: GatewayOptions) -> Starlette:
@@ -193,42 +152,12 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
     ]
 
 
-async def _listener(host: str, port: int) -> socket.socket:
-    """Bind and listen. Raises ListenError."""
+def _listen_error(error: OSError, host: str, port: int) -> ListenError:
     where = f"{host or '*'}:{port}"
-    try:
-        found = await trio.socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except socket.gaierror as error:
-        raise ListenError(error.errno, f"{host!r} (WHISPR_GATEWAY_HOST): {error.strerror}") from error
-    family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setblocking(False)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            message = f"port {port} is in use ({where}): set WHISPR_GATEWAY_PORT to another, 0 for a free one"
-        else:
-            message = f"cannot listen on {where}: {error.strerror} (WHISPR_GATEWAY_HOST, WHISPR_GATEWAY_PORT)"
-        raise ListenError(error.errno, message) from error
-    return listener
-
-
-def _config(listener: socket.socket, options: GatewayOptions) -> hypercorn.Config:
-    """Return hypercorn's settings; it owns the listener from now on."""
-    logger = logging.getLogger("whispr.gateway.http")
-    logger.setLevel(logging.WARNING)  # Its "Running on … (CTRL + C to quit)" is not ours to say.
-    config = hypercorn.Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.errorlog = logger
-    config.accesslog = None
-    config.include_server_header = False
-    config.graceful_timeout = options.drain_s
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.h11_max_incomplete_size = options.headers_bytes
-    return config
+    if isinstance(error, socket.gaierror):
+        return ListenError(error.errno, f"{host!r} (WHISPR_GATEWAY_HOST): {error.strerror}")
+    if error.errno == errno.EADDRINUSE:
+        message = f"port {port} is in use ({where}): set WHISPR_GATEWAY_PORT to another, 0 for a free one"
+    else:
+        message = f"cannot listen on {where}: {error.strerror} (WHISPR_GATEWAY_HOST, WHISPR_GATEWAY_PORT)"
+    return ListenError(error.errno, message)

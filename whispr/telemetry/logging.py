@@ -1,7 +1,7 @@
 """Structured logs on standard error: one event a line, named fields, no secrets.
 
 A terminal gets a readable console form, everything else JSON. What the standard library's loggers say
-(asyncpg, nats, hypercorn, trio-websocket) goes through the same pipeline, so there is one form and one level.
+(asyncpg, nats, trio-websocket) goes through the same pipeline, so there is one form and one level.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECRET_FIELDS = frozenset(
 )
 """Fields that never reach a log, whoever passes them: credentials, and what people write to each other."""
 
-_QUIET = ("hypercorn.access", "trio-websocket", "asyncio")
+_QUIET = ("trio-websocket", "asyncio")
 """Libraries whose informational lines say what our own events say better."""
 
 Event = MutableMapping[str, Any]

@@ -1,0 +1,26 @@
+"""An ASGI 3 server on Trio over httptools (llhttp).
+
+    server = HttpServer(app, HttpLimits(body_bytes=2**20))
+    port = await nursery.start(server.serve_tcp, "127.0.0.1", 0)
+    ...
+    with trio.move_on_after(10):
+        await server.drain()
+
+Bytes become requests in modules that do no I/O: `reader` cuts a connection into heads and bodies, `request`
+makes a head an ASGI scope, `body` finds a body's end, `response` writes an answer. `connection` runs the
+application in the connection's own task, `exchange` is its `receive` and `send`, `wire` the socket.
+
+It speaks HTTP/1.1 and 1.0. Anything that two parties could read in two ways is refused with 400 and the
+connection closed. There are no WebSockets (403), no lifespan events and no trailers; of ASGI's extensions it
+has `http.response.pathsend`, with which Starlette's FileResponse sends files by sendfile(2) and, reading them
+itself, answers Range.
+"""
+
+from __future__ import annotations
+
+from whispr.asgi.limits import HttpLimits
+from whispr.asgi.refusals import Refusal, Rendered, Renderer
+from whispr.asgi.server import HttpServer
+from whispr.asgi.wire import ClientGoneError
+
+__all__ = ["ClientGoneError", "HttpLimits", "HttpServer", "Refusal", "Rendered", "Renderer"]
