@@ -83,11 +83,13 @@ class Simulated(purerpc.Servicer):  # type: ignore[misc]  # purerpc is untyped
         return service
 
     async def _do(self, message: StringValue) -> StringValue:
-        verb, _, number = message.value.partition(" ")
+        verb, _, text = message.value.partition(" ")
+        # What was garbled on its way is echoed: it may ask for anything.
+        number = int(text) if text.isascii() and text.isdecimal() else 0
         if verb == "sleep":
-            await trio.sleep(int(number))
-        elif verb == "fail":
-            raise WhisprError(Code(int(number)), "as asked")
+            await trio.sleep(number)
+        elif verb == "fail" and 0 < number <= max(Code):
+            raise WhisprError(Code(number), "as asked")
         elif verb == "crash":
             self._trace.crashed += 1
             raise RuntimeError("as asked")
