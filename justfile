@@ -31,6 +31,14 @@ test-resilience: _dev
 conformance *arguments: _dev
     {{ python }} -m pytest -m "slow or not slow" -rs tests/conformance {{ arguments }}
 
+# mutated conversations against both ends of a connection and a whole server: `just fuzz --seconds 600 --seed 7`
+fuzz *arguments: _dev
+    {{ python }} -m tests.fuzz.target {{ arguments }}
+
+# many seeds of the simulated network: WHISPR_SIM_SEEDS=1000 just simulate
+simulate *arguments: _dev
+    {{ python }} -m pytest -m slow tests/sim {{ arguments }}
+
 # rewrite whispr/v1 from proto/
 generate-proto: _dev
     {{ python }} -m whispr.rpc.generate

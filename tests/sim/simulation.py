@@ -83,13 +83,19 @@ class Simulated(purerpc.Servicer):  # type: ignore[misc]  # purerpc is untyped
         return service
 
     async def _do(self, message: StringValue) -> StringValue:
-        verb, _, text = message.value.partition(" ")
-        # What was garbled on its way is echoed: it may ask for anything.
-        number = int(text) if text.isascii() and text.isdecimal() else 0
+        try:
+            return await self._done(message)
+        except (ValueError, AssertionError):
+            # A garbled number: the handler crashes of its own accord.
+            self._trace.crashed += 1
+            raise
+
+    async def _done(self, message: StringValue) -> StringValue:
+        verb, _, number = message.value.partition(" ")
         if verb == "sleep":
-            await trio.sleep(number)
-        elif verb == "fail" and 0 < number <= max(Code):
-            raise WhisprError(Code(number), "as asked")
+            await trio.sleep(int(number))
+        elif verb == "fail":
+            raise WhisprError(Code(int(number)), "as asked")
         elif verb == "crash":
             self._trace.crashed += 1
             raise RuntimeError("as asked")
