@@ -58,6 +58,9 @@ class ClientConnection(Transport):
         self._pings = pings
         self._watchman = watchman
         self._retired = False
+        self._ended_together = 1
+        """Calls that ended with what was read last, which callers may follow with as many."""
+        self._ended_at = 0.0
         self._calls: dict[int, ClientCall] = {}
         self._line = line
 
@@ -116,8 +119,8 @@ class ClientConnection(Transport):
         stream_id = core.open_stream(block) if last is None else core.request(block, last)
         core.opened_id = stream_id
         calls[stream_id] = call
-        # A call by itself goes out at once; among many, all that start now go out together.
-        if len(calls) == 1 and last is not None:
+        # A call by itself goes out at once. Among many, those that begin in this round go out together.
+        if len(calls) == 1 and self._ended_together == 1 and last is not None:
             self.write_now()
         else:
             self.flush()
@@ -134,6 +137,8 @@ class ClientConnection(Transport):
         self.flush()
 
     def _call_ended(self, stream_id: int) -> None:
+        self._ended_together = self._ended_together + 1 if self._ended_at == self.read_at else 1
+        self._ended_at = self.read_at
         del self._calls[stream_id]
         if self._line:
             self._line.unpark()

@@ -33,6 +33,9 @@ from whispr.rpc.tls import identity_of
 from whispr.rpc.transport import Transport
 from whispr.rpc.watchman import Watchman
 
+ANSWERS = 16
+"""After so many calls of one read, answers leave: the client works on them while we go on."""
+
 _DRAIN_PING = b"whsprdrn"
 _KEEPALIVE_PING = b"whsprkpa"
 
@@ -199,6 +202,8 @@ class ServerConnection(Transport):
                         call = self._ready.popleft() if self._ready else None
                         if call is not None:
                             await self._run_call(call, scope, task)
+                            if len(self._ready) % ANSWERS == 0:
+                                self.write_now()
                         elif not await self._read_more(scope, task):
                             self._reading_over.set()
                             return
