@@ -187,7 +187,7 @@ def memory(calls: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=1.5, help="per measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--calls", type=int, default=1_000_000, help="for the memory's growth")
     parser.add_argument("--only", default="", help="run those whose name contains this")

@@ -14,6 +14,7 @@ import contextvars
 from collections import deque
 from collections.abc import Mapping
 from math import inf
+from typing import Any
 
 import structlog
 import trio
@@ -23,6 +24,7 @@ from whispr.http2 import events
 from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Headers
+from whispr.rpc.call import set_current_call
 from whispr.rpc.driving import drive
 from whispr.rpc.keepalive import PingGuard, server_watches
 from whispr.rpc.limits import RpcLimits
@@ -35,6 +37,9 @@ from whispr.rpc.watchman import Watchman
 
 ANSWERS = 16
 """After so many calls of one read, answers leave: the client works on them while we go on."""
+
+_TRIED_AGAIN = 32
+"""One in so many streams (there are only odd ones) of a method that waits is run as if it did not."""
 
 _DRAIN_PING = b"whsprdrn"
 _KEEPALIVE_PING = b"whsprkpa"
@@ -112,7 +117,7 @@ class ServerConnection(Transport):
         if self._compression is not None:
             call.compression = self._compression
         self._calls[stream_id] = call
-        if head.method.waits:
+        if head.method.waits and stream_id % _TRIED_AGAIN != 1:
             self.nursery.start_soon(self._run_alone, call, name=call.method)
         else:
             self._ready.append(call)
@@ -201,6 +206,7 @@ class ServerConnection(Transport):
                     while self._leader is task and (call is None or call.ended_by is None):
                         call = self._ready.popleft() if self._ready else None
                         if call is not None:
+                            call.handler.waits = False  # unless `_waits` says otherwise
                             await self._run_call(call, scope, task)
                             if len(self._ready) % ANSWERS == 0:
                                 self.write_now()
@@ -231,36 +237,39 @@ class ServerConnection(Transport):
             if scope.deadline != call.deadline:
                 scope.deadline = call.deadline
             call.scope = scope
-            response = await drive(call, task, self._context, self._waits)
-            if call.handler.streams_response:
-                call.finish()
-            else:
-                call.respond(response)
+            _answer(call, await drive(call, task, self._context, self._waits))
         finally:
-            call.scope = None
-            del self._calls[call.stream_id]
-            if self._draining:
-                self._close_if_drained()
+            self._over(call)
 
     async def _run_alone(self, call: ServerCall) -> None:
-        """Run a call in a task of its own, since the last one of its method has had to wait."""
-        call.handler.waits = False  # unless it waits too
+        """Run a call in a task of its own, since calls of its method have to wait."""
+        set_current_call(call)
+        call.waits()
         try:
             with trio.CancelScope(deadline=call.deadline) as scope:
-                await self._run_call(call, scope, trio.lowlevel.current_task())
-            if scope.cancelled_caught:
+                if call.ended_by is None and not scope.cancel_called:
+                    call.scope = scope
+                    _answer(call, await call.handler.run(call))
+            if scope.cancel_called:
                 call.finish(call.ended_by or _deadline_passed())
+            elif call.ended_by is not None:
+                call.finish(call.ended_by)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call, not the server
             self._fail(call, error)
+        finally:
+            self._over(call)
+
+    def _over(self, call: ServerCall) -> None:
+        call.scope = None
+        del self._calls[call.stream_id]
+        if self._draining:
+            self._close_if_drained()
 
     def _waits(self, call: ServerCall) -> None:
-        """A handler has to wait: if its task was the leader, it is its own from now on, and another leads."""
+        """A handler has to wait: the leader's task is its own from now on, and another leads."""
         call.waits()
         call.handler.waits = True
-        task = trio.lowlevel.current_task()
-        if self._leader is not task:
-            return
-        task.name = call.method
+        trio.lowlevel.current_task().name = call.method
         self._leader = None
         self.handling = False
         self.flush()
@@ -321,3 +330,10 @@ class ServerConnection(Transport):
 
 def _deadline_passed() -> WhisprError:
     return WhisprError(Code.DEADLINE_EXCEEDED, "the call's deadline passed")
+
+
+def _answer(call: ServerCall, response: Any) -> None:
+    if call.handler.streams_response:
+        call.finish()
+    else:
+        call.respond(response)
