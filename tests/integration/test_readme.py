@@ -83,7 +83,8 @@ def test_the_tour_in_terminals(product: Product, environ: dict[str, str], tmp_pa
 
 def test_operators_commands(product: Product, environ: dict[str, str], tmp_path: Path) -> None:
     """`config show`, `migrate`, `doctor` and `token` do what the README says."""
-    lines = [line for line in commands() if " chat " not in line and line.startswith(".venv/bin/whispr ")]
+    ours = [line for line in commands() if line.startswith(".venv/bin/whispr ")]
+    lines = [line for line in ours if line.split()[1] not in ("chat", "rpc")]
     assert [line.split()[1] for line in lines] == ["config", "doctor", "migrate", "token"]
     show, doctor, migrate, token = lines
     assert str(product.data_dir) in shell([show], product, environ, tmp_path)
@@ -93,6 +94,16 @@ def test_operators_commands(product: Product, environ: dict[str, str], tmp_path:
     assert "FAIL" not in shell([doctor], product, elsewhere, tmp_path)
     assert "applied" in shell([migrate], product, elsewhere, tmp_path)
     assert "up to date" in shell([migrate], product, elsewhere, tmp_path)
+
+
+def test_grpc_by_hand(product: Product, environ: dict[str, str], tmp_path: Path) -> None:
+    """`whispr rpc` lists, describes and calls as the README shows."""
+    _, token = product.sign_up("alison")
+    lines = [line for line in commands() if line.startswith(".venv/bin/whispr rpc")]
+    printed = shell([f"TOKEN={token}", *lines], product, environ, tmp_path)
+    assert "whispr.v1.AuthService" in printed
+    assert "SearchUsers" in printed
+    assert '"username": "alison"' in printed
 
 
 def test_recipes() -> None:
