@@ -20,7 +20,7 @@ class HttpLimits:
     head_s: float = 10.0
     """From the first byte of a request to the end of its headers: 408. Also a TLS handshake."""
     idle_s: float = 30.0
-    """Between two requests on a connection, then it is closed without a word, within half a second more."""
+    """Between two requests on a connection, then it is closed without a word, within a quarter of a second more."""
     body_gap_s: float = 20.0
     """Between two reads of a body that the application waits for: 408."""
     send_gap_s: float = 60.0

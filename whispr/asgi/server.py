@@ -21,7 +21,7 @@ from whispr.asgi.request import ASGI, EXTENSIONS
 from whispr.asgi.response import refusal_bytes
 from whispr.asgi.wire import LINGER_S, ClientGoneError, SocketWire, StreamWire, Wire
 
-WATCH_S: Final = 0.5
+WATCH_S: Final = 0.25
 """How often connections are looked after. A task, or even a deadline, for each request would cost more than the
 rest of a small one. So a client that leaves is noticed within twice this, unless the application listens for
 it, and an idle connection closed within this after its time."""

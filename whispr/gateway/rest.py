@@ -1,7 +1,7 @@
 """The REST API as an ASGI application: a request in, one RPC, its answer out.
 
-The request runs under one cancel scope: its deadline travels to the service with the call, and a client that
-hangs up cancels it there too.
+The request runs under one cancel scope: its deadline travels to the service with the call. A client that hangs
+up cancels it there too: the server looks after that (`whispr.asgi`), which spares each request a task that listens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 import structlog
 import trio
 from google.protobuf import descriptor_pool
-from google.protobuf.message import Message
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -129,7 +128,7 @@ class RestApi:
         metadata = self._metadata(route, request)
         body = await request.body(self._limits.body_bytes)
         message = transcode.request_message(route, bindings, scope["query_string"].decode("latin-1"), body)
-        answer = await _unless_gone(request, lambda: self._calls[route.path](message, metadata=metadata))
+        answer = await self._calls[route.path](message, metadata=metadata)
         return json_response(protojson.to_json(answer))
 
     def _metadata(self, route: Route, request: _Request) -> list[tuple[str, str]]:
@@ -164,30 +163,6 @@ class _Request:
         body = await read_body(self.receive, self.headers, bytes_max)
         self.unread = False
         return body
-
-
-async def _unless_gone(request: _Request, call: Callable[[], Any]) -> Message:
-    """Make a call, cancelling it when the client hangs up: then raises ClientGoneError."""
-    answer: Message | None = None
-    failure: WhisprError | None = None
-    async with trio.open_nursery() as nursery:
-
-        async def watch() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            nursery.cancel_scope.cancel(reason="the HTTP client hung up")
-
-        nursery.start_soon(watch)
-        try:
-            answer = await call()
-        except WhisprError as error:
-            failure = error
-        nursery.cancel_scope.cancel(reason="the call has ended")
-    if failure is not None:
-        raise failure
-    if answer is None:
-        raise ClientGoneError
-    return answer
 
 
 def _too_slow(request: _Request, deadline_s: float) -> WhisprError:
