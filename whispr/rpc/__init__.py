@@ -7,7 +7,8 @@
     inbox              messages that wait to be read, with back-pressure
     transport          one reader and one writer task for each connection
     server             RpcServer: listens, drains
-      server_connection    requests become calls, each a task with a cancel scope
+      server_connection    requests become calls, each in a cancel scope
+      driving              runs a handler in the task that read its request, until it has to wait
       server_call          one call's messages and its end
       methods              purerpc's servicers as a table; judging a request's head
       statuses             exceptions of handlers as statuses
@@ -32,9 +33,21 @@
     metrics, logging   interceptors: a count and a time, and an event, for each call
     codegen, generate  the protoc plugin, and the command that runs it over `proto/`
 
-What a call costs, and what paid off. A unary call is one task, one scope, one object for the call, and no
-wait but its handler's: its task starts when its head is read, and by then the message is there, for a read's
-frames are all handled before any task runs. A request's head is judged once for each distinct header block,
-a response is one join of constant blocks around its message, and what many calls have to say goes out in one
-write. About a third of the time is Trio's own, for the task and the scope.
+What a call costs, and what paid off, most first (`just bench-grpc` measures it, py-spy found it):
+
+- No task for a handler that does not wait. The task that read a request runs its handler, step by step in that
+  one task, and becomes the call's own should the handler have to wait; another then leads (`driving`,
+  `server_connection`). It trebled the server. A method that waited gets tasks from the start.
+- One scope for many calls, whose deadline is set anew only when it differs: making one costs as much as a call.
+- Requests and responses that came in one piece, with header blocks seen before, are taken in one step instead
+  of frame by frame and state by state (`http2.whole`); sent ones are one join around the message.
+- Sockets are read and written directly. Answers leave in one write for each read, but every sixteen calls, so
+  that both ends work at once; a client's call by itself leaves at once, many together leave together.
+- A request's head is judged once for each distinct header block, interceptors are put together once for each method.
+
+Figures of one run on two shared cores, ratios to grpcio.aio beside it: server, unary, 8 connections of 16 calls,
+with metrics, logging, deadlines and limits 57,000 calls/s, 9.1 times (from h2load 6.6 times), 28,000 with a handler
+that waits; client 49,700 calls/s, 2.4 times; both ends 32,100 calls/s, 5.2 times; one call after another 0.11 ms, a
+quarter; streams of 100 bytes 269,000 messages/s, 14 times, and of 1 MiB 530, 0.6 times, for want of fewer copies
+on the way; at 1,000 calls/s p99 1.5 ms. An idle connection holds 22 KiB, a waiting call 5.
 """

@@ -28,7 +28,7 @@ from whispr.rpc.inbox import Waker
 from whispr.rpc.statistics import Counters
 
 OUTPUT_BYTES_MAX = 256 * 1024
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
 FLUSH_S = 1.0
 """How long a connection that is ending may take to send its last words."""
 
