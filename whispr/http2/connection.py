@@ -160,6 +160,10 @@ class Connection:
         """Whether `take_output` has something to give at once."""
         return bool(self._sender.output) or self._sender.waiting
 
+    def queues(self, more: int) -> bool:
+        """Whether `more` bytes of DATA may still be queued for a peer that takes none."""
+        return self._sender.queued + more <= self.limits.queued_bytes_max
+
     @property
     def unsent(self) -> bool:
         """Whether any stream still has DATA queued."""

@@ -35,6 +35,8 @@ class Sender:
         """`ended` is called when a stream's END_STREAM has gone into the output."""
         self.output = bytearray()
         self.window = frames.DEFAULT_WINDOW
+        self.queued = 0
+        """Bytes of DATA that wait in all streams' queues."""
         self._ended = ended
         self._turns: deque[Stream] = deque()
         self._writable: list[int] = []
@@ -51,6 +53,7 @@ class Sender:
             stream.queue = bytearray(data)
         else:
             stream.queue += data
+        self.queued += size
         if end:
             stream.ending = b""
         self._join_turns(stream)
@@ -101,6 +104,8 @@ class Sender:
 
     def forget(self, stream: Stream) -> None:
         """Drop what a closed stream had queued."""
+        if stream.queue:
+            self.queued -= len(stream.queue)
         stream.queue = None
         if stream.turning:
             stream.turning = False
@@ -127,6 +132,7 @@ class Sender:
         with memoryview(queue) as view, view[:count] as data:
             self._emit(stream, data, last and stream.ending == b"")
         del queue[:count]
+        self.queued -= count
         if stream.writer_waits and len(queue) < QUEUE_BYTES:
             stream.writer_waits = False
             self._writable.append(stream.id)

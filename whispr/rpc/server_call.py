@@ -24,6 +24,11 @@ _RESPONSE_BLOCK = encode(_RESPONSE)
 _OK_BLOCK = encode(wire.status_fields(None))
 
 
+def _not_read() -> WhisprError:
+    told = "the client does not read: too much is waiting to be sent on its connection"
+    return WhisprError(Code.RESOURCE_EXHAUSTED, told)
+
+
 class ServerCall(ServerSideCall):
     """Created at the request's head; runs once what came with it has been read, and takes messages as they come."""
 
@@ -190,8 +195,11 @@ class ServerCall(ServerSideCall):
         while not connection.core.writable(stream_id):
             self._room = self._room or Waker()
             await self._room.wait()
+        data = self._frame(message.SerializeToString())
+        if not connection.core.queues(len(data)):
+            raise _not_read()
         self._send_head()
-        connection.core.send_data(stream_id, self._frame(message.SerializeToString()))
+        connection.core.send_data(stream_id, data)
         connection.counters.messages_sent += 1
         connection.flush()
 
@@ -202,6 +210,9 @@ class ServerCall(ServerSideCall):
         connection, stream_id = self._connection, self.stream_id
         head = self._head_block()
         data = self._frame(message.SerializeToString())
+        if not connection.core.queues(len(data)):
+            self.finish(_not_read())
+            return
         trailers = _OK_BLOCK if self._trailing is None else encode(self._ending(None))
         self._finished = True
         connection.core.respond(stream_id, head, data, trailers)

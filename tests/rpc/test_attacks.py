@@ -1,0 +1,89 @@
+"""What a hostile client may try against a whole server, and the error it gets; the floods are in `tests/http2`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from trio.testing import wait_all_tasks_blocked
+
+from whispr.http2 import events, frames
+from whispr.http2.errors import ErrorCode
+from whispr.http2.limits import Limits
+from whispr.rpc.limits import RpcLimits
+from whispr.rpc.server import RpcServer
+
+Connect = Callable[[RpcServer], Awaitable[Any]]
+
+SHUT = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0})
+"""No window at all for any response."""
+
+
+def greedy(echo: Any) -> Any:
+    """Answers with 100,000 bytes, once or for ever."""
+
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
+        async def Say(self, input_message: Any) -> Any:  # noqa: N802
+            return echo.Message(payload=bytes(100_000))
+
+        async def Repeat(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802
+            while True:
+                yield echo.Message(payload=bytes(100_000))
+
+    return Handlers()
+
+
+@pytest.mark.parametrize("method", ["Say", "Repeat"])
+async def test_windows_that_stay_shut_bound_memory(echo: Any, raw_client: Connect, method: str) -> None:
+    """Answers wait up to `queued_bytes_max`; calls that would add to it end with RESOURCE_EXHAUSTED."""
+    server = RpcServer([greedy(echo)], limits=RpcLimits(http2=Limits(queued_bytes_max=1_000_000)))
+    client = await raw_client(server)
+    await client.send(SHUT)
+    calls = [await client.call({":path": f"/whispr.test.echo.Echo/{method}"}) for _ in range(20)]
+    await wait_all_tasks_blocked()
+    assert (await client.outcome(calls[-1]))["grpc-status"] == "8"
+    (connection,) = server._connections
+    assert connection.core._sender.queued <= 1_000_000
+
+
+BAD_TEXT = [
+    ("-bin that is not base64", {"x-bin": "%%%"}, "13"),
+    ("path of invalid UTF-8", {":path": "/whispr.test.echo.Echo/\xff\xfe"}, "12"),
+    ("path with a broken escape", {":path": "/whispr.test.echo.Echo/%zz"}, "12"),
+    ("metadata of invalid UTF-8", {"x-text": "\xff\xfe"}, "0"),
+    ("timeout in other digits", {"grpc-timeout": "\xb2S"}, "13"),
+]
+
+
+@pytest.mark.parametrize(("what", "fields", "status"), BAD_TEXT, ids=[case[0] for case in BAD_TEXT])
+async def test_text_that_is_none(
+    handlers: Any, raw_client: Connect, what: str, fields: dict[str, str | None], status: str
+) -> None:
+    """Octets that are no text end in a status, or are handed on as they are; the connection goes on."""
+    client = await raw_client(RpcServer([handlers]))
+    assert (await client.outcome(await client.call(fields)))["grpc-status"] == status
+    assert (await client.outcome(await client.call()))["grpc-status"] == "0"
+
+
+BOMBS = [
+    ("an integer without end", b"\x00\x01x\x7f" + b"\xff" * 60_000, ErrorCode.COMPRESSION_ERROR),
+    (
+        "an entry again and again",
+        b"\x40\x01x\x64" + b"a" * 100 + b"\xbe" * 16_000,
+        ErrorCode.ENHANCE_YOUR_CALM,
+    ),
+    ("many tiny fields", b"\x00\x01x\x00" * 16_000, ErrorCode.ENHANCE_YOUR_CALM),
+]
+
+
+@pytest.mark.parametrize(("what", "bomb", "code"), BOMBS, ids=[case[0] for case in BOMBS])
+async def test_hpack_bombs(
+    handlers: Any, raw_client: Connect, what: str, bomb: bytes, code: ErrorCode
+) -> None:
+    """Blocks that unpack to far more than they are end the connection, unpacked no further than the limit."""
+    client = await raw_client(RpcServer([handlers]))
+    await client.send(frames.headers(1, b"\x83\x86\x84" + bomb, True, frames.MIN_MAX_FRAME_SIZE))
+    await client.closed()
+    (goaway,) = [event for event in client.reported if isinstance(event, events.GoAwayReceived)]
+    assert goaway.code is code
