@@ -27,7 +27,7 @@ check: _dev
 test-resilience: _dev
     {{ python }} -m pytest -m slow tests/integration
 
-# HTTP/2 conformance, over sockets too, and gRPC's interop tests with clients and servers that others wrote
+# HTTP/2 conformance, and gRPC's interop tests with clients and servers that others wrote
 conformance *arguments: _dev
     {{ python }} -m pytest -m "slow or not slow" -rs tests/conformance {{ arguments }}
 
@@ -71,6 +71,10 @@ _bench-peers:
 # deliveries per second to one topic, beside trio-websocket's own sender
 bench-fanout: _dev
     {{ python }} -m tests.bench.bench_fanout
+
+# HTTP requests per second, beside uvicorn, and REST calls through the gateway
+bench-http *arguments: _dev
+    {{ python }} -m tests.bench.bench_http {{ arguments }}
 
 # messages per second into the log, by batch size
 bench-log: _dev
