@@ -27,7 +27,7 @@ PYTHON_CASES = (
 )  # fmt: skip
 CPP_CASES = (
     *PYTHON_CASES, "client_compressed_unary", "server_compressed_unary", "client_compressed_streaming",
-    "server_compressed_streaming", "half_duplex", "slow_consumer", "cacheable_unary", "pick_first_unary", "rpc_soak",
+    "server_compressed_streaming", "half_duplex", "slow_consumer", "pick_first_unary", "rpc_soak",
     "channel_soak",
 )  # fmt: skip
 COMPRESSION = ("client_compressed_unary", "client_compressed_streaming")
