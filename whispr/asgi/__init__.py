@@ -8,7 +8,8 @@
 
 Bytes become requests in modules that do no I/O: `reader` cuts a connection into heads and bodies, `request`
 makes a head an ASGI scope, `body` finds a body's end, `response` writes an answer. `connection` runs the
-application in the connection's own task, `exchange` is its `receive` and `send`, `wire` the socket.
+application in the connection's own task, `exchange` is its `receive` and `send`, `wire` the socket, `poller`
+says which sockets have something to read.
 
 It speaks HTTP/1.1 and 1.0. Anything that two parties could read in two ways is refused with 400 and the
 connection closed. There are no WebSockets (403), no lifespan events and no trailers; of ASGI's extensions it

@@ -16,6 +16,7 @@ from whispr.asgi import metrics
 from whispr.asgi.connection import App, Connection, Serving
 from whispr.asgi.limits import HttpLimits
 from whispr.asgi.listeners import open_tcp, open_unix
+from whispr.asgi.poller import Poller
 from whispr.asgi.refusals import Refusal, Renderer, plain
 from whispr.asgi.request import ASGI, EXTENSIONS
 from whispr.asgi.response import refusal_bytes
@@ -87,6 +88,8 @@ class HttpServer:
     ) -> None:
         async with trio.open_nursery() as watching:
             watching.start_soon(self._look_after)
+            poller = Poller()
+            watching.start_soon(poller.run)
             async with trio.open_nursery() as nursery:
                 self._nurseries.add(nursery)
                 with trio.CancelScope() as accepting:
@@ -94,7 +97,7 @@ class HttpServer:
                     if self._draining:
                         accepting.cancel(reason="the server is draining")
                     started()
-                    accepted = partial(self._accepted, tls=tls)
+                    accepted = partial(self._accepted, tls=tls, poller=poller)
                     await trio.serve_listeners(accepted, listeners, handler_nursery=nursery)
                 self._accepting.discard(accepting)
             self._nurseries.discard(nursery)
@@ -107,20 +110,22 @@ class HttpServer:
             for connection in self._connections:
                 connection.look_after(now)
 
-    async def _accepted(self, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
+    async def _accepted(self, stream: trio.SocketStream, tls: ssl.SSLContext | None, poller: Poller) -> None:
         if self._limits.connections and self._open >= self._limits.connections:
-            await self._refuse(stream, told=tls is None)
+            await self._refuse(SocketWire(stream, self._limits, poller), told=tls is None)
             return
         self._open += 1
         metrics.ACCEPTED.inc()
         try:
             with metrics.CONNECTIONS.track_inprogress():
-                await self._serve_stream(stream, tls)
+                await self._serve_stream(stream, tls, poller)
         finally:
             self._open -= 1
             self._closed.set()
 
-    async def _serve_stream(self, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
+    async def _serve_stream(
+        self, stream: trio.SocketStream, tls: ssl.SSLContext | None, poller: Poller
+    ) -> None:
         try:
             base = scope_base(stream.socket, "http" if tls is None else "https")
         except OSError:
@@ -128,7 +133,7 @@ class HttpServer:
             return
         wire: Wire
         if tls is None:
-            wire = SocketWire(stream, self._limits)
+            wire = SocketWire(stream, self._limits, poller)
         else:
             encrypted = await self._encrypted(stream, tls, base["client"])
             if encrypted is None:
@@ -167,10 +172,9 @@ class HttpServer:
             raise
         return encrypted
 
-    async def _refuse(self, stream: trio.SocketStream, *, told: bool) -> None:
+    async def _refuse(self, wire: Wire, *, told: bool) -> None:
         """Close a connection over the limit, and say why to as many as that is no burden for."""
         metrics.REFUSED.labels("too_many_connections").inc()
-        wire = SocketWire(stream, self._limits)
         if self._refusing == 0:
             log.warning("too_many_connections", maximum=self._limits.connections)
         self._refusing += 1

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 import trio
 
 from whispr.asgi.limits import HttpLimits
+from whispr.asgi.poller import Poller
 
 READ_BYTES: Final = 64 * 1024
 FILE_BYTES: Final = 256 * 1024
@@ -91,23 +92,28 @@ class Wire(ABC):
 class SocketWire(Wire):
     """A plain TCP or Unix socket."""
 
-    def __init__(self, stream: trio.SocketStream, limits: HttpLimits) -> None:
+    def __init__(self, stream: trio.SocketStream, limits: HttpLimits, poller: Poller) -> None:
         super().__init__(limits)
-        self._stream = stream
         self._socket = stream.socket
         self._descriptor = stream.socket.fileno()
+        self._poller = poller
+        self._readiness = poller.add(self._descriptor)
 
     async def receive(self) -> bytes:
         """Return what has come, nothing once the client has closed or the connection is broken."""
-        descriptor = self._descriptor
+        readiness = self._readiness
         while True:
-            await trio.lowlevel.wait_readable(descriptor)
+            await readiness.wait()
             try:
-                return os.read(descriptor, READ_BYTES)
+                data = os.read(self._descriptor, READ_BYTES)
             except BlockingIOError:
+                readiness.ready = False
                 continue
             except OSError:
                 return b""
+            # A short read has emptied the socket (epoll(7)); behind it there can only be the end.
+            readiness.ready = len(data) == READ_BYTES or readiness.hung_up
+            return data
 
     async def send(self, data: bytes) -> None:
         """Send all of it. Raises ClientGoneError."""
@@ -161,11 +167,12 @@ class SocketWire(Wire):
             self._socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def is_gone(self) -> bool:
-        """Ask the kernel, which knows even while bytes are unread."""
-        return _has_hung_up(self._descriptor)
+        """Whether it has hung up, which the kernel says even while bytes are unread."""
+        return self._readiness.hung_up
 
     async def close(self) -> None:
         """Close at once."""
+        self._poller.remove(self._descriptor)
         self._socket.close()
 
 
@@ -219,7 +226,11 @@ class StreamWire(Wire):
 
     def is_gone(self) -> bool:
         """Ask the kernel about the socket beneath."""
-        return self._socket is not None and _has_hung_up(self._socket.fileno())
+        if self._socket is None:
+            return False
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLRDHUP)
+        return any(events & _GONE for _, events in poll.poll(0))
 
     async def close(self) -> None:
         """Say goodbye if that can be done quickly, and close."""
@@ -227,9 +238,3 @@ class StreamWire(Wire):
             with trio.move_on_after(GOODBYE_S), suppress(trio.BrokenResourceError):
                 await self._stream.aclose()
         await trio.aclose_forcefully(self._stream)
-
-
-def _has_hung_up(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    return any(events & _GONE for _, events in poll.poll(0))
