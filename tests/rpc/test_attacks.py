@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
+from tests.rpc.conftest import REQUEST_FIELDS
 from whispr.http2 import events, frames
 from whispr.http2.errors import ErrorCode
+from whispr.http2.frames import PREFACE
+from whispr.http2.headers import encode
 from whispr.http2.limits import Limits
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.server import RpcServer
+from whispr.rpc.wire import frame_message
 
 Connect = Callable[[RpcServer], Awaitable[Any]]
 
@@ -87,3 +94,67 @@ async def test_hpack_bombs(
     await client.closed()
     (goaway,) = [event for event in client.reported if isinstance(event, events.GoAwayReceived)]
     assert goaway.code is code
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", PREFACE[:16], PREFACE], ids=["nothing", "half a preface", "no SETTINGS"]
+)
+async def test_a_client_that_does_not_get_going_is_hung_up_on(
+    handlers: Any, autojump_clock: Any, sent: bytes
+) -> None:
+    """Whoever does not complete the handshake within `handshake_s` is dropped, be it that nothing came at all."""
+    near, far = trio.testing.memory_stream_pair()
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(RpcServer([handlers]).serve_stream, far)
+        await near.send_all(sent)
+        with trio.fail_after(100):
+            while await near.receive_some():
+                pass
+    assert trio.current_time() - began == pytest.approx(RpcLimits().handshake_s, abs=1)
+
+
+@pytest.mark.parametrize("burst", [1, 10, 500])
+async def test_a_storm_of_resets_leaves_no_handler(echo: Any, raw_client: Connect, burst: int) -> None:
+    """Calls that are reset as soon as they are made end at once, however many come in one write."""
+    running = 0
+
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
+        async def Say(self, input_message: Any) -> Any:  # noqa: N802
+            nonlocal running
+            running += 1
+            try:
+                await trio.sleep_forever()
+            finally:
+                running -= 1
+
+    server = RpcServer([Handlers()])
+    client = await raw_client(server)
+    head = encode(list(REQUEST_FIELDS.items()))
+    with contextlib.suppress(trio.BrokenResourceError):  # the server may hang up on it, and that is well
+        for _ in range(2000 // burst):
+            for _ in range(burst):
+                stream_id = client.core.open_stream(head, False)
+                client.core.send_data(stream_id, frame_message(b""), end_stream=True)
+                client.core.reset(stream_id, ErrorCode.CANCEL)
+            await client.send()
+            await trio.lowlevel.checkpoint()
+    await wait_all_tasks_blocked()
+    assert running == 0
+    assert not any(connection.calls_going for connection in server._connections)
+
+
+async def test_a_reset_gives_queued_bytes_back(echo: Any, raw_client: Connect) -> None:
+    """What waited for a window that never opened is dropped with its call."""
+    server = RpcServer([greedy(echo)], limits=RpcLimits(http2=Limits(queued_bytes_max=1_000_000)))
+    client = await raw_client(server)
+    await client.send(SHUT)
+    calls = [await client.call() for _ in range(20)]
+    await wait_all_tasks_blocked()
+    (connection,) = server._connections
+    assert connection.core._sender.queued > 500_000
+    for stream_id in calls:
+        client.core.reset(stream_id, ErrorCode.CANCEL)
+    await client.send()
+    await wait_all_tasks_blocked()
+    assert connection.core._sender.queued == 0
