@@ -460,6 +460,8 @@ class Connection:
             self._sender.grow_streams(self._streams.values(), change)
         elif name == Setting.MAX_CONCURRENT_STREAMS:
             self._peer_streams_max = value
+        elif name == Setting.MAX_FRAME_SIZE:
+            self._sender.peer_frame_bytes_max = value
         elif name == Setting.MAX_HEADER_LIST_SIZE:
             self.peer_header_list_bytes_max = value
 

@@ -22,7 +22,10 @@ OUTPUT_BYTES = 64 * 1024
 """Output that DATA may fill before it queues by stream: about what one socket write takes."""
 
 FRAME_BYTES = frames.MIN_MAX_FRAME_SIZE
-"""Payload of the frames we send. Peers may allow more, which would only make one stream's turn longer."""
+"""Payload of the frames we send, and so the length of a stream's turn."""
+
+LONE_FRAME_BYTES = 256 * 1024
+"""Payload of a DATA frame while no other stream waits for its turn, to a peer that takes such frames."""
 
 QUEUE_BYTES = 64 * 1024
 """Queued bytes of one stream, past which its writer should wait."""
@@ -35,6 +38,8 @@ class Sender:
         """`ended` is called when a stream's END_STREAM has gone into the output."""
         self.output = bytearray()
         self.window = frames.DEFAULT_WINDOW
+        self.peer_frame_bytes_max = FRAME_BYTES
+        """The peer's MAX_FRAME_SIZE."""
         self.queued = 0
         """Bytes of DATA that wait in all streams' queues."""
         self._ended = ended
@@ -127,7 +132,8 @@ class Sender:
         """Send one frame of a stream's queue; its windows are open."""
         queue = stream.queue
         assert queue, "only streams with something queued take turns"
-        count = min(len(queue), FRAME_BYTES, self.window, stream.send_window)
+        frame_bytes = FRAME_BYTES if self._turns else min(LONE_FRAME_BYTES, self.peer_frame_bytes_max)
+        count = min(len(queue), frame_bytes, self.window, stream.send_window)
         last = count == len(queue) and stream.ending is not None
         with memoryview(queue) as view, view[:count] as data:
             self._emit(stream, data, last and stream.ending == b"")

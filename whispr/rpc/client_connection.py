@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 
 from whispr.errors import Code, WhisprError, unavailable
@@ -45,7 +47,8 @@ class ClientConnection(Transport):
         watchman: Watchman,
     ) -> None:
         """`line`: where calls wait for streams."""
-        core = _Core(Role.CLIENT, limits.http2, trio.current_time, whole_messages=True)
+        http2 = replace(limits.http2, frame_bytes_max=limits.response_frame_bytes_max)
+        core = _Core(Role.CLIENT, http2, trio.current_time, whole_messages=True)
         super().__init__(stream, core, pauses=False)
         self.on[events.ResponseReceived] = self.on_response
         self.settled = trio.Event()

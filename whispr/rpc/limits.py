@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from whispr.http2.frames import MAX_MAX_FRAME_SIZE, MIN_MAX_FRAME_SIZE
 from whispr.http2.limits import Limits
 from whispr.rpc.keepalive import Keepalive
 
@@ -14,6 +15,8 @@ class RpcLimits:
 
     message_bytes_max: int = 4 * 1024 * 1024
     """A larger message fails its call with RESOURCE_EXHAUSTED, at its first five bytes."""
+    response_frame_bytes_max: int = 256 * 1024
+    """Frames that a channel takes. Few large ones carry large messages much faster than many small ones."""
     handshake_s: float = 20.0
     """For a connection to be made, TLS to agree, and the peer's SETTINGS to arrive."""
     accepted_connections_max: int = 10_000
@@ -36,6 +39,7 @@ class RpcLimits:
 
     def __post_init__(self) -> None:
         assert self.message_bytes_max > 0
+        assert MIN_MAX_FRAME_SIZE <= self.response_frame_bytes_max <= MAX_MAX_FRAME_SIZE
         assert 0 < self.backoff_s <= self.backoff_s_max
         assert self.backoff_multiplier >= 1
         assert 0 <= self.backoff_jitter < 1

@@ -29,6 +29,8 @@ from whispr.rpc.statistics import Counters
 
 OUTPUT_BYTES_MAX = 256 * 1024
 READ_BYTES = 64 * 1024
+READ_BYTES_MAX = 256 * 1024
+"""While every read finds as much as it asks for, each asks for twice as much, up to this."""
 FLUSH_S = 1.0
 """How long a connection that is ending may take to send its last words."""
 
@@ -52,7 +54,8 @@ class Transport(ABC):
         """Unix time in seconds."""
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
-        self._unsent: bytes | bytearray = b""
+        self._read_bytes = READ_BYTES
+        self._unsent: bytes | bytearray | memoryview = b""
         """Output taken from the connection that the socket has not taken."""
         self._pauses = pauses
         self._output_added = Waker()
@@ -179,9 +182,12 @@ class Transport(ABC):
             while True:
                 await trio.lowlevel.wait_readable(self._socket)
                 try:
-                    return os.read(self._socket.fileno(), READ_BYTES)
+                    data = os.read(self._socket.fileno(), self._read_bytes)
                 except BlockingIOError:
                     continue
+                full = len(data) == self._read_bytes
+                self._read_bytes = min(2 * len(data), READ_BYTES_MAX) if full else READ_BYTES
+                return data
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
@@ -194,10 +200,14 @@ class Transport(ABC):
                 sent = os.write(self._socket.fileno(), self._unsent)
             except OSError:
                 sent = 0  # full, or broken, which the writer will find out
-            self.counters.bytes_sent += sent
-            self._unsent = self._unsent[sent:]
+            self._sent(sent)
         if self._unsent or self._closing or core.sends_more:
             self._output_added.wake()
+
+    def _sent(self, count: int) -> None:
+        self.counters.bytes_sent += count
+        # What is left may be long: a view of it, rather than a copy for each write.
+        self._unsent = memoryview(self._unsent)[count:] if count < len(self._unsent) else b""
 
     def _take_output(self) -> None:
         self._unsent, writable = self.core.take_output()
@@ -233,5 +243,4 @@ class Transport(ABC):
         except BlockingIOError:
             await trio.lowlevel.wait_writable(self._socket)
         else:
-            self.counters.bytes_sent += sent
-            self._unsent = self._unsent[sent:]
+            self._sent(sent)
