@@ -104,7 +104,7 @@ class Load:
     p99_ms: float
 
 
-def load(port: int, path: str, connections: int, seconds: float) -> Load:
+def load(port: int, path: str, connections: int, seconds: int) -> Load:
     """Load a server from a process of its own."""
     if shutil.which("wrk") is None:
         command = [sys.executable, "-m", "tests.bench.bench_http", "--load", str(port), path]
@@ -112,7 +112,7 @@ def load(port: int, path: str, connections: int, seconds: float) -> Load:
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return Load(*(float(word) for word in printed.split()))
     url = f"http://127.0.0.1:{port}{path}"
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     command += ["-H", "authorization: Bearer token", url]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in printed or "Socket errors" in printed:
@@ -128,7 +128,7 @@ def _percentile(printed: str, name: str) -> float:
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
 
 
-def raw_load(port: int, path: str, connections: int, seconds: float) -> None:
+def raw_load(port: int, path: str, connections: int, seconds: int) -> None:
     """Ask over and over on each connection, one request at a time; print rate and percentiles."""
     request = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer token\r\n\r\n".encode()
     selector = selectors.EpollSelector()
@@ -181,7 +181,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[tuple[Load, float]]]:
     try:
         ports = {name: int(server.stdout.readline()) for name, server in servers.items() if server.stdout}
         for name, port in ports.items():
-            load(port, PATHS[name], options.connections, 0.5 if shutil.which("wrk") is None else 1)
+            load(port, PATHS[name], options.connections, 1)
         for _ in range(options.rounds):
             for name, port in ports.items():
                 before = cpu_s(servers[name].pid)
@@ -201,7 +201,7 @@ def main() -> None:
     """Print a line for each contender, and the ratio."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)

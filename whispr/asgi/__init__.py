@@ -15,6 +15,11 @@ It speaks HTTP/1.1 and 1.0. Anything that two parties could read in two ways is 
 connection closed. There are no WebSockets (403), no lifespan events and no trailers; of ASGI's extensions it
 has `http.response.pathsend`, with which Starlette's FileResponse sends files by sendfile(2) and, reading them
 itself, answers Range.
+
+Figures (`just bench-http`: 2 cores shared with the load, wrk with 32 connections, Python 3.11): an answer of one
+line by Starlette 23,900 requests/s, p50 1.25 ms, p99 3.8 ms, beside 30,900 by uvicorn (httptools, uvloop) in the
+same run, which is 0.76 of its rate and 0.79 by CPU time; other runs gave 0.66 to 0.81. A unary REST call through
+gateway and gRPC, all in one process: 3,900/s.
 """
 
 from __future__ import annotations
