@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
 from tests.phoenix_js import installed_node
@@ -49,6 +50,17 @@ def _owners() -> Sequence[Owner]:
     folders = {"auth": "services/auth", "conversations": "conversations", "users": "services/user"}
     found = [Owner(name, _ROOT / "whispr" / path / "migrations") for name, path in folders.items()]
     return [owner for owner in found if owner.folder.is_dir()]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """Log plainly: structlog's own default draws each traceback with its locals, which can take a second."""
+    chain: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(),
+    ]
+    structlog.configure(processors=chain)
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,12 @@ from whispr.telemetry.logging import SECRET_FIELDS, configure_logging
 def lines() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    before, level, configuration = list(root.handlers), root.level, structlog.get_config()
     configure_logging("info", "auto", stream)
     yield stream
     root.handlers[:] = before
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**configuration)
 
 
 def test_an_event_is_one_json_line_with_its_fields(lines: io.StringIO) -> None:
