@@ -43,7 +43,8 @@ class Sender:
         self.queued = 0
         """Bytes of DATA that wait in all streams' queues."""
         self._ended = ended
-        self._turns: deque[Stream] = deque()
+        self._turns: deque[Stream] | None = None
+        """Streams with DATA to send, windows permitting. None, rather than an empty one of 0.7 KiB, while idle."""
         self._writable: list[int] = []
 
     def data(self, stream: Stream, data: bytes, end: bool) -> None:
@@ -114,6 +115,7 @@ class Sender:
         stream.queue = None
         if stream.turning:
             stream.turning = False
+            assert self._turns is not None
             self._turns.remove(stream)
 
     def take(self) -> tuple[bytearray, list[int]]:
@@ -124,6 +126,8 @@ class Sender:
             stream.turning = False
             self._send_queued(stream)
             self._join_turns(stream)
+        if not turns:
+            self._turns = None
         output, self.output = self.output, bytearray()
         writable, self._writable = self._writable, []
         return output, writable
@@ -156,6 +160,8 @@ class Sender:
     def _join_turns(self, stream: Stream) -> None:
         if stream.queue and stream.send_window > 0 and not stream.turning:
             stream.turning = True
+            if self._turns is None:
+                self._turns = deque()
             self._turns.append(stream)
 
     def grow_connection(self, increment: int) -> None:

@@ -8,8 +8,6 @@ RST_STREAM on the way, which are not (section 5.1); forgotten streams get the be
 
 from __future__ import annotations
 
-from collections import deque
-
 from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
 from whispr.http2.flow import ReceiveWindow
 from whispr.http2.frames import DEFAULT_WINDOW, MAX_STREAM_ID
@@ -71,6 +69,13 @@ _NOTHING_MORE = ReceiveWindow(0, 0)
 """For streams that the peer has ended: no frame that would be counted can come."""
 
 
+def _remember(ids: list[int], stream_id: int) -> None:
+    """Add to the last few."""
+    ids.append(stream_id)
+    if len(ids) > _REMEMBERED_MAX:
+        del ids[0]
+
+
 class Streams:
     """Streams by id."""
 
@@ -78,8 +83,9 @@ class Streams:
         self._server = server
         self._limits = limits
         self._open: dict[int, Stream] = {}
-        self._ended: deque[int] = deque(maxlen=_REMEMBERED_MAX)
-        self._reset: deque[int] = deque(maxlen=_REMEMBERED_MAX)
+        # Lists, for an empty deque takes 0.7 KiB of every idle connection.
+        self._ended: list[int] = []
+        self._reset: list[int] = []
         self._next_id = 1
         self.get = self._open.get
         self.values = self._open.values
@@ -131,7 +137,7 @@ class Streams:
         """Forget an open stream; `reset`: by our RST_STREAM, so that frames may still come for it."""
         del self._open[stream.id]
         stream.state = State.CLOSED
-        (self._reset if reset else self._ended).append(stream.id)
+        _remember(self._reset if reset else self._ended, stream.id)
 
     def is_idle(self, stream_id: int) -> bool:
         """Whether a stream has never been opened; ids of the wrong parity never are."""
@@ -152,7 +158,7 @@ class Streams:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on idle stream {stream_id}")
         if stream_id in self._reset:
             self._reset.remove(stream_id)
-            self._ended.append(stream_id)
+            _remember(self._ended, stream_id)
 
     def _add(self, stream_id: int) -> Stream:
         limits = self._limits

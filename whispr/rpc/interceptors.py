@@ -22,6 +22,7 @@ from __future__ import annotations
 import types
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
+from types import MethodType
 from typing import Any, Protocol, TypeVar
 
 from whispr.rpc.call import Call
@@ -55,7 +56,8 @@ def surrounded(
 def _surround(
     interceptor: Interceptor, inside: Callable[[CallT], Awaitable[Any]], call: CallT
 ) -> Awaitable[Any]:
-    return interceptor(call, partial(inside, call))
+    # A bound method takes a third of a partial's memory, and as many calls as wait hold one for each interceptor.
+    return interceptor(call, MethodType(inside, call))
 
 
 class _Paused:

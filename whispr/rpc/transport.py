@@ -38,6 +38,25 @@ FLUSH_S = 1.0
 class Transport(ABC):
     """One connection's reader and writer. Subclasses say what events mean."""
 
+    __slots__ = (
+        "_closing",
+        "_output_added",
+        "_output_sent",
+        "_pauses",
+        "_read_bytes",
+        "_socket",
+        "_stream",
+        "_unsent",
+        "core",
+        "counters",
+        "handling",
+        "lost",
+        "nursery",
+        "on",
+        "opened_at",
+        "read_at",
+    )
+
     def __init__(self, stream: trio.abc.Stream, core: Connection, *, pauses: bool) -> None:
         """`pauses`: stop reading while the output is long."""
         self.core = core
