@@ -100,6 +100,35 @@ def test_streams_take_turns(raw_server: Make) -> None:
     assert sum(size for _, size in sent_data(peer)) == 1_060_000
 
 
+def test_a_lone_stream_sends_frames_as_large_as_the_peer_takes(raw_server: Make) -> None:
+    """Frames grow to the peer's MAX_FRAME_SIZE, up to 256 KiB, and shrink to turns when another stream queues."""
+    peer = raw_server()
+    large = {**HUGE, Setting.MAX_FRAME_SIZE: 100_000}
+    peer.tell(frames.settings(large), frames.window_update(0, 2**30), open_(1), open_(3))
+    peer.connection.send_headers(1, STATUS)
+    peer.connection.send_data(1, bytes(350_000))
+    peer.listen()
+    peer.connection.send_headers(3, STATUS)
+    peer.connection.send_data(3, bytes(20_000))
+    while peer.listen():
+        pass
+    assert sent_data(peer)[:4] == [(1, 100_000), (1, 16_384), (3, 16_384), (1, 16_384)]
+    assert sent_data(peer)[4:] == [(3, 3_616), (1, 100_000), (1, 100_000), (1, 17_232)]
+
+
+@pytest.mark.parametrize("limit", [2**18, 2**24 - 1])
+def test_no_frame_is_longer_than_a_lone_turn(raw_server: Make, limit: int) -> None:
+    """A peer that takes frames of 16 MiB gets them of 256 KiB, so that other streams never wait for more."""
+    peer = raw_server()
+    peer.tell(frames.settings({**HUGE, Setting.MAX_FRAME_SIZE: limit}))
+    peer.tell(frames.window_update(0, 2**30), open_(1))
+    peer.connection.send_headers(1, STATUS)
+    peer.connection.send_data(1, bytes(600_000))
+    while peer.listen():
+        pass
+    assert sent_data(peer) == [(1, 262_144), (1, 262_144), (1, 75_712)]
+
+
 def test_a_writer_is_told_when_to_wait_and_when_to_go_on(raw_server: Make) -> None:
     """Past 64 KiB queued a stream is not writable; it is named once that has drained."""
     peer = raw_server()
