@@ -117,6 +117,7 @@ class Connection:
                 self._take_whole()
         except ProtocolError as fault:
             self._fail(fault)
+        self._events = []  # what has been reported is not held until something else comes
         return reported
 
     def _take_whole(self) -> None:

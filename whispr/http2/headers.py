@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 
 import hpack
@@ -120,8 +121,10 @@ class Decoder:
         except hpack.HPACKError as error:
             raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "header block does not decode") from error
         # Values may hold any octet (RFC 9110 section 5.5); Latin-1 keeps each and never fails.
+        # Names are interned, for many connections remember the same ones.
         return tuple(
-            (bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in decoded
+            (sys.intern(bytes(name).decode("latin-1")), bytes(value).decode("latin-1"))
+            for name, value in decoded
         )
 
 

@@ -85,7 +85,12 @@ def named(name: str | None) -> Encoding | None:
         raise ValueError(f"no such encoding: {name!r} (there are {ACCEPTED})") from None
 
 
+_NOTHING: frozenset[str] = frozenset()
+
+
 def accepted(text: str | None) -> frozenset[str]:
     """The names in a `grpc-accept-encoding` that are ours, but for identity."""
-    offered = {name.strip().lower() for name in (text or "").split(",")}
+    if text is None:
+        return _NOTHING
+    offered = {name.strip().lower() for name in text.split(",")}
     return frozenset(offered & _ENCODINGS.keys())
