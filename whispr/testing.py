@@ -23,6 +23,7 @@ import trio.testing
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
+from whispr.rpc.nursery import own_nursery
 from whispr.rpc.server import RpcServer
 
 MEMORY_TARGET = "memory:0"
@@ -179,25 +180,12 @@ async def open_rpc_pair(
     `faults` happen to what goes either way, the same ones for the same `seed`.
     """
     server = RpcServer(servicers, server_interceptors, server_limits)
-    body_error: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            network = MemoryNetwork(server, nursery, faults, seed)
-            try:
-                async with open_channel(
-                    MEMORY_TARGET,
-                    interceptors=channel_interceptors,
-                    limits=channel_limits,
-                    connect=network.connect,
-                ) as channel:
-                    yield RpcPair(server, channel, network)
-            except BaseException as error:
-                body_error = error
-                raise
-            finally:
-                nursery.cancel_scope.cancel(reason="the test is over")
-    except BaseExceptionGroup as group:
-        # A failing assertion should look like one, not like a group of one.
-        if body_error is not None and group.exceptions == (body_error,):
-            raise body_error from body_error.__cause__
-        raise
+    async with own_nursery("the test is over") as nursery:
+        network = MemoryNetwork(server, nursery, faults, seed)
+        async with open_channel(
+            MEMORY_TARGET,
+            interceptors=channel_interceptors,
+            limits=channel_limits,
+            connect=network.connect,
+        ) as channel:
+            yield RpcPair(server, channel, network)

@@ -55,10 +55,6 @@ class Account:
         body = {"refresh_token": self._refresh_token}
         self._accept(await call(self.base_url, "POST", "/v1/auth/refresh", body))
 
-    async def sign_out(self) -> None:
-        """End the session: its tokens stop working."""
-        await call(self.base_url, "POST", "/v1/auth/logout", {}, self.access_token)
-
     async def find(self, username: str) -> Person | None:
         """Look a person up by username, compared without case."""
         found = await self._call("GET", f"/v1/users?query={quote(username)}&page_size=10")

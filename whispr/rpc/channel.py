@@ -39,6 +39,7 @@ from whispr.rpc.compression import ACCEPTED, named
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
+from whispr.rpc.nursery import own_nursery
 from whispr.rpc.purerpc_socket import PurerpcSocket
 from whispr.rpc.statistics import Census, Statistics
 from whispr.rpc.stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
@@ -316,20 +317,5 @@ async def open_channel(
     Calls still going when the block ends fail with UNAVAILABLE. Raises ValueError for a target it cannot read,
     or an encoding that does not exist.
     """
-    body_error: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            try:
-                yield Channel(
-                    target, connect, nursery, interceptors, limits, wait_for_ready, tls, compression
-                )
-            except BaseException as error:
-                body_error = error
-                raise
-            finally:
-                nursery.cancel_scope.cancel(reason="the channel was closed")
-    except BaseExceptionGroup as group:
-        # The nursery is ours, so the block's own error leaves without the group it would put around it.
-        if body_error is not None and group.exceptions == (body_error,):
-            raise body_error from body_error.__cause__
-        raise
+    async with own_nursery("the channel was closed") as nursery:
+        yield Channel(target, connect, nursery, interceptors, limits, wait_for_ready, tls, compression)
