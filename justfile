@@ -12,9 +12,9 @@ _list:
 serve *services: _runtime
     @exec {{ whispr }} serve {{ services }}
 
-# every fast test, on the real backends
+# every fast test, on the real backends: a set of them for each worker
 test *arguments: _dev
-    @{{ python }} -m pytest -m "not slow" {{ arguments }}
+    @{{ python }} -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile {{ arguments }}
 
 # what CI asks for beside the tests: lint, format, strict types, generated code and lock files up to date
 check: _dev
