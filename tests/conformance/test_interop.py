@@ -30,6 +30,8 @@ CPP_CASES = (
     "server_compressed_streaming", "half_duplex", "slow_consumer", "pick_first_unary", "rpc_soak",
     "channel_soak",
 )  # fmt: skip
+GO_CASES = (*PYTHON_CASES, "pick_first_unary")
+"""All that it has but those that need credentials of a cloud."""
 COMPRESSION = ("client_compressed_unary", "client_compressed_streaming")
 """Of our client's tests: only C++ servers can say whether a message came compressed."""
 
@@ -89,6 +91,20 @@ def test_cpp_server(start: Start, free_port: int) -> None:
     _, server = parties.cpp()
     start(server, f"--port={free_port}")
     our_client(free_port)
+
+
+@pytest.mark.parametrize("case", GO_CASES)
+def test_go_client(our_server: int, case: str) -> None:
+    """grpc-go's own client against our server."""
+    client, _ = parties.golang()
+    finish(client, "-server_host=127.0.0.1", f"-server_port={our_server}", f"-test_case={case}")
+
+
+def test_go_server(start: Start, free_port: int) -> None:
+    """Our client against grpc-go's own server."""
+    _, server = parties.golang()
+    start(server, f"-port={free_port}")
+    our_client(free_port, *COMPRESSION)
 
 
 def test_grpc_js_client(our_server: int) -> None:
