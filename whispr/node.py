@@ -25,6 +25,7 @@ from whispr.credentials import Credentials
 from whispr.errors import WhisprError, conflict
 from whispr.gateway.server import Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, keys_from
+from whispr.online import Online
 from whispr.peers import Peers
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Hub
@@ -83,6 +84,7 @@ class Node:
         self._credentials = Credentials(settings, issues="auth" in services)
         self._identity = Identity(cache, bus, keys=self._credentials.public_keys, fetch_keys=self._fetch_keys)
         self._peers = Peers(bus)
+        self._online = Online(cache)
         self._channels: dict[str, Channel] = {}
         self._servers: list[RpcServer] = []
         self._health = HealthServicer()
@@ -167,6 +169,7 @@ class Node:
         if self._hub is None or self._messaging is None:
             return
         hub = self._hub
+        await nursery.start(self._online.run)
         await nursery.start(self._peers.listen, hub, self._messaging)
 
         async def serve(host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
@@ -231,6 +234,7 @@ class Node:
         if self._hub is None:
             self._hub = Hub(limits.sockets(self._settings), relay=self._peers.relay)
             self._identity.on_revoked(self._session_ended)
+            self._online.attach(self._hub)
         return self._hub
 
     def _session_ended(self, session_id: str, reason: str) -> None:

@@ -88,6 +88,23 @@ class Cache:
         """Run any command, such as `command("ZADD", key, score, member)`; the reply is redis-py's."""
         return await self._run(lambda: self._redis.execute_command(*words))
 
+    async def pipeline(self, commands: Sequence[Sequence[bytes | str | float]]) -> list[Any]:
+        """Run commands in one round trip, in order but not atomically; return their replies.
+
+        An error in one of them is raised after all have run.
+        """
+        if not commands:
+            await trio.lowlevel.checkpoint()
+            return []
+
+        async def run() -> list[Any]:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for words in commands:
+                    pipe.execute_command(*words)
+                return cast(list[Any], await pipe.execute())
+
+        return await self._run(run)
+
     async def script(self, sha: str, source: str, keys: Sequence[str], args: Sequence[str | float]) -> Any:
         """Run a Lua script by its digest, sending the source only when the server does not know it."""
 

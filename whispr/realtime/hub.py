@@ -74,6 +74,8 @@ class Hub:
     ) -> None:
         self.limits = limits or Limits()
         self.relay = relay
+        self.watcher: Callable[[str, str | None], None] | None = None
+        """Told (user, None) of a socket that came or went, (user, topic) of a channel joined or left."""
         self.flusher = Flusher()
         self.sockets: set[Socket] = set()
         self.now = 0.0
@@ -242,6 +244,7 @@ class Hub:
         """Register a socket that begins to run."""
         self.sockets.add(socket)
         self._users.setdefault(socket.session.user_id, []).append(socket)
+        self._watched(socket.session.user_id, None)
         metrics.SOCKETS.inc()
 
     def remove(self, socket: Socket) -> None:
@@ -251,6 +254,7 @@ class Hub:
         beside.remove(socket)
         if not beside:
             del self._users[socket.session.user_id]
+        self._watched(socket.session.user_id, None)
         metrics.SOCKETS.dec()
         if not self.sockets:
             self._empty.set()
@@ -260,8 +264,13 @@ class Hub:
         self._topics.setdefault(link.topic, set()).add(link)
         metrics.CHANNELS.inc()
 
+    def went_live(self, link: Link) -> None:
+        """Note that a link is joined now."""
+        self._watched(link.session.user_id, link.topic)
+
     def unsubscribe(self, link: Link) -> None:
         """Deliver no more to this link."""
+        self._watched(link.session.user_id, link.topic)
         links = self._topics[link.topic]
         links.discard(link)
         metrics.CHANNELS.dec()
@@ -271,6 +280,10 @@ class Hub:
     def watch_overdue(self, link: Link) -> None:
         """Fail this link's deferred replies when they are overdue."""
         self._outstanding.add(link)
+
+    def _watched(self, user_id: str, topic: str | None) -> None:
+        if self.watcher is not None:
+            self.watcher(user_id, topic)
 
     def _fan_out(
         self, links: set[Link], frame: bytes, seq: int | None, exclude: Link | None, unless_joined: str | None

@@ -319,6 +319,7 @@ class Link:
         held, self._held = self._held or [], None
         self._floor = -1 if joined.seq is None else joined.seq
         self.state = State.JOINED
+        self.hub.went_live(self)
         self.socket.send(reply)
         for seq, frame in held:
             self.deliver(frame, seq)
