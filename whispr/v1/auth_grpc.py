@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import purerpc
 
 from whispr.errors import Code, WhisprError
 from whispr.v1 import auth_pb2
+from whispr.v1 import common_pb2
 
 if TYPE_CHECKING:
     from whispr.rpc.channel import Channel
@@ -23,7 +25,11 @@ class AuthServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/Register is not implemented")
 
     async def Login(self, input_message: auth_pb2.LoginRequest) -> auth_pb2.SessionTokens:
-        """Signs in. UNAUTHENTICATED (bad_credentials) for an unknown name and a wrong password alike."""
+        """Signs in. UNAUTHENTICATED (bad_credentials) for an unknown name and a wrong password alike;
+        PERMISSION_DENIED (account_inactive) for a closed account and its right password;
+        RESOURCE_EXHAUSTED after failures, with the time to wait: soon for a name and an address
+        together, later for an address, last for a name from addresses it was never used at.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/Login is not implemented")
 
     async def Refresh(self, input_message: auth_pb2.RefreshRequest) -> auth_pb2.SessionTokens:
@@ -37,13 +43,112 @@ class AuthServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/Logout is not implemented")
 
     async def ValidateToken(self, input_message: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
-        """Says whether a token is good, and for whom; the token in the request is the credential.
+        """Says whether a token is good, and for whom, asking the database too; the token in the request
+        is the credential. With `service`, whether it may be shown to that service.
         A bad token is an answer (valid = false with a reason), not an error.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/ValidateToken is not implemented")
 
+    async def ListSessions(self, input_message: auth_pb2.ListSessionsRequest) -> auth_pb2.ListSessionsResponse:
+        """The sessions of the caller, one per device, latest seen first."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/ListSessions is not implemented")
+
+    async def RevokeSession(self, input_message: auth_pb2.RevokeSessionRequest) -> auth_pb2.RevokeSessionResponse:
+        """Ends a session of the caller's: its tokens are refused by every process and its sockets closed
+        within a second. NOT_FOUND for what is no session of theirs.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/RevokeSession is not implemented")
+
+    async def RevokeToken(self, input_message: auth_pb2.RevokeTokenRequest) -> auth_pb2.RevokeTokenResponse:
+        """Ends what a token stands for: the session of a person's access or refresh token, or a service's
+        token alone. A person may do so with their own tokens; administrators and services with any.
+        A token that is no good already is no error (RFC 7009, section 2.2); PERMISSION_DENIED
+        (forbidden) for somebody else's.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/RevokeToken is not implemented")
+
+    async def ChangePassword(self, input_message: auth_pb2.ChangePasswordRequest) -> auth_pb2.ChangePasswordResponse:
+        """Replaces the caller's password and ends their other sessions. UNAUTHENTICATED (bad_credentials)
+        when the current password is not that, RESOURCE_EXHAUSTED after failures as at Login,
+        INVALID_ARGUMENT for a new one that is too short or too long.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/ChangePassword is not implemented")
+
+    async def CheckPermissions(self, input_message: auth_pb2.CheckPermissionsRequest) -> auth_pb2.CheckPermissionsResponse:
+        """Whether a person may do `action` with `resource` ("chat", "room", "stream", …), by the role of
+        their account as it is now and, with a `resource_id` of a conversation or room, by what they are
+        in there: `read` and `write` take a membership, `moderate` a moderator's, `manage` an admin's.
+        A person asks about themselves, services and administrators about anybody. NOT_FOUND for an
+        unknown user; what does not exist or is not known here is not allowed.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/CheckPermissions is not implemented")
+
+    async def IssueServiceToken(self, input_message: auth_pb2.IssueServiceTokenRequest) -> auth_pb2.IssueServiceTokenResponse:
+        """Signs a token for calls between services. For administrators, and for service tokens with the
+        permission `auth:admin`; nobody grants what they do not have. INVALID_ARGUMENT names unknown
+        services, malformed permissions and lives over 30 days.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/IssueServiceToken is not implemented")
+
+    async def SetRole(self, input_message: auth_pb2.SetRoleRequest) -> auth_pb2.SetRoleResponse:
+        """Gives an account a role. For administrators (`auth:admin`). A role that may less ends the
+        account's sessions, so that it holds at once; one that may more is in the next access token.
+        FAILED_PRECONDITION (last_admin) for the role of the only administrator.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/SetRole is not implemented")
+
+    async def DeactivateUser(self, input_message: auth_pb2.DeactivateUserRequest) -> auth_pb2.DeactivateUserResponse:
+        """Closes an account and ends its sessions; nothing is deleted. For administrators (`auth:admin`).
+        FAILED_PRECONDITION (last_admin) for the only administrator.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/DeactivateUser is not implemented")
+
+    async def ReactivateUser(self, input_message: auth_pb2.ReactivateUserRequest) -> auth_pb2.ReactivateUserResponse:
+        """Opens an account that an administrator had closed. FAILED_PRECONDITION (account_deleted) for one
+        whose owner deleted it.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/ReactivateUser is not implemented")
+
+    async def DeleteAccount(self, input_message: auth_pb2.DeleteAccountRequest) -> auth_pb2.DeleteAccountResponse:
+        """Deletes the caller's account. At once nobody can sign in to it and its sessions end; every
+        service then erases what it holds of the person, or makes it anonymous (the event
+        `user.events.account_deleted`), and the username becomes free. What others received stays, as of a
+        deleted account. UNAUTHENTICATED (bad_credentials) for a wrong password, FAILED_PRECONDITION
+        (last_admin) for the only administrator. There is no way back.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/DeleteAccount is not implemented")
+
+    async def RequestDataExport(self, input_message: auth_pb2.RequestDataExportRequest) -> auth_pb2.RequestDataExportResponse:
+        """Starts to collect everything that is held about the caller, from every service, into one zip of
+        JSON lines; an administrator (`auth:admin`) may name another account. One at a time: the export
+        under way is returned again. RESOURCE_EXHAUSTED past some exports a day.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/RequestDataExport is not implemented")
+
+    async def GetDataExport(self, input_message: auth_pb2.GetDataExportRequest) -> auth_pb2.GetDataExportResponse:
+        """How an export is getting on. One that failed says which services did not answer. NOT_FOUND for
+        what is nobody's, somebody else's, or expired.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/GetDataExport is not implemented")
+
+    async def GetDataExportPart(self, input_message: auth_pb2.GetDataExportPartRequest) -> auth_pb2.GetDataExportPartResponse:
+        """A part of a finished export, numbered from 0; the parts one after another are the zip.
+        FAILED_PRECONDITION (not_ready) until it is finished, NOT_FOUND past its last part.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/GetDataExportPart is not implemented")
+
+    def ExportUserData(self, input_message: common_pb2.ExportUserDataRequest) -> AsyncIterator[common_pb2.DataRecord]:
+        """Everything auth holds about a person: the account, its sessions, its exports."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/ExportUserData is not implemented")
+
+    async def SetDisplayName(self, input_message: auth_pb2.SetDisplayNameRequest) -> auth_pb2.SetDisplayNameResponse:
+        """Changes the name others see. For the user service, which owns the rest of a profile."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/SetDisplayName is not implemented")
+
     async def GetUserInfo(self, input_message: auth_pb2.GetUserInfoRequest) -> auth_pb2.GetUserInfoResponse:
-        """The account of a user. The e-mail address is there only for its owner and for services."""
+        """The account of a user, by id or, for services and administrators, by username. The e-mail
+        address is there only for its owner, for administrators and for services.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/GetUserInfo is not implemented")
 
     async def GetJwks(self, input_message: auth_pb2.GetJwksRequest) -> auth_pb2.Jwks:
@@ -80,6 +185,81 @@ class AuthServiceServicer(purerpc.Servicer):
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.ValidateTokenRequest, auth_pb2.ValidateTokenResponse),
         )
         service.add_method(
+            "ListSessions",
+            self.ListSessions,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.ListSessionsRequest, auth_pb2.ListSessionsResponse),
+        )
+        service.add_method(
+            "RevokeSession",
+            self.RevokeSession,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.RevokeSessionRequest, auth_pb2.RevokeSessionResponse),
+        )
+        service.add_method(
+            "RevokeToken",
+            self.RevokeToken,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.RevokeTokenRequest, auth_pb2.RevokeTokenResponse),
+        )
+        service.add_method(
+            "ChangePassword",
+            self.ChangePassword,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.ChangePasswordRequest, auth_pb2.ChangePasswordResponse),
+        )
+        service.add_method(
+            "CheckPermissions",
+            self.CheckPermissions,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.CheckPermissionsRequest, auth_pb2.CheckPermissionsResponse),
+        )
+        service.add_method(
+            "IssueServiceToken",
+            self.IssueServiceToken,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.IssueServiceTokenRequest, auth_pb2.IssueServiceTokenResponse),
+        )
+        service.add_method(
+            "SetRole",
+            self.SetRole,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.SetRoleRequest, auth_pb2.SetRoleResponse),
+        )
+        service.add_method(
+            "DeactivateUser",
+            self.DeactivateUser,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.DeactivateUserRequest, auth_pb2.DeactivateUserResponse),
+        )
+        service.add_method(
+            "ReactivateUser",
+            self.ReactivateUser,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.ReactivateUserRequest, auth_pb2.ReactivateUserResponse),
+        )
+        service.add_method(
+            "DeleteAccount",
+            self.DeleteAccount,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.DeleteAccountRequest, auth_pb2.DeleteAccountResponse),
+        )
+        service.add_method(
+            "RequestDataExport",
+            self.RequestDataExport,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.RequestDataExportRequest, auth_pb2.RequestDataExportResponse),
+        )
+        service.add_method(
+            "GetDataExport",
+            self.GetDataExport,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.GetDataExportRequest, auth_pb2.GetDataExportResponse),
+        )
+        service.add_method(
+            "GetDataExportPart",
+            self.GetDataExportPart,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.GetDataExportPartRequest, auth_pb2.GetDataExportPartResponse),
+        )
+        service.add_method(
+            "ExportUserData",
+            self.ExportUserData,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_STREAM, common_pb2.ExportUserDataRequest, common_pb2.DataRecord),
+        )
+        service.add_method(
+            "SetDisplayName",
+            self.SetDisplayName,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.SetDisplayNameRequest, auth_pb2.SetDisplayNameResponse),
+        )
+        service.add_method(
             "GetUserInfo",
             self.GetUserInfo,
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, auth_pb2.GetUserInfoRequest, auth_pb2.GetUserInfoResponse),
@@ -101,5 +281,20 @@ class AuthServiceStub:
         self.Refresh = channel.unary_unary("/whispr.v1.AuthService/Refresh", auth_pb2.RefreshRequest, auth_pb2.SessionTokens)
         self.Logout = channel.unary_unary("/whispr.v1.AuthService/Logout", auth_pb2.LogoutRequest, auth_pb2.LogoutResponse)
         self.ValidateToken = channel.unary_unary("/whispr.v1.AuthService/ValidateToken", auth_pb2.ValidateTokenRequest, auth_pb2.ValidateTokenResponse)
+        self.ListSessions = channel.unary_unary("/whispr.v1.AuthService/ListSessions", auth_pb2.ListSessionsRequest, auth_pb2.ListSessionsResponse)
+        self.RevokeSession = channel.unary_unary("/whispr.v1.AuthService/RevokeSession", auth_pb2.RevokeSessionRequest, auth_pb2.RevokeSessionResponse)
+        self.RevokeToken = channel.unary_unary("/whispr.v1.AuthService/RevokeToken", auth_pb2.RevokeTokenRequest, auth_pb2.RevokeTokenResponse)
+        self.ChangePassword = channel.unary_unary("/whispr.v1.AuthService/ChangePassword", auth_pb2.ChangePasswordRequest, auth_pb2.ChangePasswordResponse)
+        self.CheckPermissions = channel.unary_unary("/whispr.v1.AuthService/CheckPermissions", auth_pb2.CheckPermissionsRequest, auth_pb2.CheckPermissionsResponse)
+        self.IssueServiceToken = channel.unary_unary("/whispr.v1.AuthService/IssueServiceToken", auth_pb2.IssueServiceTokenRequest, auth_pb2.IssueServiceTokenResponse)
+        self.SetRole = channel.unary_unary("/whispr.v1.AuthService/SetRole", auth_pb2.SetRoleRequest, auth_pb2.SetRoleResponse)
+        self.DeactivateUser = channel.unary_unary("/whispr.v1.AuthService/DeactivateUser", auth_pb2.DeactivateUserRequest, auth_pb2.DeactivateUserResponse)
+        self.ReactivateUser = channel.unary_unary("/whispr.v1.AuthService/ReactivateUser", auth_pb2.ReactivateUserRequest, auth_pb2.ReactivateUserResponse)
+        self.DeleteAccount = channel.unary_unary("/whispr.v1.AuthService/DeleteAccount", auth_pb2.DeleteAccountRequest, auth_pb2.DeleteAccountResponse)
+        self.RequestDataExport = channel.unary_unary("/whispr.v1.AuthService/RequestDataExport", auth_pb2.RequestDataExportRequest, auth_pb2.RequestDataExportResponse)
+        self.GetDataExport = channel.unary_unary("/whispr.v1.AuthService/GetDataExport", auth_pb2.GetDataExportRequest, auth_pb2.GetDataExportResponse)
+        self.GetDataExportPart = channel.unary_unary("/whispr.v1.AuthService/GetDataExportPart", auth_pb2.GetDataExportPartRequest, auth_pb2.GetDataExportPartResponse)
+        self.ExportUserData = channel.unary_stream("/whispr.v1.AuthService/ExportUserData", common_pb2.ExportUserDataRequest, common_pb2.DataRecord)
+        self.SetDisplayName = channel.unary_unary("/whispr.v1.AuthService/SetDisplayName", auth_pb2.SetDisplayNameRequest, auth_pb2.SetDisplayNameResponse)
         self.GetUserInfo = channel.unary_unary("/whispr.v1.AuthService/GetUserInfo", auth_pb2.GetUserInfoRequest, auth_pb2.GetUserInfoResponse)
         self.GetJwks = channel.unary_unary("/whispr.v1.AuthService/GetJwks", auth_pb2.GetJwksRequest, auth_pb2.Jwks)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import purerpc
 
 from whispr.errors import Code, WhisprError
+from whispr.v1 import common_pb2
 from whispr.v1 import user_pb2
 
 if TYPE_CHECKING:
@@ -37,11 +39,13 @@ class UserServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/CheckUserBlocks is not implemented")
 
     async def BlockUser(self, input_message: user_pb2.BlockUserRequest) -> user_pb2.BlockUserResponse:
-        """Blocks a person for the caller: neither can write to the other directly."""
+        """Blocks a person for the caller: neither can write to the other directly, see whether the other is
+        there, or find the other. They leave the caller's contacts. RESOURCE_EXHAUSTED (too_many_blocks).
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/BlockUser is not implemented")
 
     async def UnblockUser(self, input_message: user_pb2.UnblockUserRequest) -> user_pb2.UnblockUserResponse:
-        """Handle UnblockUser."""
+        """Takes a block back."""
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/UnblockUser is not implemented")
 
     async def ListBlocks(self, input_message: user_pb2.ListBlocksRequest) -> user_pb2.ListBlocksResponse:
@@ -52,9 +56,47 @@ class UserServiceServicer(purerpc.Servicer):
         """A person as others see them; `user_id` "me" or empty is the caller."""
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/GetProfile is not implemented")
 
+    async def UpdateProfile(self, input_message: user_pb2.UpdateProfileRequest) -> user_pb2.UpdateProfileResponse:
+        """Changes what is given of the caller's own profile and leaves the rest. INVALID_ARGUMENT names every
+        field at fault; an avatar must be a finished image of the caller's (FAILED_PRECONDITION,
+        avatar_unusable).
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/UpdateProfile is not implemented")
+
     async def SearchUsers(self, input_message: user_pb2.SearchUsersRequest) -> user_pb2.SearchUsersResponse:
-        """People whose username or display name begins with `query`, by username."""
+        """People whose username or display name begins with `query`: the exact username first, then
+        usernames, then display names, each in order. Without those whom the caller blocked or who
+        blocked the caller.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/SearchUsers is not implemented")
+
+    async def AddContact(self, input_message: user_pb2.AddContactRequest) -> user_pb2.AddContactResponse:
+        """Adds a person to the caller's contacts; again changes nothing. NOT_FOUND, FAILED_PRECONDITION
+        (blocked) for somebody the caller blocked, RESOURCE_EXHAUSTED (too_many_contacts).
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/AddContact is not implemented")
+
+    async def RemoveContact(self, input_message: user_pb2.RemoveContactRequest) -> user_pb2.RemoveContactResponse:
+        """Takes a person out of the caller's contacts; without one nothing changes."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/RemoveContact is not implemented")
+
+    async def ListContacts(self, input_message: user_pb2.ListContactsRequest) -> user_pb2.ListContactsResponse:
+        """The caller's contacts, latest first."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/ListContacts is not implemented")
+
+    async def CheckPresenceVisibility(self, input_message: user_pb2.CheckPresenceVisibilityRequest) -> user_pb2.CheckPresenceVisibilityResponse:
+        """Whose presence a person may see, of those asked about: not of who keeps it to their contacts or
+        to themselves, nor where a block stands between them. A person asks for themselves.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/CheckPresenceVisibility is not implemented")
+
+    async def ListPresenceAudience(self, input_message: user_pb2.ListPresenceAudienceRequest) -> user_pb2.ListPresenceAudienceResponse:
+        """Who follows a person's presence: those who have them as a contact and may see it."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/ListPresenceAudience is not implemented")
+
+    def ExportUserData(self, input_message: common_pb2.ExportUserDataRequest) -> AsyncIterator[common_pb2.DataRecord]:
+        """Everything the user service holds about a person: profile, contacts, blocks."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/ExportUserData is not implemented")
 
     @property
     def service(self) -> purerpc.Service:
@@ -101,9 +143,44 @@ class UserServiceServicer(purerpc.Servicer):
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.GetProfileRequest, user_pb2.GetProfileResponse),
         )
         service.add_method(
+            "UpdateProfile",
+            self.UpdateProfile,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.UpdateProfileRequest, user_pb2.UpdateProfileResponse),
+        )
+        service.add_method(
             "SearchUsers",
             self.SearchUsers,
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.SearchUsersRequest, user_pb2.SearchUsersResponse),
+        )
+        service.add_method(
+            "AddContact",
+            self.AddContact,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.AddContactRequest, user_pb2.AddContactResponse),
+        )
+        service.add_method(
+            "RemoveContact",
+            self.RemoveContact,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.RemoveContactRequest, user_pb2.RemoveContactResponse),
+        )
+        service.add_method(
+            "ListContacts",
+            self.ListContacts,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.ListContactsRequest, user_pb2.ListContactsResponse),
+        )
+        service.add_method(
+            "CheckPresenceVisibility",
+            self.CheckPresenceVisibility,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.CheckPresenceVisibilityRequest, user_pb2.CheckPresenceVisibilityResponse),
+        )
+        service.add_method(
+            "ListPresenceAudience",
+            self.ListPresenceAudience,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.ListPresenceAudienceRequest, user_pb2.ListPresenceAudienceResponse),
+        )
+        service.add_method(
+            "ExportUserData",
+            self.ExportUserData,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_STREAM, common_pb2.ExportUserDataRequest, common_pb2.DataRecord),
         )
         return service
 
@@ -120,4 +197,11 @@ class UserServiceStub:
         self.UnblockUser = channel.unary_unary("/whispr.v1.UserService/UnblockUser", user_pb2.UnblockUserRequest, user_pb2.UnblockUserResponse)
         self.ListBlocks = channel.unary_unary("/whispr.v1.UserService/ListBlocks", user_pb2.ListBlocksRequest, user_pb2.ListBlocksResponse)
         self.GetProfile = channel.unary_unary("/whispr.v1.UserService/GetProfile", user_pb2.GetProfileRequest, user_pb2.GetProfileResponse)
+        self.UpdateProfile = channel.unary_unary("/whispr.v1.UserService/UpdateProfile", user_pb2.UpdateProfileRequest, user_pb2.UpdateProfileResponse)
         self.SearchUsers = channel.unary_unary("/whispr.v1.UserService/SearchUsers", user_pb2.SearchUsersRequest, user_pb2.SearchUsersResponse)
+        self.AddContact = channel.unary_unary("/whispr.v1.UserService/AddContact", user_pb2.AddContactRequest, user_pb2.AddContactResponse)
+        self.RemoveContact = channel.unary_unary("/whispr.v1.UserService/RemoveContact", user_pb2.RemoveContactRequest, user_pb2.RemoveContactResponse)
+        self.ListContacts = channel.unary_unary("/whispr.v1.UserService/ListContacts", user_pb2.ListContactsRequest, user_pb2.ListContactsResponse)
+        self.CheckPresenceVisibility = channel.unary_unary("/whispr.v1.UserService/CheckPresenceVisibility", user_pb2.CheckPresenceVisibilityRequest, user_pb2.CheckPresenceVisibilityResponse)
+        self.ListPresenceAudience = channel.unary_unary("/whispr.v1.UserService/ListPresenceAudience", user_pb2.ListPresenceAudienceRequest, user_pb2.ListPresenceAudienceResponse)
+        self.ExportUserData = channel.unary_stream("/whispr.v1.UserService/ExportUserData", common_pb2.ExportUserDataRequest, common_pb2.DataRecord)

@@ -2,6 +2,7 @@ import datetime
 
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from whispr.v1 import common_pb2 as _common_pb2
 from whispr.v1 import options_pb2 as _options_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -46,7 +47,7 @@ class ValidateConversationAccessRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., conversation_id: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
 
 class ValidateConversationAccessResponse(_message.Message):
-    __slots__ = ("access_granted", "reason", "permissions")
+    __slots__ = ("access_granted", "reason", "permissions", "role")
     class PermissionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -57,10 +58,12 @@ class ValidateConversationAccessResponse(_message.Message):
     ACCESS_GRANTED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     access_granted: bool
     reason: str
     permissions: _containers.ScalarMap[str, bool]
-    def __init__(self, access_granted: _Optional[bool] = ..., reason: _Optional[str] = ..., permissions: _Optional[_Mapping[str, bool]] = ...) -> None: ...
+    role: str
+    def __init__(self, access_granted: _Optional[bool] = ..., reason: _Optional[str] = ..., permissions: _Optional[_Mapping[str, bool]] = ..., role: _Optional[str] = ...) -> None: ...
 
 class GetConversationParticipantsRequest(_message.Message):
     __slots__ = ("conversation_id", "include_inactive")
@@ -101,7 +104,7 @@ class CheckUserBlocksRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., target_user_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CheckUserBlocksResponse(_message.Message):
-    __slots__ = ("is_blocked", "has_blocked")
+    __slots__ = ("is_blocked", "has_blocked", "may_message")
     class IsBlockedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -116,11 +119,20 @@ class CheckUserBlocksResponse(_message.Message):
         key: str
         value: bool
         def __init__(self, key: _Optional[str] = ..., value: _Optional[bool] = ...) -> None: ...
+    class MayMessageEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bool
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bool] = ...) -> None: ...
     IS_BLOCKED_FIELD_NUMBER: _ClassVar[int]
     HAS_BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    MAY_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     is_blocked: _containers.ScalarMap[str, bool]
     has_blocked: _containers.ScalarMap[str, bool]
-    def __init__(self, is_blocked: _Optional[_Mapping[str, bool]] = ..., has_blocked: _Optional[_Mapping[str, bool]] = ...) -> None: ...
+    may_message: _containers.ScalarMap[str, bool]
+    def __init__(self, is_blocked: _Optional[_Mapping[str, bool]] = ..., has_blocked: _Optional[_Mapping[str, bool]] = ..., may_message: _Optional[_Mapping[str, bool]] = ...) -> None: ...
 
 class BlockUserRequest(_message.Message):
     __slots__ = ("user_id",)
@@ -179,16 +191,136 @@ class GetProfileResponse(_message.Message):
     def __init__(self, profile: _Optional[_Union[Profile, _Mapping]] = ...) -> None: ...
 
 class Profile(_message.Message):
-    __slots__ = ("id", "username", "display_name", "created_at")
+    __slots__ = ("id", "username", "display_name", "created_at", "bio", "avatar_media_id", "status_text", "locale", "time_zone", "message_privacy", "presence_privacy")
     ID_FIELD_NUMBER: _ClassVar[int]
     USERNAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    BIO_FIELD_NUMBER: _ClassVar[int]
+    AVATAR_MEDIA_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_TEXT_FIELD_NUMBER: _ClassVar[int]
+    LOCALE_FIELD_NUMBER: _ClassVar[int]
+    TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PRIVACY_FIELD_NUMBER: _ClassVar[int]
     id: str
     username: str
     display_name: str
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., username: _Optional[str] = ..., display_name: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    bio: str
+    avatar_media_id: str
+    status_text: str
+    locale: str
+    time_zone: str
+    message_privacy: str
+    presence_privacy: str
+    def __init__(self, id: _Optional[str] = ..., username: _Optional[str] = ..., display_name: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., bio: _Optional[str] = ..., avatar_media_id: _Optional[str] = ..., status_text: _Optional[str] = ..., locale: _Optional[str] = ..., time_zone: _Optional[str] = ..., message_privacy: _Optional[str] = ..., presence_privacy: _Optional[str] = ...) -> None: ...
+
+class UpdateProfileRequest(_message.Message):
+    __slots__ = ("display_name", "bio", "avatar_media_id", "status_text", "locale", "time_zone", "message_privacy", "presence_privacy")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    BIO_FIELD_NUMBER: _ClassVar[int]
+    AVATAR_MEDIA_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_TEXT_FIELD_NUMBER: _ClassVar[int]
+    LOCALE_FIELD_NUMBER: _ClassVar[int]
+    TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    bio: str
+    avatar_media_id: str
+    status_text: str
+    locale: str
+    time_zone: str
+    message_privacy: str
+    presence_privacy: str
+    def __init__(self, display_name: _Optional[str] = ..., bio: _Optional[str] = ..., avatar_media_id: _Optional[str] = ..., status_text: _Optional[str] = ..., locale: _Optional[str] = ..., time_zone: _Optional[str] = ..., message_privacy: _Optional[str] = ..., presence_privacy: _Optional[str] = ...) -> None: ...
+
+class UpdateProfileResponse(_message.Message):
+    __slots__ = ("profile",)
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    profile: Profile
+    def __init__(self, profile: _Optional[_Union[Profile, _Mapping]] = ...) -> None: ...
+
+class AddContactRequest(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
+class AddContactResponse(_message.Message):
+    __slots__ = ("contact",)
+    CONTACT_FIELD_NUMBER: _ClassVar[int]
+    contact: Contact
+    def __init__(self, contact: _Optional[_Union[Contact, _Mapping]] = ...) -> None: ...
+
+class RemoveContactRequest(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
+class RemoveContactResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListContactsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListContactsResponse(_message.Message):
+    __slots__ = ("contacts", "next_page_token")
+    CONTACTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    contacts: _containers.RepeatedCompositeFieldContainer[Contact]
+    next_page_token: str
+    def __init__(self, contacts: _Optional[_Iterable[_Union[Contact, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Contact(_message.Message):
+    __slots__ = ("profile", "added_at", "mutual")
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ADDED_AT_FIELD_NUMBER: _ClassVar[int]
+    MUTUAL_FIELD_NUMBER: _ClassVar[int]
+    profile: Profile
+    added_at: _timestamp_pb2.Timestamp
+    mutual: bool
+    def __init__(self, profile: _Optional[_Union[Profile, _Mapping]] = ..., added_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mutual: _Optional[bool] = ...) -> None: ...
+
+class CheckPresenceVisibilityRequest(_message.Message):
+    __slots__ = ("viewer_id", "user_ids")
+    VIEWER_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    viewer_id: str
+    user_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, viewer_id: _Optional[str] = ..., user_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CheckPresenceVisibilityResponse(_message.Message):
+    __slots__ = ("visible_user_ids",)
+    VISIBLE_USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    visible_user_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, visible_user_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListPresenceAudienceRequest(_message.Message):
+    __slots__ = ("user_id", "page_size", "page_token")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, user_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPresenceAudienceResponse(_message.Message):
+    __slots__ = ("user_ids", "next_page_token")
+    USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    user_ids: _containers.RepeatedScalarFieldContainer[str]
+    next_page_token: str
+    def __init__(self, user_ids: _Optional[_Iterable[str]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SearchUsersRequest(_message.Message):
     __slots__ = ("query", "page_size", "page_token")
