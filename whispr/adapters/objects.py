@@ -1,0 +1,214 @@
+"""Objects in a folder or in S3, through obstore on the bridge.
+
+Keys are paths of plain characters (`0190…/original`), chosen by us and never by a client. A write is atomic:
+whoever reads a key finds all of an object or none. In a folder it is also on the disk when the call returns,
+as far as the operating system can promise; in S3 that is the service's promise.
+
+Time is the caller's: a cancelled call cancels the request behind it. Short faults of an S3 service are retried
+for `RETRY_S`; after that UNAVAILABLE is raised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+import trio
+from obstore import exceptions
+from obstore.store import LocalStore, S3Store
+
+from whispr.bridge import Bridge
+from whispr.errors import WhisprError, conflict, unavailable
+
+CHUNK_BYTES: Final = 1024 * 1024
+"""How much of an object is read at a time."""
+S3_PART_BYTES: Final = 8 * 1024 * 1024
+"""The parts of a large object on its way to S3."""
+S3_PARTS_AT_ONCE: Final = 4
+RETRY_S: Final = 20
+CONNECT_S: Final = 5
+READ_GAP_S: Final = 15
+DELETE_AT_ONCE: Final = 500
+
+T = TypeVar("T")
+
+
+class MissingObjectError(WhisprError):
+    """The object is not there."""
+
+    def __init__(self, key: str) -> None:
+        error = unavailable(f"an object is not in the store: {key}")
+        super().__init__(error.code, error.message, error.details)
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """What an S3 service is reached with. Credentials come the usual ways (`AWS_…` variables, instance roles)."""
+
+    endpoint: str = ""
+    """Of a service that is not Amazon's, such as `http://127.0.0.1:9000`."""
+    region: str = "us-east-1"
+
+
+class Objects:
+    """One store. Made by `open_objects`. All methods raise UNAVAILABLE when the store is away."""
+
+    def __init__(self, bridge: Bridge, store: LocalStore | S3Store, root: Path | None) -> None:
+        self._bridge = bridge
+        self._store = store
+        self._root = root
+
+    def path_of(self, key: str) -> Path | None:
+        """Return the file that holds an object, if it lies in a folder; it need not exist."""
+        return None if self._root is None else self._root / key
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Write a small object; one of the same key is replaced."""
+        await self._call(key, lambda: obstore.put_async(self._store, key, data, use_multipart=False))
+        await self._to_disk(key)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Write an object of any size from a file, in parts where that is better."""
+
+        def put() -> Awaitable[Any]:
+            return obstore.put_async(
+                self._store, key, path, chunk_size=S3_PART_BYTES, max_concurrency=S3_PARTS_AT_ONCE
+            )
+
+        await self._call(key, put)
+        await self._to_disk(key)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Yield an object's bytes from `start` up to `end`, or to its end, as fast as they are taken.
+
+        Raises MissingObjectError.
+        """
+        options: Any = {}
+        if end is not None:
+            options = {"range": (start, end)}
+        elif start:
+            options = {"range": {"offset": start}}
+        found = await self._call(key, lambda: obstore.get_async(self._store, key, options=options))
+        pieces = found.stream(min_chunk_size=CHUNK_BYTES)
+        while (piece := await self._call(key, lambda: _next(pieces))) is not None:
+            yield piece
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there are no error."""
+        if self._root is None:
+            for at in range(0, len(keys), DELETE_AT_ONCE):
+                some = list(keys[at : at + DELETE_AT_ONCE])
+                await self._call("", lambda some=some: obstore.delete_async(self._store, some))  # type: ignore[misc]  # bound now
+            return
+        for key in keys:
+            try:
+                await self._call(key, lambda key=key: obstore.delete_async(self._store, key))  # type: ignore[misc]  # bound now
+            except MissingObjectError:
+                continue
+
+    async def delete_under(self, folder: str) -> int:
+        """Delete every object whose key begins with `folder` and a slash; return how many there were."""
+        keys = [found async for found in self.list(folder)]
+        await self.delete(keys)
+        return len(keys)
+
+    async def list(self, folder: str) -> AsyncIterator[str]:
+        """Yield the keys that begin with `folder` and a slash."""
+        pages = obstore.list(self._store, folder, chunk_size=1000)
+        while (page := await self._call(folder, lambda: _next(pages))) is not None:
+            for found in page:
+                yield found["path"]
+
+    async def _call(self, key: str, start: Callable[[], Awaitable[T]]) -> T:
+        """Await what obstore does, on the bridge: its awaitables belong to the asyncio loop they were made in."""
+
+        async def run() -> T:
+            return await start()
+
+        try:
+            return await self._bridge.call(run)
+        except FileNotFoundError:
+            raise MissingObjectError(key) from None
+        except (exceptions.BaseError, OSError, ValueError) as error:
+            # Its messages go on for lines, with the request's address and the whole answer.
+            said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise unavailable(f"the object store failed: {said}") from error
+
+    async def _to_disk(self, key: str) -> None:
+        if (path := self.path_of(key)) is not None:
+            await trio.to_thread.run_sync(_fsync, path)
+
+
+async def _next(pieces: Any) -> Any:
+    """Return the next piece, as bytes where it is a buffer; None at the end."""
+    try:
+        piece = await anext(pieces)
+    except StopAsyncIteration:
+        return None
+    return piece if isinstance(piece, list) else bytes(piece)
+
+
+def _fsync(path: Path) -> None:
+    """Have a file and its name in the folder written out."""
+    for each, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        descriptor = os.open(each, flags | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@asynccontextmanager
+async def open_objects(
+    bridge: Bridge, url: str, folder: Path, s3: S3Options | None = None
+) -> AsyncIterator[Objects]:
+    """Open the store at `url`: `s3://bucket/prefix`, `file:///folder`, or `folder` when it is empty.
+
+    Nothing is asked of it yet. Raises FAILED_PRECONDITION (bad_setting) for any other URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.netloc:
+        yield Objects(bridge, _s3(parts.netloc, parts.path.strip("/"), s3 or S3Options()), None)
+        return
+    if parts.scheme == "file" and parts.path not in ("", "/") and not parts.netloc:
+        folder = Path(parts.path)
+    elif url:
+        raise conflict(
+            f"WHISPR_MEDIA_STORE_URL: {url!r} is neither s3://bucket/prefix nor file:///folder", "bad_setting"
+        )
+    root = await trio.to_thread.run_sync(_made, folder)
+    # Empty folders go with their last object. A folder that vanishes under a write is made again by the write.
+    yield Objects(bridge, LocalStore(root, automatic_cleanup=True), root)
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder that its owner alone can look into; return its real path."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder.resolve()
+
+
+def _s3(bucket: str, prefix: str, options: S3Options) -> S3Store:
+    config: Any = {"region": options.region}
+    if options.endpoint:
+        config["endpoint"] = options.endpoint
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        config=config,
+        client_options={
+            "allow_http": options.endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=CONNECT_S),
+            "read_timeout": timedelta(seconds=READ_GAP_S),
+            # The whole request, by default 30 s, which a slow reader of a large object would need more than.
+            "timeout": timedelta(hours=1),
+        },
+        retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S)},
+    )
