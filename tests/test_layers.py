@@ -15,6 +15,7 @@ LAYERS = {
     "errors": 0, "config": 0, "v1": 0,
     "http2": 1, "resilience": 1, "telemetry": 1, "bridge": 1, "tokens": 1,
     "rpc": 2, "asgi": 2, "adapters": 2, "embed": 2, "realtime": 2,
+    "events": 2.5,  # what the others of layer 3 tell of things by
     "conversations": 3, "identity": 3, "online": 3,
     "services": 4, "gateway": 4,
     "app": 5, "node": 5, "peers": 5, "ports": 5, "credentials": 5, "limits": 5, "progress": 5,
@@ -23,6 +24,7 @@ LAYERS = {
 PURE = (
     "http2",
     "tokens.py",
+    "events/envelope.py",
     "realtime/protocol.py",
     "realtime/presence.py",
     "conversations/domain.py",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from whispr import conversations, ports
+from whispr import conversations, events, ports
 from whispr.adapters.bus import Bus, open_bus
 from whispr.adapters.cache import Cache, open_cache
 from whispr.adapters.migrations import Owner, migrate
@@ -36,6 +36,7 @@ from whispr.services import user
 from whispr.services.auth.service import MIGRATIONS as AUTH_MIGRATIONS
 
 MIGRATIONS = (
+    Owner("events", events.MIGRATIONS),
     Owner("auth", AUTH_MIGRATIONS),
     Owner("conversations", conversations.MIGRATIONS),
     Owner("users", user.MIGRATIONS),

@@ -23,6 +23,7 @@ from whispr.config import SERVICES, Settings
 from whispr.conversations.permissions import Permissions
 from whispr.credentials import Credentials
 from whispr.errors import WhisprError, conflict
+from whispr.events import Consumer
 from whispr.gateway.server import Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, keys_from
 from whispr.online import Online
@@ -57,6 +58,10 @@ class Service(Protocol):
     @property
     def channels(self) -> Mapping[str, ChannelFactory]:
         """Its WebSocket topics: prefix → channel."""
+
+    @property
+    def consumers(self) -> Sequence[Consumer]:
+        """What it listens to on the event bus."""
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Do its background jobs until cancelled."""

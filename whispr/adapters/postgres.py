@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -93,6 +93,12 @@ class Transaction(_Queries):
     def __init__(self, bridge: Bridge, connection: Connection) -> None:
         self._bridge = bridge
         self._connection = connection
+        self.rings = False
+        """Whether the commit rings the pool's bell."""
+
+    def ring_after_commit(self) -> None:
+        """Ring the pool's bell once this transaction is committed."""
+        self.rings = True
 
     async def _on_connection(self, method: str, *args: Any) -> Any:
         try:
@@ -113,6 +119,7 @@ class Postgres(_Queries):
         self._pool_size = pool_size
         self._slots = trio.Semaphore(pool_size)
         self._idle: deque[Connection] = deque()
+        self._on_ring: list[Callable[[], None]] = []
         self.connects = 0
         """Connections made so far, for metrics and tests."""
 
@@ -125,6 +132,16 @@ class Postgres(_Queries):
     def waiting(self) -> int:
         """Tasks waiting for a connection now."""
         return self._slots.statistics().tasks_waiting
+
+    def ring(self) -> None:
+        """Tell whoever listens that something was committed here that waits to be taken, as from an outbox."""
+        for callback in list(self._on_ring):
+            callback()
+
+    def on_ring(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` at each ring. Returns its undoing."""
+        self._on_ring.append(callback)
+        return lambda: self._on_ring.remove(callback)
 
     async def ping(self) -> None:
         """Return once the database answers. Raises UNAVAILABLE if it refuses us or goes away meanwhile."""
@@ -154,8 +171,9 @@ class Postgres(_Queries):
         """
         assert isolation in _ISOLATIONS
         connection = await self._begun(f"BEGIN ISOLATION LEVEL {isolation}")
+        transaction = Transaction(self._bridge, connection)
         try:
-            yield Transaction(self._bridge, connection)
+            yield transaction
             await self._bridge.call(connection.execute, "COMMIT")
         except BaseException as error:
             await self._settle(connection, error)
@@ -164,6 +182,8 @@ class Postgres(_Queries):
             raise
         finally:
             self._release(connection)
+        if transaction.rings:
+            self.ring()
 
     async def _begun(self, begin: str) -> Connection:
         """Take a connection and begin a transaction on it. Nothing is lost yet: a dead one is replaced."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.errors import WhisprError, denied, not_found, unauthenticated
+from whispr.events import Consumer
 from whispr.identity import Identity
 from whispr.services.auth import domain
 from whispr.services.auth.domain import Account
@@ -71,6 +72,9 @@ class AuthService:
 
     channels: Mapping[str, Any] = {}
     """No WebSocket topics."""
+
+    consumers: Sequence[Consumer] = ()
+    """Listens to no events."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -12,6 +12,7 @@ from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
 from whispr.conversations.permissions import Permissions
 from whispr.conversations.store import Store
+from whispr.events import Consumer
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Broadcast, Hub
 from whispr.services.messaging.announcer import Announcer
@@ -26,6 +27,9 @@ class MessagingService:
     `permissions` asks the user service; tell it of changed blocks with `permissions.forget`. Call `heard` for
     every broadcast of another node, after the hub has delivered it.
     """
+
+    consumers: Sequence[Consumer] = ()
+    """Listens to no events."""
 
     def __init__(
         self, db: Database, *, hub: Hub, permissions: Permissions, limiter: Limiter, limits: Limits

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from whispr.conversations.database import Database
 from whispr.conversations.domain import Limits
+from whispr.events import Consumer
 from whispr.realtime.channel import ChannelFactory
 from whispr.services.user.servicer import BlocksChanged, UserServicer
 from whispr.services.user.store import Users
@@ -15,6 +16,9 @@ from whispr.services.user.store import Users
 
 class UserService:
     """UserService of one process."""
+
+    consumers: Sequence[Consumer] = ()
+    """Listens to no events."""
 
     def __init__(
         self, db: Database, *, limits: Limits, on_blocks_changed: BlocksChanged = lambda _user, _target: None
