@@ -55,6 +55,7 @@ ALL = [(dialect, case, False) for dialect in DIALECTS for case in cases(dialect)
 ALL += [(DIALECTS[-1], case, True) for case in cases(DIALECTS[-1]) if case.handshake]
 """Each case as the first thing on a connection, and, where calls are known to take another way, after some."""
 
+LIMITS = RpcLimits(http2=Limits(streams_max=STREAMS_MAX))
 CALLS_BEFORE = 2
 CONFORMANCE_MIN = 146
 """What the well-known third-party suite has; ours is no smaller."""
@@ -74,6 +75,34 @@ class Echo(purerpc.Servicer):  # type: ignore[misc]  # purerpc is untyped
         signature = purerpc.RPCSignature(purerpc.Cardinality.STREAM_UNARY, BytesValue, BytesValue)
         service.add_method("Join", self.Join, signature)
         return service
+
+
+class Pieces(trio.abc.HalfCloseableStream):
+    """A socket whose writes leave in pieces."""
+
+    PIECES_MAX = 64
+
+    def __init__(self, stream: trio.SocketStream, octets: int) -> None:
+        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        self._stream = stream
+        self._octets = octets
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        size = max(self._octets, len(data) // self.PIECES_MAX)
+        for at in range(0, len(data), size):
+            await self._stream.send_all(data[at : at + size])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class Peer:
@@ -217,22 +246,45 @@ async def test_conformance(
     dialect: Dialect, case: Case, warm: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     """What the section asks of a server comes back, and a server that may go on does."""
-    server = RpcServer([Echo()], limits=RpcLimits(http2=Limits(streams_max=STREAMS_MAX)))
+    server = RpcServer([Echo()], limits=LIMITS)
     near, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve_stream, far)
-        peer = Peer(near)
-        with trio.fail_after(10):
-            if case.handshake:
-                await peer.send(PREFACE + settings())
-                assert await peer.fence()
-                peer.frames.clear()
-            if warm:
-                await warm_up(peer, dialect)
-                case = moved(case, 2 * CALLS_BEFORE)
-            await play(peer, case)
-            await judge(peer, case.expected)
+        await converse(Peer(near), dialect, case, warm)
         nursery.cancel_scope.cancel(reason="judged")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("octets_max", [None, 7], ids=["whole", "in pieces"])
+async def test_conformance_over_sockets(octets_max: int | None) -> None:
+    """The same cases through the kernel, each on a connection of its own; also where writes arrive in pieces."""
+    server = RpcServer([Echo()], limits=LIMITS)
+    failed: list[str] = []
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(server.serve_tcp, "127.0.0.1", 0)
+        for dialect, case, warm in ALL:
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                peer = Peer(stream if octets_max is None else Pieces(stream, octets_max))
+                try:
+                    await converse(peer, dialect, case, warm)
+                except (AssertionError, trio.TooSlowError) as error:
+                    failed.append(f"{dialect.name} {case.section} {case.name}: {error!r}")
+        nursery.cancel_scope.cancel(reason="judged")
+    assert not failed, "\n".join(failed)
+
+
+async def converse(peer: Peer, dialect: Dialect, case: Case, warm: bool) -> None:
+    """Play a case from its connection's beginning, and judge."""
+    with trio.fail_after(10):
+        if case.handshake:
+            await peer.send(PREFACE + settings())
+            assert await peer.fence()
+            peer.frames.clear()
+        if warm:
+            await warm_up(peer, dialect)
+            case = moved(case, 2 * CALLS_BEFORE)
+        await play(peer, case)
+        await judge(peer, case.expected)
 
 
 def test_the_table_is_whole() -> None:

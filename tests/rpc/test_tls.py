@@ -23,13 +23,14 @@ from cryptography.x509.oid import NameOID
 from trio.testing import MockClock
 
 from whispr.errors import Code, WhisprError
+from whispr.http2.frames import PREFACE, FrameReader, Type, frame, ping, settings
 from whispr.http2.headers import encode
 from whispr.rpc.call import current_call
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.interceptors import Proceed
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.server import RpcServer
-from whispr.rpc.tls import PeerIdentity, TlsFiles
+from whispr.rpc.tls import PeerIdentity, TlsFiles, connect_tls
 
 Unary = Callable[[Callable[[Any], Awaitable[Any]]], Any]
 
@@ -434,3 +435,24 @@ async def test_our_client_against_grpcios_server(echo: Any, authority: Authority
             await all_kinds(echo, channel)
     finally:
         await trio.to_thread.run_sync(server.stop(None).wait)
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS"])
+async def test_who_is_hung_up_on_hears_why(handlers: Any, authority: Authority, encrypted: bool) -> None:
+    """GOAWAY arrives though much that was sent after the mistake is never looked at."""
+    files = TlsFiles(*authority.issue("server")) if encrypted else None
+    async with serving(handlers, files) as port:
+        stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port)
+        if encrypted:
+            stream = await connect_tls(stream, TlsFiles(authorities=authority.file), "localhost")
+        heard = b""
+        await stream.send_all(
+            PREFACE + settings({}) + ping(bytes(8)) + frame(Type.DATA, 0, 0) + bytes(500_000)
+        )
+        with trio.fail_after(5):
+            while octets := await stream.receive_some():
+                heard += octets
+        await trio.aclose_forcefully(stream)
+    *_, last = FrameReader(16384, expect_preface=False).feed(heard)
+    assert last[0] == Type.GOAWAY
+    assert b"DATA on stream 0" in last[3]

@@ -18,12 +18,15 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
+from socket import SHUT_WR
 from typing import Any
 
 import trio
 
 from whispr.http2 import events
 from whispr.http2.connection import Connection
+from whispr.http2.queued import Octets
 from whispr.rpc.inbox import Waker
 from whispr.rpc.statistics import Counters
 
@@ -44,6 +47,8 @@ class Transport(ABC):
         "_output_sent",
         "_pauses",
         "_read_bytes",
+        "_shut",
+        "_silent",
         "_socket",
         "_stream",
         "_unsent",
@@ -74,12 +79,16 @@ class Transport(ABC):
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._read_bytes = READ_BYTES
-        self._unsent: bytes | bytearray | memoryview = b""
+        self._unsent: list[Octets] = []
         """Output taken from the connection that the socket has not taken."""
         self._pauses = pauses
         self._output_added = Waker()
         self._output_sent = Waker()
         self._closing = False
+        self._shut = False
+        """We have said everything."""
+        self._silent = False
+        """The peer has closed, or the connection is broken."""
         self.on: dict[type, Callable[[Any], None]] = {
             events.HeadersReceived: self.on_headers,
             events.DataReceived: self.on_data,
@@ -137,7 +146,8 @@ class Transport(ABC):
                 self.nursery.start_soon(self._write)
                 await self._read()
                 self.close()
-                await trio.sleep(FLUSH_S)
+                with trio.move_on_after(FLUSH_S):
+                    await self._hear_out()
                 self.nursery.cancel_scope.cancel(reason="the peer does not take our last words")
         finally:
             self._lose("the connection was closed")
@@ -175,15 +185,29 @@ class Transport(ABC):
             return False
         data = await self._read_some()
         if not data:
+            self._silent = True
             self._lose("the connection was lost")
             return False
         self.counters.bytes_received += len(data)
+        if self._shut:
+            return True
         self.handling = True
         self.read_at = trio.current_time()
         on = self.on
         for event in core.receive(data):
             on[type(event)](event)
         return True
+
+    async def _hear_out(self) -> None:
+        """Drop what still comes until the peer closes too, and our last words are out.
+
+        Closing a socket with something unread in it would make the kernel tell the peer to forget what it has not
+        read of ours: the GOAWAY that says why.
+        """
+        while not self._silent and _socket_under(self._stream) is not None:
+            self._silent = not await self._read_some()
+        while not self._shut:
+            await self._output_sent.wait()
 
     async def handled(self) -> None:
         """Send what handling has given rise to; waits only while there is too much of it."""
@@ -216,17 +240,25 @@ class Transport(ABC):
         if self._socket is not None and not self._unsent and core.sends_more and not self._closing:
             self._take_output()
             try:
-                sent = os.write(self._socket.fileno(), self._unsent)
+                self._sent(self._write_some(self._socket))
             except OSError:
-                sent = 0  # full, or broken, which the writer will find out
-            self._sent(sent)
+                pass  # full, or broken, which the writer will find out
         if self._unsent or self._closing or core.sends_more:
             self._output_added.wake()
 
+    def _write_some(self, sock: trio.socket.SocketType) -> int:
+        """What the socket has taken, in bytes. Raises OSError."""
+        unsent = self._unsent
+        return os.write(sock.fileno(), unsent[0]) if len(unsent) == 1 else os.writev(sock.fileno(), unsent)
+
     def _sent(self, count: int) -> None:
         self.counters.bytes_sent += count
-        # What is left may be long: a view of it, rather than a copy for each write.
-        self._unsent = memoryview(self._unsent)[count:] if count < len(self._unsent) else b""
+        unsent = self._unsent
+        while unsent and count >= len(unsent[0]):
+            count -= len(unsent.pop(0))
+        if count:
+            # What is left may be long: a view of it, rather than a copy for each write.
+            unsent[0] = memoryview(unsent[0])[count:]
 
     def _take_output(self) -> None:
         self._unsent, writable = self.core.take_output()
@@ -234,7 +266,7 @@ class Transport(ABC):
             self.on_writable(stream_id)
 
     async def _write(self) -> None:
-        """Until `close`, or until the connection breaks; then ends the connection's nursery."""
+        """Until `close` and the peer's end, or until the connection breaks; then ends the connection's nursery."""
         while True:
             if not self._unsent:
                 self._take_output()
@@ -245,21 +277,38 @@ class Transport(ABC):
                     break
                 self._output_sent.wake()
             elif self._closing and (self.lost is not None or not self.core.unsent):
+                await self._end_writing()
                 break
             else:
                 await self._output_added.wait()
         self._lose("the connection was lost")
         self.nursery.cancel_scope.cancel(reason=self.lost)
 
+    async def _end_writing(self) -> None:
+        """Everything has been sent: say so, and give the peer a moment to close in its turn."""
+        self._lose("the connection was closed")
+        self._shut = True
+        self._output_sent.wake()
+        socket = _socket_under(self._stream)
+        if socket is not None and not self._silent:
+            with suppress(OSError):
+                socket.shutdown(SHUT_WR)
+                await trio.sleep(FLUSH_S)
+
     async def _send_some(self) -> None:
         if self._socket is None:
-            await self._stream.send_all(self._unsent)
-            self.counters.bytes_sent += len(self._unsent)
-            self._unsent = b""
+            output = b"".join(self._unsent)
+            await self._stream.send_all(output)
+            self.counters.bytes_sent += len(output)
+            self._unsent = []
             return
         try:
-            sent = os.write(self._socket.fileno(), self._unsent)
+            self._sent(self._write_some(self._socket))
         except BlockingIOError:
             await trio.lowlevel.wait_writable(self._socket)
-        else:
-            self._sent(sent)
+
+
+def _socket_under(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+    """The socket that carries a stream, encrypted or not; None for what is in memory."""
+    carrier = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    return carrier.socket if isinstance(carrier, trio.SocketStream) else None
