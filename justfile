@@ -80,6 +80,10 @@ bench-http *arguments: _dev
 bench-log: _dev
     {{ python }} -m tests.bench.bench_log
 
+# every RPC on ten million messages: what it reads, and how long that takes
+bench-scale *arguments: _dev
+    {{ python }} -m tests.bench.bench_scale {{ arguments }}
+
 # pin the dependencies anew; the files hold versions and hashes, no addresses
 lock: _venv
     {{ compile }} --group build pyproject.toml -o config/requirements.txt

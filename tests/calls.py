@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from tests.world import PASSWORD, PEOPLE, ROLES, World
 from whispr.errors import Code
@@ -79,7 +80,7 @@ def about_a_group(method: str, allowed: Collection[str], **more: Any) -> None:
 
 @row("AuthService/Register", ALL)
 async def _(world: World, role: str) -> Mapping[str, Any]:
-    return {"username": f"new{next(world.numbers)}", "password": PASSWORD}
+    return {"username": f"new{uuid4().hex[:12]}", "password": PASSWORD}
 
 
 @row("AuthService/Login", ALL)

@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache as remembered
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
+from uuid import uuid4
 
 import trio
 from google.protobuf import json_format, message_factory
@@ -61,7 +61,6 @@ class World:
     settings: Settings
     channels: Mapping[str, Channel]
     people: dict[str, Person] = field(default_factory=dict)
-    numbers: count[int] = field(default_factory=count)
 
     def token(self, role: str) -> str:
         """The token that somebody of this role shows; none for anonymous."""
@@ -106,7 +105,7 @@ class World:
 
     async def sign_up(self) -> Person:
         """Register somebody new."""
-        username = f"person{next(self.numbers)}"
+        username = f"person{uuid4().hex[:12]}"
         reply = await self.call(
             "AuthService/Register", {"username": username, "password": PASSWORD}, "anonymous"
         )
