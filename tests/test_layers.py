@@ -28,6 +28,8 @@ PURE = (
     "realtime/protocol.py",
     "realtime/presence.py",
     "conversations/domain.py",
+    "conversations/room_rules.py",
+    "conversations/spam.py",
     "rpc/wire.py",
     "rpc/compression.py",
     "asgi/body.py",
