@@ -33,7 +33,7 @@ from whispr.identity import (
     service_of,
 )
 from whispr.rpc.call import Call, Metadata
-from whispr.tokens import Claims, PublicKey, Signer
+from whispr.tokens import Claims, PublicKey, SharedSecret, Signer, Verifier
 from whispr.v1 import auth_pb2, messaging_pb2, options_pb2, user_pb2
 
 NOW = 1_800_000_000.0
@@ -155,6 +155,60 @@ async def test_without_keys_nothing_is_decided(autojump_clock: trio.testing.Mock
     assert (await refusal(subject.authenticate(token))).code is Code.UNAVAILABLE
     jwks.away = False
     assert (await subject.authenticate(token)).user_id == "u1"
+
+
+async def test_a_removed_key_is_trusted_nowhere_within_a_minute(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Keys are looked for again and again, also when every token shown is of a known key."""
+    other = Signer(Ed25519PrivateKey.generate())
+    jwks = Jwks([SIGNER.public_key, other.public_key])
+    subject = Identity(*BACKENDS, keys=jwks.keys, fetch_keys=jwks, clock=Clock())
+    old, new = SIGNER.sign(person()), other.sign(person())
+    jwks.keys = [other.public_key]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subject._renew_for_ever)
+        assert (await subject.authenticate(old)).user_id == "u1"
+        await trio.sleep(60)
+        assert (await refusal(subject.authenticate(old))).reason == "unauthorized"
+        assert (await subject.authenticate(new)).user_id == "u1"
+        jwks.away = True
+        await trio.sleep(60)
+        assert (await subject.authenticate(new)).user_id == "u1"
+        nursery.cancel_scope.cancel(reason="seen enough")
+
+
+async def test_what_cannot_be_decided_here_is_asked(autojump_clock: trio.testing.MockClock) -> None:
+    """A token under a secret that was not given to this process is judged by AuthService, once for a while."""
+    claims = person()
+    signer = Signer(SharedSecret(b"s" * 32))
+    asked: list[str] = []
+
+    async def ask(token: str) -> Claims:
+        asked.append(token)
+        await trio.lowlevel.checkpoint()
+        return Verifier([signer.verifying_key], clock=Clock()).verify(token)
+
+    subject = Identity(*BACKENDS, keys=[SIGNER.public_key], ask=ask, clock=Clock())
+    token = signer.sign(claims)
+    for _ in range(3):
+        assert await subject.validate_for_service(token, "chat") == claims
+    assert asked == [token]
+    subject.revoke(Revocation("s1", "logged_out", NOW + 900))
+    assert (await refusal(subject.authenticate(token))).reason == "session_revoked"
+    forged = Signer(SharedSecret(b"f" * 32)).sign(person())
+    assert (await refusal(subject.authenticate(forged))).reason == "unauthorized"
+    assert (await refusal(local().authenticate(token))).reason == "unauthorized"
+    narrow = signer.sign(person(services=("user",), session_id="s3"))
+    assert (await refusal(subject.validate_for_service(narrow, "chat"))).reason == "service_not_granted"
+
+
+async def test_a_revoked_service_token_is_refused() -> None:
+    """Services have no sessions: their tokens are revoked by id."""
+    subject = local()
+    subject.revoke(Revocation("t1", "leaked", NOW + 900))
+    assert (await refusal(subject.authenticate(service_token(token_id="t1")))).reason == "session_revoked"
+    assert (await subject.authenticate(service_token(token_id="t2"))).is_service
 
 
 async def test_an_ended_session_is_refused_and_told_of_once() -> None:

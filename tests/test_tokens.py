@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from whispr import tokens
 from whispr.errors import Code, WhisprError
-from whispr.tokens import Claims, PublicKey, Signer, UnknownKeyError, Verifier
+from whispr.tokens import Claims, PublicKey, SharedSecret, Signer, UnknownKeyError, Verifier
 
 NOW = 1_800_000_000.0
 PRIVATE = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
@@ -102,6 +102,61 @@ def test_algorithm_confusion_is_refused() -> None:
         unsigned = forged({"alg": "HS256", "kid": SIGNER.kid, "typ": "at+jwt"}).rstrip(".")
         mac = hmac.new(secret, unsigned.encode(), hashlib.sha256).digest()
         assert refusal(f"{unsigned}.{b64(mac)}").reason == "unauthorized"
+
+
+SECRET = SharedSecret(b"a secret that all services share")
+
+
+def test_a_shared_secret_signs_and_verifies() -> None:
+    """With HS256 the claims survive the trip, beside EdDSA keys, and also from a holder who names no key."""
+    both = Verifier([SIGNER.public_key, SECRET], clock=lambda: NOW)
+    claims = person()
+    token = Signer(SECRET).sign(claims)
+    assert both.verify(token) == both.verify(SIGNER.sign(claims)) == claims
+    assert jwt.get_unverified_header(token)["alg"] == "HS256"
+    payload = jwt.decode(token, options={"verify_signature": False})
+    nameless = jwt.encode(payload, SECRET.raw, "HS256", headers={"typ": "at+jwt"})
+    assert both.verify(nameless).user_id == "u1"
+    two = Verifier([SECRET, SharedSecret(b"b" * 32)], clock=lambda: NOW)
+    assert two.verify(token).user_id == "u1"
+    with pytest.raises(WhisprError, match="names no key"):
+        two.verify(nameless)
+
+
+def test_algorithms_are_never_confused() -> None:
+    """A key does one algorithm: neither the public key as a secret nor the secret's name on EdDSA is believed."""
+    both = Verifier([SIGNER.public_key, SECRET], clock=lambda: NOW)
+    payload = jwt.decode(SIGNER.sign(person()), options={"verify_signature": False})
+    for secret in (SIGNER.public_key.raw, json.dumps(SIGNER.public_key.to_jwk()).encode()):
+        for kid in (SIGNER.kid, SECRET.kid, None):
+            header = {"alg": "HS256", "typ": "at+jwt"} | ({"kid": kid} if kid else {})
+            unsigned = forged(header).rstrip(".")
+            mac = hmac.new(secret, unsigned.encode(), hashlib.sha256).digest()
+            with pytest.raises(WhisprError) as caught:
+                both.verify(f"{unsigned}.{b64(mac)}")
+            assert caught.value.reason == "unauthorized"
+    crossed = jwt.encode(payload, PRIVATE, "EdDSA", headers={"kid": SECRET.kid, "typ": "at+jwt"})
+    with pytest.raises(WhisprError, match="does not do EdDSA"):
+        both.verify(crossed)
+    with pytest.raises(UnknownKeyError) as unknown:
+        verifier().verify(Signer(SECRET).sign(person()))
+    assert unknown.value.algorithm == "HS256"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"x" * 31, b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----"]
+)
+def test_a_weak_secret_is_refused(raw: bytes) -> None:
+    """Shorter than the hash, or a key that is no secret."""
+    with pytest.raises(ValueError, match="secret"):
+        SharedSecret(raw)
+
+
+def test_a_secret_does_not_show() -> None:
+    """Neither its text nor its key's name gives it away."""
+    assert "share" not in repr(SECRET)
+    assert SECRET.kid != SharedSecret(b"b" * 32).kid
+    assert SECRET.kid == SharedSecret(SECRET.raw).kid
 
 
 def test_another_kind_of_jwt_is_refused() -> None:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -108,6 +116,19 @@ class AuthSettings(ServiceSettings):
     refresh_token_s: Annotated[int, Field(gt=0)] = 30 * 24 * 3600
     service_token_file: Path | None = None
     """A service token, for a process that does not share the auth service's data folder."""
+    hs256_secret: SecretStr = SecretStr("")
+    """Sign tokens with this secret of at least 32 bytes, which all services share, instead of Ed25519 keys."""
+    hs256_secret_file: Path | None = None
+    """The same from a file, one secret a line: the first signs, all verify, so that secrets can be replaced."""
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> AuthSettings:
+        secret = self.hs256_secret.get_secret_value()
+        if secret and self.hs256_secret_file is not None:
+            raise ValueError("hs256_secret and hs256_secret_file exclude each other")
+        if secret and len(secret.encode()) < 32:
+            raise ValueError("hs256_secret must have at least 32 bytes")
+        return self
 
 
 class PostgresSettings(Section):
@@ -145,6 +166,13 @@ class Limits(Section):
     user_messages_per_min: Limit = 100
     socket_operations_per_min: Limit = 200
     auth_attempts_per_hour: Limit = 20
+    auth_account_attempts_per_hour: Limit = 100
+    """Failed sign-ins to one account from addresses it was never used at, all together."""
+    account_sessions: Limit = 100
+    """Sessions of an account; signing in beyond ends the one that was not seen for longest."""
+    contacts: Limit = 5000
+    blocks: Limit = 5000
+    data_exports_per_day: Limit = 3
     group_members: Limit = 1000
     page_size: Annotated[int, Field(ge=1)] = 50
     page_size_max: Annotated[int, Field(ge=1)] = 100

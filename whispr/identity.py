@@ -1,10 +1,13 @@
 """Who is calling: tokens verified here, keys fetched when needed, ended sessions refused.
 
-Every process has one `Identity`. A token is verified locally, without a call, against the public keys it
-holds; only a token under a key it does not know makes it ask AuthService.GetJwks, and not more often than
-every few seconds, so that forged key ids cost nothing. Sessions that were ended before their tokens expired
-are known from two places: a sorted set in Redis, read at start and after the bus was away, and the bus, which
-brings news within milliseconds.
+Every process has one `Identity`. A token is verified locally, without a call, against the keys it holds, which
+it looks for again every `KEYS_EVERY_S`: a key that was removed is trusted nowhere within a minute. A token under
+a key it does not know makes it look at once, but not more often than every few seconds, so that forged key ids
+cost nothing. Only what it cannot decide, a token under a secret that this process was not given, is asked of
+AuthService.ValidateToken.
+
+Sessions (and service tokens) that were ended before they expired are known from two places: a sorted set in
+Redis, read at start and after the bus was away, and the bus, which brings news within milliseconds.
 
 `AuthInterceptor` puts that in front of every RPC. The `(whispr.v1.access)` option of the method says who may
 call; a method without one is refused to everybody. Handlers then ask `current_actor()`.
@@ -30,11 +33,21 @@ from whispr.adapters.cache import Cache
 from whispr.errors import WhisprError, denied, unauthenticated
 from whispr.rpc.call import Call, Metadata, current_call
 from whispr.rpc.interceptors import Proceed
-from whispr.tokens import Claims, Clock, PublicKey, UnknownKeyError, Verifier, check_service, check_times
+from whispr.tokens import (
+    SHARED_ALGORITHM,
+    Claims,
+    Clock,
+    PublicKey,
+    UnknownKeyError,
+    Verifier,
+    VerifyingKey,
+    check_service,
+    check_times,
+)
 from whispr.v1 import auth_pb2, options_pb2
 
 REVOKED_KEY = "whispr:revoked"
-"""Redis sorted set: session id, scored by the Unix time after which it need not be remembered."""
+"""Redis sorted set: the id of a session or of a service's token, scored by the Unix time until which it matters."""
 
 REVOKED_SUBJECT = "whispr.sessions.revoked"
 
@@ -42,13 +55,22 @@ VERIFIED_MAX = 4096
 """Tokens whose signature need not be checked again: at about 100 µs each, the bulk of a small call."""
 
 REFETCH_S = 10.0
-"""Keys are fetched at most this often."""
+"""A token under an unknown key makes us look for keys at most this often."""
+
+KEYS_EVERY_S = 15.0
+"""How often we look for keys anyway."""
+KEYS_PATIENCE_S = 5.0
+
+ASKING_MAX = 16
+"""Tokens that AuthService is asked about at once."""
 
 PRUNE_EVERY_S = 60.0
 RELOAD_EVERY_S = 60.0
 RELOAD_PAUSES_S = (0.1, 0.5, 1.0, 5.0)
 
-FetchKeys = Callable[[], Awaitable[Iterable[PublicKey]]]
+FetchKeys = Callable[[], Awaitable[Iterable[VerifyingKey]]]
+Ask = Callable[[str], Awaitable[Claims]]
+"""Asks AuthService about a token. Raises UNAUTHENTICATED when it is no good."""
 OnRevoked = Callable[[str, str], None]
 
 log = structlog.get_logger("whispr.identity")
@@ -58,6 +80,7 @@ class Revocation(msgspec.Struct, frozen=True):
     """The news that a session has ended, as it travels on the bus."""
 
     session_id: str
+    """Or the id of a service's token, which has no session."""
     reason: str
     expires_at: float
     """Unix time after which no token of the session can be alive."""
@@ -86,6 +109,17 @@ class JwksStub(Protocol):
         ...
 
 
+class ValidateStub(Protocol):
+    """The part of AuthServiceStub that judges tokens."""
+
+    @property
+    def ValidateToken(  # noqa: N802 an RPC's name
+        self,
+    ) -> Callable[[auth_pb2.ValidateTokenRequest], Awaitable[auth_pb2.ValidateTokenResponse]]:
+        """Call AuthService.ValidateToken."""
+        ...
+
+
 def keys_from(stub: JwksStub) -> FetchKeys:
     """Return a function that fetches the public keys from AuthService."""
 
@@ -96,6 +130,29 @@ def keys_from(stub: JwksStub) -> FetchKeys:
     return fetch
 
 
+def answers_from(stub: ValidateStub) -> Ask:
+    """Return a function that asks AuthService whose a token is."""
+
+    async def ask(token: str) -> Claims:
+        answer = await stub.ValidateToken(auth_pb2.ValidateTokenRequest(token=token))
+        if not answer.valid:
+            raise unauthenticated("the token is not valid", reason=answer.reason or "unauthorized")
+        user = answer.user
+        return Claims(
+            user_id=user.user_id,
+            session_id=user.session_id,
+            username=user.username,
+            role=user.role,
+            services=tuple(user.services),
+            permissions=tuple(user.permissions),
+            issued_at=user.issued_at.seconds,
+            expires_at=user.expires_at.seconds,
+            token_id=user.token_id,
+        )
+
+    return ask
+
+
 class Identity:
     """Verifies tokens for one process."""
 
@@ -104,8 +161,9 @@ class Identity:
         cache: Cache,
         bus: Bus,
         *,
-        keys: Iterable[PublicKey] = (),
+        keys: Iterable[VerifyingKey] = (),
         fetch_keys: FetchKeys | None = None,
+        ask: Ask | None = None,
         clock: Clock = time.time,
     ) -> None:
         self._cache = cache
@@ -116,7 +174,11 @@ class Identity:
         self._fetched_at = -math.inf
         self._fetches = 0
         self._clock = clock
+        self._ask = ask
+        self._asking = trio.CapacityLimiter(ASKING_MAX)
         self._verified: OrderedDict[str, Claims] = OrderedDict()
+        self._vouched: OrderedDict[str, Claims] = OrderedDict()
+        """What AuthService said, until we next look for keys: with it a secret that is withdrawn is forgotten."""
         self._revoked: dict[str, float] = {}
         self._callbacks: list[OnRevoked] = []
         self._stale = trio.Event()
@@ -125,20 +187,25 @@ class Identity:
         """Call `callback(session_id, reason)` whenever a session ends; it must not block or raise."""
         self._callbacks.append(callback)
 
+    async def validate_for_service(self, token: str, service: str) -> Claims:
+        """Return who `token` proves its bearer to be, who may show it to `service` (such as "chat").
+
+        Raises UNAUTHENTICATED (unauthorized, token_expired, session_revoked), PERMISSION_DENIED
+        (service_not_granted), or UNAVAILABLE when its key is unknown and AuthService cannot be asked.
+        """
+        return await self.authenticate(token, service)
+
     async def authenticate(self, token: str, service: str | None = None) -> Claims:
         """Return who `token` proves its bearer to be; with `service`, it must grant that one too.
 
-        Raises UNAUTHENTICATED (unauthorized, token_expired, session_revoked), PERMISSION_DENIED
-        (service_not_granted), or UNAVAILABLE when its key is unknown and cannot be fetched.
+        Raises as `validate_for_service`.
         """
         await trio.lowlevel.checkpoint()
         try:
             claims = self._verify(token)
-        except UnknownKeyError:
-            if not await self._refetch():
-                raise
-            claims = self._verify(token)
-        if claims.session_id in self._revoked:
+        except UnknownKeyError as unknown:
+            claims = await self._decide(token, unknown)
+        if claims.session_id in self._revoked or claims.token_id in self._revoked:
             raise unauthenticated("the session has been ended", reason="session_revoked")
         if service is not None:
             check_service(claims, service)
@@ -151,9 +218,27 @@ class Identity:
             self._verified.move_to_end(token)
             return claims
         claims = self._verifier.verify(token)
-        self._verified[token] = claims
-        if len(self._verified) > VERIFIED_MAX:
-            self._verified.popitem(last=False)
+        _remember(self._verified, token, claims)
+        return claims
+
+    async def _decide(self, token: str, unknown: UnknownKeyError) -> Claims:
+        """Find out about a token whose key is not at hand."""
+        if unknown.algorithm == SHARED_ALGORITHM:
+            return await self._vouched_for(token, unknown)
+        if not await self._refetch():
+            raise unknown
+        return self._verify(token)
+
+    async def _vouched_for(self, token: str, unknown: UnknownKeyError) -> Claims:
+        """Ask AuthService about a token under a secret that this process does not have."""
+        claims = self._vouched.get(token)
+        if claims is None:
+            if self._ask is None:
+                raise unknown
+            async with self._asking:
+                claims = await self._ask(token)
+            _remember(self._vouched, token, claims)
+        check_times(claims, self._clock())
         return claims
 
     async def _refetch(self) -> bool:
@@ -167,11 +252,28 @@ class Identity:
                 return True
             if self._fetch_keys is None or trio.current_time() < self._fetched_at + REFETCH_S:
                 return False
-            self._verifier.replace_keys(await self._fetch_keys())
-            self._verified.clear()
+            await self._renew(self._fetch_keys)
             self._fetched_at = trio.current_time()
-            self._fetches += 1
             return True
+
+    async def _renew(self, fetch_keys: FetchKeys) -> None:
+        """Trust the keys there are now and no others."""
+        if self._verifier.replace_keys(await fetch_keys()):
+            self._verified.clear()
+        self._vouched.clear()
+        self._fetches += 1
+
+    async def _renew_for_ever(self) -> None:
+        """Look for keys now and then. While AuthService is away, the last ones stay."""
+        if self._fetch_keys is None:
+            return
+        while True:
+            await trio.sleep(KEYS_EVERY_S)
+            try:
+                with trio.fail_after(KEYS_PATIENCE_S):
+                    await self._renew(self._fetch_keys)
+            except (WhisprError, trio.TooSlowError) as error:
+                log.warning("keys_not_renewed", error=str(error) or "no answer")
 
     def revoke(self, revocation: Revocation) -> None:
         """Refuse a session's tokens from now on, and tell those who hold its sockets."""
@@ -189,6 +291,7 @@ class Identity:
                 nursery.start_soon(self._follow, news)
                 nursery.start_soon(self._reload_after_every_gap)
                 nursery.start_soon(self._prune_for_ever)
+                nursery.start_soon(self._renew_for_ever)
                 task_status.started()
         finally:
             forget()
@@ -233,6 +336,12 @@ class Identity:
             await trio.sleep(PRUNE_EVERY_S)
             now = self._clock()
             self._revoked = {session: until for session, until in self._revoked.items() if until > now}
+
+
+def _remember(memory: OrderedDict[str, Claims], token: str, claims: Claims) -> None:
+    memory[token] = claims
+    if len(memory) > VERIFIED_MAX:
+        memory.popitem(last=False)
 
 
 ACTOR_KEY = "x-whispr-actor"

@@ -25,7 +25,7 @@ from whispr.credentials import Credentials
 from whispr.errors import WhisprError, conflict
 from whispr.events import Consumer
 from whispr.gateway.server import Gateway
-from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, keys_from
+from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.online import Online
 from whispr.peers import Peers
 from whispr.realtime.channel import ChannelFactory
@@ -41,7 +41,7 @@ from whispr.rpc.server import RpcServer
 from whispr.services.auth.service import AuthService
 from whispr.services.messaging.service import MessagingService
 from whispr.services.user.service import UserService
-from whispr.tokens import PublicKey
+from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
 from whispr.v1.user_grpc import UserServiceStub
 
@@ -87,7 +87,13 @@ class Node:
         self._db, self._cache, self._bus = db, cache, bus
         self._state = "starting"
         self._credentials = Credentials(settings, issues="auth" in services)
-        self._identity = Identity(cache, bus, keys=self._credentials.public_keys, fetch_keys=self._fetch_keys)
+        self._identity = Identity(
+            cache,
+            bus,
+            keys=self._credentials.verifying_keys,
+            fetch_keys=self._fetch_keys,
+            ask=None if "auth" in services else self._ask_about,
+        )
         self._peers = Peers(bus)
         self._online = Online(cache)
         self._channels: dict[str, Channel] = {}
@@ -213,7 +219,7 @@ class Node:
         return f"{self._settings.reach_host(name)}:{self.ports[name]}"
 
     def _make_auth(self) -> AuthService:
-        keys = self._credentials.key_ring()
+        keys = self._credentials.keys()
         own = limits.auth(self._settings)
         return AuthService(self._db, self._cache, self._bus, self._identity, keys, limits=own)
 
@@ -256,6 +262,13 @@ class Node:
         """Metadata of a call to another service on behalf of a person."""
         return [("authorization", f"Bearer {self._credentials.service_token()}"), (ACTOR_KEY, user_id)]
 
-    async def _fetch_keys(self) -> Iterable[PublicKey]:
-        """Ask the auth service for the keys it signs with."""
-        return await keys_from(AuthServiceStub(self._channels["auth"]))()
+    async def _fetch_keys(self) -> Iterable[VerifyingKey]:
+        """Look for the keys to trust: in the folder where tokens are issued, else with the auth service."""
+        if "auth" in self._services:
+            return self._credentials.trusted()
+        published = await keys_from(AuthServiceStub(self._channels["auth"]))()
+        return self._credentials.trusted(published)
+
+    async def _ask_about(self, token: str) -> Claims:
+        """Ask the auth service about a token under a secret that is not known here."""
+        return await answers_from(AuthServiceStub(self._channels["auth"]))(token)

@@ -26,7 +26,7 @@ from whispr.events import Consumer
 from whispr.identity import Identity
 from whispr.services.auth import domain
 from whispr.services.auth.domain import Account
-from whispr.services.auth.keys import KeyRing
+from whispr.services.auth.keys import KeyRing, Keys
 from whispr.services.auth.passwords import Passwords
 from whispr.services.auth.revocation import Revoker
 from whispr.services.auth.store import AuthStore, Refused
@@ -82,7 +82,7 @@ class AuthService:
         cache: Cache,
         bus: Bus,
         identity: Identity,
-        keys: KeyRing,
+        keys: Keys | KeyRing,
         *,
         limits: AuthLimits | None = None,
         passwords: Passwords | None = None,
