@@ -131,7 +131,7 @@ def core_outcome(role: Role, pieces: list[bytes], whole_messages: bool = False) 
         connection.open_stream(REQUEST)
     reported = [part for piece in pieces for event in connection.receive(piece) for part in parts_of(event)]
     output, _ = connection.take_output()
-    return repr(reported), bytes(output)
+    return repr(reported), b"".join(output)
 
 
 def check_core(octets: bytes, chance: Chance) -> None:

@@ -48,7 +48,7 @@ class RawPeer:
     def listen(self) -> list[frames.RawFrame]:
         """Collect and return what the connection has to say."""
         output, _ = self.connection.take_output()
-        new = list(self._reader.feed(bytes(output)))
+        new = list(self._reader.feed(b"".join(output)))
         self.said += new
         return new
 
@@ -92,7 +92,7 @@ def raw_client() -> RawPeerFactory:
         clock = [0.0]
         peer = RawPeer(Connection(Role.CLIENT, limits or Limits(), lambda: clock[0]), clock)
         preface, _ = peer.connection.take_output()
-        assert preface.startswith(frames.PREFACE)
+        assert preface[0][: len(frames.PREFACE)] == frames.PREFACE
         peer.tell(frames.settings(settings or {}))
         peer.said.clear()
         peer.reported.clear()
@@ -110,8 +110,8 @@ def exchange(client: Connection, server: Connection) -> tuple[list[events.Event]
         back, _ = server.take_output()
         if not there and not back:
             return at_client, at_server
-        at_server += server.receive(bytes(there))
-        at_client += client.receive(bytes(back))
+        at_server += server.receive(b"".join(there))
+        at_client += client.receive(b"".join(back))
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def outcome(pieces: list[bytes]) -> tuple[str, bytes]:
     connection = Connection(Role.SERVER, clock=lambda: 0.0)
     reported = [event for piece in pieces for event in connection.receive(piece)]
     output, _ = connection.take_output()
-    return repr(reported), bytes(output)
+    return repr(reported), b"".join(output)
 
 
 @given(st.lists(anything, max_size=15), st.lists(st.integers(0, 1500), max_size=15))

@@ -143,7 +143,7 @@ class TwoCores(RuleBasedStateMachine):
         """Carry up to `count` bytes to one end; returns how many there were."""
         there = self.server if here is self.client else self.client
         output, _ = there.core.take_output()
-        here.arriving += output
+        here.arriving += b"".join(output)
         piece = bytes(here.arriving[:count])
         del here.arriving[:count]
         for event in here.core.receive(piece):

@@ -63,7 +63,7 @@ def outcome(pieces: list[bytes], whole: bool) -> tuple[str, bytes]:
     connection = Connection(Role.SERVER, LIMITS, lambda: 0.0, whole_messages=whole)
     reported = [event for piece in pieces for event in connection.receive(piece)]
     output, _ = connection.take_output()
-    return repr(expanded(reported)), bytes(output)
+    return repr(expanded(reported)), b"".join(output)
 
 
 @given(
@@ -82,8 +82,8 @@ def pair(whole: bool) -> tuple[Connection, Connection]:
     client = Connection(Role.CLIENT, whole_messages=whole)
     server = Connection(Role.SERVER, whole_messages=whole)
     for _ in range(2):
-        server.receive(bytes(client.take_output()[0]))
-        client.receive(bytes(server.take_output()[0]))
+        server.receive(b"".join(client.take_output()[0]))
+        client.receive(b"".join(server.take_output()[0]))
     return client, server
 
 
@@ -93,9 +93,9 @@ def call(
     """One unary call; what the server and the client were told."""
     head = encode([(":status", "200"), ("content-type", "application/grpc")])
     stream_id = client.request(REQUEST, body)
-    at_server = server.receive(bytes(client.take_output()[0]))
+    at_server = server.receive(b"".join(client.take_output()[0]))
     server.respond(stream_id, head, body, encode([("grpc-status", "0")]))
-    return at_server, client.receive(bytes(server.take_output()[0]))
+    return at_server, client.receive(b"".join(server.take_output()[0]))
 
 
 def test_a_call_seen_before_is_one_event_on_each_side() -> None:
@@ -119,5 +119,5 @@ def test_windows_stay_open_however_many_calls() -> None:
         at_server, at_client = call(client, server, bytes(16_000))
         assert at_server
         assert at_client
-        server.receive(bytes(client.take_output()[0]))
-        client.receive(bytes(server.take_output()[0]))
+        server.receive(b"".join(client.take_output()[0]))
+        client.receive(b"".join(server.take_output()[0]))

@@ -98,7 +98,7 @@ class RawClient:
 
     async def send(self, octets: bytes = b"") -> None:
         output, _ = self.core.take_output()
-        await self.stream.send_all(bytes(output) + octets)
+        await self.stream.send_all(b"".join(output) + octets)
 
     async def open(self, changes: dict[str, str | None] | None = None, *, end: bool = False) -> int:
         """Send a request's head, with fields changed, added or, where None, left out."""

@@ -155,7 +155,7 @@ async def test_a_client_that_asks_and_does_not_read_is_not_answered_without_end(
     async def ask() -> None:
         output, _ = core.take_output()
         wide = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 2**30}) + frames.window_update(0, 2**30)
-        await near.send_all(bytes(output) + wide)
+        await near.send_all(b"".join(output) + wide)
         for n in range(1000):
             request = frames.headers(2 * n + 1, block, False, frames.MIN_MAX_FRAME_SIZE)
             end = frames.frame(frames.Type.DATA, frames.END_STREAM, 2 * n + 1, frame_message(b""))
@@ -192,7 +192,7 @@ class RawServer:
         while True:
             output, _ = core.take_output()
             if output:
-                await stream.send_all(output)
+                await stream.send_all(b"".join(output))
             data = await stream.receive_some()
             if not data:
                 return

@@ -60,7 +60,7 @@ class RawServer:
         while True:
             output, _ = core.take_output()
             if output:
-                await stream.send_all(output)
+                await stream.send_all(b"".join(output))
             data = await stream.receive_some()
             if not data:
                 return
@@ -240,7 +240,7 @@ async def test_a_graceful_goaway_moves_new_calls_only(autojump_clock: MockClock,
             ended.append("newer")
             ((core, stream_id),) = held
             answer(core, stream_id)
-            await server.streams[0].send_all(bytes(core.take_output()[0]))
+            await server.streams[0].send_all(b"".join(core.take_output()[0]))
     assert ended == ["newer", "older"]
     assert server.connections == 2
 

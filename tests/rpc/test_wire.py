@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -132,6 +133,39 @@ def test_messages_survive_any_split(messages: list[bytes], cuts: list[int]) -> N
     pieces = [data[start:end] for start, end in pairwise(edges)]
     assert [message for piece in pieces for message in reader.feed(piece)] == messages
     assert not reader.incomplete
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 16_383, 16_384, 100_000]), max_size=6),
+    st.lists(st.integers(0, 400_000), max_size=12),
+    st.booleans(),
+)
+def test_long_messages_survive_any_split(sizes: list[int], cuts: list[int], views: bool) -> None:
+    """Messages long and short, in bytes or in views of a read."""
+    messages = [bytes([number]) * size for number, size in enumerate(sizes)]
+    data = b"".join(map(wire.frame_message, messages))
+    edges = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    reader = wire.MessageReader(100_000)
+    pieces = [data[start:end] for start, end in pairwise(edges)]
+    read = [message for piece in pieces for message in reader.feed(memoryview(piece) if views else piece)]
+    assert read == messages
+    assert all(type(message) is bytes for message in read)
+    assert not reader.incomplete
+
+
+def test_parts_of_a_message_take_as_much_memory_as_they_have() -> None:
+    """A thousand parts of one byte, each out of a large read, hold neither those reads nor an object for each."""
+    reader = wire.MessageReader(10_000_000)
+    reader.feed(b"\0" + (5_000_000).to_bytes(4, "big"))
+    tracemalloc.start()
+    try:
+        for _ in range(1000):
+            reader.feed(memoryview(bytes(100_000))[:1])
+        reader.feed(memoryview(bytes(1_000_000))[:20_000])
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 30_000
 
 
 def test_an_oversize_message_is_refused_at_its_prefix() -> None:

@@ -24,6 +24,7 @@ from whispr.http2.frames import Setting, Type
 from whispr.http2.headers import Decoder, Headers, Kind
 from whispr.http2.limits import ControlBudget, Limits
 from whispr.http2.partial import PartialBlock
+from whispr.http2.queued import Data, Octets
 from whispr.http2.sender import FRAME_BYTES, Sender
 from whispr.http2.states import Input, State, after
 from whispr.http2.states import Role as Role
@@ -54,8 +55,8 @@ class Connection:
         self._server = role is Role.SERVER
         self._reader = frames.FrameReader(limits.frame_bytes_max, expect_preface=self._server)
         self._decoder = Decoder(limits.header_list_bytes_hard_max)
-        self._sender = Sender(self._sent_end)
         self._budget = ControlBudget(limits.control_frames_burst, limits.control_frames_per_s, clock)
+        self._sender = Sender(self._sent_end, self._budget)
         self._window = ConnectionWindow(
             limits.connection_window_bytes, limits.connection_window_bytes_max, limits.unread_bytes_max
         )
@@ -127,6 +128,7 @@ class Connection:
             and self._settings_seen
             and self._partial is None
             and self._goaway_id is None
+            and not self._reader.within_data
         ):
             self._announce(0, self._whole(self._events))
 
@@ -147,19 +149,19 @@ class Connection:
 
     # --- Bytes out ----------------------------------------------------------------------------------------
 
-    def take_output(self) -> tuple[bytearray, list[int]]:
-        """What to write to the socket now, and the streams whose writers may go on."""
+    def take_output(self) -> tuple[list[Octets], list[int]]:
+        """What to write to the socket now, one after the other, and the streams whose writers may go on."""
         return self._sender.take()
 
     @property
     def output_bytes(self) -> int:
         """Bytes ready to write, not counting DATA queued by stream."""
-        return len(self._sender.output)
+        return self._sender.output_bytes
 
     @property
     def sends_more(self) -> bool:
         """Whether `take_output` has something to give at once."""
-        return bool(self._sender.output) or self._sender.waiting
+        return self._sender.output_bytes > 0 or self._sender.waiting
 
     def queues(self, more: int) -> bool:
         """Whether `more` bytes of DATA may still be queued for a peer that takes none."""
@@ -203,10 +205,14 @@ class Connection:
         self._send_headers(stream, block, end_stream)
         return stream.id
 
-    def request(self, block: bytes, data: bytes) -> int:
+    def request(self, block: bytes, data: Data) -> int:
         """Send a whole request on a new stream: head, one piece of DATA, end; returns its id. For clients."""
         stream = self._new_stream()
-        if self._sender.takes_now(stream, len(data)) and len(block) <= FRAME_BYTES:
+        if (
+            isinstance(data, bytes)
+            and self._sender.takes_now(stream, len(data))
+            and len(block) <= FRAME_BYTES
+        ):
             self._sender.whole_request(stream, block, data)
             stream.state = State.HALF_CLOSED_LOCAL
         else:
@@ -219,7 +225,7 @@ class Connection:
         if (stream := self._streams.get(stream_id)) is not None:
             self._send_headers(stream, block, end_stream)
 
-    def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+    def send_data(self, stream_id: int, data: Data, end_stream: bool = False) -> None:
         """Send DATA, or queue it until windows and turns allow. Wait for `writable` between large pieces."""
         if (stream := self._sendable(stream_id)) is not None:
             self._sender.data(stream, data, end_stream)
@@ -229,13 +235,14 @@ class Connection:
         if (stream := self._sendable(stream_id)) is not None:
             self._sender.trailers(stream, block)
 
-    def respond(self, stream_id: int, block: bytes, data: bytes, trailers: bytes) -> None:
+    def respond(self, stream_id: int, block: bytes, data: Data, trailers: bytes) -> None:
         """Send a whole response: headers, one piece of DATA, trailers."""
         stream = self._streams.get(stream_id)
         # Nearly every unary response is small, wanted, and all that its stream waits for: no steps in between.
         if (
             stream is not None
             and stream.state is State.HALF_CLOSED_REMOTE
+            and isinstance(data, bytes)
             and self._sender.takes_now(stream, len(data))
             and len(block) + len(trailers) <= FRAME_BYTES
         ):
@@ -341,27 +348,56 @@ class Connection:
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
-        if not self._window.arrive(size):
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "connection window exceeded")
-        # Whatever becomes of the bytes, the connection's window has to open again for them.
-        self._announce(0, self._window.hold(size))
         data = frames.unpad(payload) if flags & frames.PADDED else payload
-        end = bool(flags & frames.END_STREAM)
         if data:
             self._budget.earn(1)
-        elif not end:
+        elif not flags & frames.END_STREAM:
             self._budget.spend()
-        stream = self._streams.get(stream_id)
+        stream = self._begin_data(stream_id, size, size, len(data))
+        if stream is not None:
+            if size > len(data):
+                self.consume(stream_id, size - len(data))
+            self._deliver(stream, data, flags)
+
+    def _on_data_begins(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """The beginning of a long DATA frame, the whole of which is judged by it."""
+        self._budget.earn(1)
+        size = self._reader.data_bytes
+        stream = self._begin_data(stream_id, len(payload), size, size)
+        if stream is not None:
+            self._deliver(stream, payload, flags)
+
+    def _on_data_goes_on(self, flags: int, stream_id: int, payload: bytes) -> None:
+        stream = self._hold(stream_id, len(payload))
+        if stream is not None:
+            self._deliver(stream, payload, flags)
+
+    def _begin_data(self, stream_id: int, arrived: int, size: int, body: int) -> Stream | None:
+        """Judge a DATA frame of `size` bytes, `body` of which are not padding, and of which `arrived` are there."""
+        if not self._window.arrive(size):
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "connection window exceeded")
+        stream = self._hold(stream_id, arrived)
         if stream is None:
             self._streams.check_gone(stream_id, "DATA")
-            self._announce(0, self._window.release(size))
-            return
-        stream.unread += size
-        stream.take_data(len(data), size)
-        if size > len(data):
-            self.consume(stream_id, size - len(data))
+        else:
+            stream.take_data(body, size)
+        return stream
+
+    def _hold(self, stream_id: int, count: int) -> Stream | None:
+        """Count what has come of a DATA frame; returns its stream, None if that is gone."""
+        # Whatever becomes of the bytes, the connection's window has to open again for them.
+        self._announce(0, self._window.hold(count))
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._announce(0, self._window.release(count))
+        else:
+            stream.unread += count
+        return stream
+
+    def _deliver(self, stream: Stream, data: bytes, flags: int) -> None:
+        end = bool(flags & frames.END_STREAM)
         if data or end:
-            self._events.append(events.DataReceived(stream_id, data, end))
+            self._events.append(events.DataReceived(stream.id, data, end))
         if end:
             self._received_end(stream)
 
@@ -511,6 +547,8 @@ class Connection:
 
 
 _HANDLERS: Mapping[int, Callable[[Connection, int, int, bytes], None]] = {
-    kind: getattr(Connection, f"_on_{kind.name.lower()}") for kind in Type
+    frames.DATA_BEGINS: Connection._on_data_begins,
+    frames.DATA_GOES_ON: Connection._on_data_goes_on,
+    **{kind: getattr(Connection, f"_on_{kind.name.lower()}") for kind in Type},
 }
 """By frame type, such as `_on_data`."""

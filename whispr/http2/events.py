@@ -23,7 +23,7 @@ class DataReceived:
     """Bytes of a body. Give them back with `Connection.consume` once they are no longer held."""
 
     stream_id: int
-    data: bytes
+    data: bytes | memoryview
     end_stream: bool
 
 

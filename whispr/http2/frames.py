@@ -2,7 +2,7 @@
 
 Builders return complete frames as bytes. Reading is `FrameReader`: it splits what arrives, in whatever
 pieces, into `(type, flags, stream id, payload)`, and refuses frames over the size limit before buffering
-them.
+them. Long DATA frames it hands on as they come, so that nothing is copied together here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from whispr.http2.errors import ErrorCode, ProtocolError, StreamError
 
@@ -235,21 +235,36 @@ def _check_dependency(stream_id: int, payload: bytes) -> None:
         raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} depends on itself")
 
 
-RawFrame = tuple[int, int, int, bytes]
-"""Type, flags, stream id, payload."""
+RawFrame = tuple[int, int, int, Any]
+"""Type, flags, stream id, payload: bytes, or of DATA perhaps a view of them."""
+
+DATA_BEGINS = -1
+"""In place of a type: what has come so far of a long DATA frame, of `FrameReader.data_bytes` in all."""
+
+DATA_GOES_ON = -2
+"""In place of a type: more of that frame. Only the last piece has its END_STREAM."""
+
+_HANDED_ON_FROM_BYTES = 4096
+"""The payload of a shorter DATA frame is waited for, which costs less than an event more."""
 
 
 class FrameReader:
     """Splits a byte stream into frames; holds at most one incomplete frame between reads.
 
     `push` what was read, then take frames with `next` until it gives None. `data` and `at` are what it works
-    on, for who can do better than one frame at a time.
+    on, for who can do better than one frame at a time; not while `within_data`.
     """
 
     def __init__(self, max_frame_size: int, expect_preface: bool) -> None:
         self.data = b""
         self.at = 0
         """Where the next frame begins in `data`."""
+        self.data_bytes = 0
+        """The whole payload's size of the DATA frame that began last."""
+        self.within_data = 0
+        """Bytes still to come of a DATA frame that is handed on in pieces."""
+        self._data_end = 0
+        self._data_stream_id = 0
         self._max_frame_size = max_frame_size
         self._expect_preface = expect_preface
         self._partial = bytearray()
@@ -273,7 +288,12 @@ class FrameReader:
                 self._keep(1)
 
     def next(self) -> RawFrame | None:
-        """The next frame that is complete. Raises ProtocolError on a bad size or shape."""
+        """The next frame that is complete, or long DATA as far as it has come.
+
+        Raises ProtocolError on a bad size or shape.
+        """
+        if self.within_data:
+            return self._more_data()
         data, at = self.data, self.at
         available = len(data) - at
         if available < HEADER_BYTES:
@@ -283,14 +303,33 @@ class FrameReader:
         size = high << 8 | low
         if size > self._max_frame_size:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"frame of {size} bytes")
-        if available < HEADER_BYTES + size:
-            self._keep(HEADER_BYTES + size)
-            return None
-        start = at + HEADER_BYTES
-        self.at = end = start + size
+        start, end = at + HEADER_BYTES, at + HEADER_BYTES + size
         stream_id &= MAX_STREAM_ID  # the reserved bit is ignored (section 4.1)
+        if end > len(data):
+            parted = kind == Type.DATA and size >= _HANDED_ON_FROM_BYTES and not flags & PADDED
+            if not parted or available == HEADER_BYTES:
+                self._keep(HEADER_BYTES + size)
+                return None
+            check_shape(kind, stream_id, size)
+            self.data_bytes, self.within_data = size, size - (len(data) - start)
+            self._data_end, self._data_stream_id = flags & END_STREAM, stream_id
+            self.at = len(data)
+            return DATA_BEGINS, 0, stream_id, _part(data, start, len(data))
+        self.at = end
         check_shape(kind, stream_id, size)
-        return kind, flags, stream_id, data[start:end]
+        whole = size < _HANDED_ON_FROM_BYTES or kind != Type.DATA
+        return kind, flags, stream_id, data[start:end] if whole else _part(data, start, end)
+
+    def _more_data(self) -> RawFrame | None:
+        start = self.at
+        end = min(len(self.data), start + self.within_data)
+        if start == end:
+            self._keep(1)
+            return None
+        self.at = end
+        self.within_data -= end - start
+        flags = 0 if self.within_data else self._data_end
+        return DATA_GOES_ON, flags, self._data_stream_id, _part(self.data, start, end)
 
     def feed(self, data: bytes) -> Iterator[RawFrame]:
         """`push`, and every frame that it completes."""
@@ -310,6 +349,11 @@ class FrameReader:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 client preface")
         self._expect_preface = len(data) < len(PREFACE)
         return not self._expect_preface
+
+
+def _part(data: bytes, start: int, end: int) -> bytes | memoryview:
+    """DATA within a read: a view if it is most of that read, all of which a view holds in memory."""
+    return memoryview(data)[start:end] if (end - start) * 2 >= len(data) else data[start:end]
 
 
 def check_shape(kind: int, stream_id: int, size: int) -> None:

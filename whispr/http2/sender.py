@@ -5,6 +5,8 @@ nobody queueing, output short; that is nearly every unary call. Other DATA waits
 the streams take turns, one frame each, whenever the socket asks for more. A stream without a window leaves
 the turn-taking until WINDOW_UPDATE brings it back; an exhausted connection window stops it for all.
 
+Long pieces of DATA are never copied: the output is a list of what to write one after the other.
+
 Memory: output stays near `OUTPUT_BYTES` plus control frames; a stream's queue is the writer's to bound, by
 waiting while `writable` says no.
 """
@@ -16,6 +18,8 @@ from collections.abc import Callable, Iterable
 
 from whispr.http2 import frames
 from whispr.http2.errors import ErrorCode, ProtocolError, StreamError
+from whispr.http2.limits import ControlBudget
+from whispr.http2.queued import PIECE_BYTES, Data, DataQueue, Octets, size_of
 from whispr.http2.streams import Stream
 
 OUTPUT_BYTES = 64 * 1024
@@ -30,13 +34,21 @@ LONE_FRAME_BYTES = 256 * 1024
 QUEUE_BYTES = 64 * 1024
 """Queued bytes of one stream, past which its writer should wait."""
 
+_EARNED_BY_A_FRAME = 2
+"""Control frames that DATA sent explains: a window update of the stream, and one of the connection."""
+
 
 class Sender:
     """Owns the output of one connection and its send windows."""
 
-    def __init__(self, ended: Callable[[Stream], None]) -> None:
+    def __init__(self, ended: Callable[[Stream], None], budget: ControlBudget) -> None:
         """`ended` is called when a stream's END_STREAM has gone into the output."""
         self.output = bytearray()
+        """What goes out last. Frames are added to it."""
+        self._before: list[Octets] = []
+        """What goes out before it."""
+        self._before_bytes = 0
+        self._budget = budget
         self.window = frames.DEFAULT_WINDOW
         self.peer_frame_bytes_max = FRAME_BYTES
         """The peer's MAX_FRAME_SIZE."""
@@ -47,18 +59,24 @@ class Sender:
         """Streams with DATA to send, windows permitting. None, rather than an empty one of 0.7 KiB, while idle."""
         self._writable: list[int] = []
 
-    def data(self, stream: Stream, data: bytes, end: bool) -> None:
+    @property
+    def output_bytes(self) -> int:
+        """Bytes that `take` would find ready, without any from queues."""
+        return self._before_bytes + len(self.output)
+
+    def data(self, stream: Stream, data: Data, end: bool) -> None:
         """Send or queue DATA, the last if `end`."""
-        size = len(data)
+        size = size_of(data)
         if not stream.queue:
-            if self.takes_now(stream, size):
-                self._emit(stream, data, end)
+            if isinstance(data, bytes) and self.takes_now(stream, size):
+                self._begin_frame(stream, size, end)
+                self.output += data
+                self._budget.earn(_EARNED_BY_A_FRAME)
                 if end:
                     self._ended(stream)
                 return
-            stream.queue = bytearray(data)
-        else:
-            stream.queue += data
+            stream.queue = DataQueue()
+        stream.queue.add(data)
         self.queued += size
         if end:
             stream.ending = b""
@@ -90,7 +108,7 @@ class Sender:
             and size <= self.window
             and size <= stream.send_window
             and not self._turns
-            and len(self.output) < OUTPUT_BYTES
+            and self.output_bytes < OUTPUT_BYTES
         )
 
     def trailers(self, stream: Stream, block: bytes) -> None:
@@ -111,24 +129,28 @@ class Sender:
     def forget(self, stream: Stream) -> None:
         """Drop what a closed stream had queued."""
         if stream.queue:
-            self.queued -= len(stream.queue)
+            self.queued -= stream.queue.held
         stream.queue = None
         if stream.turning:
             stream.turning = False
             assert self._turns is not None
             self._turns.remove(stream)
 
-    def take(self) -> tuple[bytearray, list[int]]:
+    def take(self) -> tuple[list[Octets], list[int]]:
         """Hand over the output, topped up with queued DATA, and the streams that became writable."""
         turns = self._turns
-        while turns and self.window > 0 and len(self.output) < OUTPUT_BYTES:
+        while turns and self.window > 0 and self.output_bytes < OUTPUT_BYTES:
             stream = turns.popleft()
             stream.turning = False
             self._send_queued(stream)
             self._join_turns(stream)
         if not turns:
             self._turns = None
-        output, self.output = self.output, bytearray()
+        output: list[Octets] = [self.output] if self.output else []
+        self.output = bytearray()
+        if self._before:
+            output = self._before + output
+            self._before, self._before_bytes = [], 0
         writable, self._writable = self._writable, []
         return output, writable
 
@@ -139,10 +161,14 @@ class Sender:
         frame_bytes = FRAME_BYTES if self._turns else min(LONE_FRAME_BYTES, self.peer_frame_bytes_max)
         count = min(len(queue), frame_bytes, self.window, stream.send_window)
         last = count == len(queue) and stream.ending is not None
-        with memoryview(queue) as view, view[:count] as data:
-            self._emit(stream, data, last and stream.ending == b"")
-        del queue[:count]
-        self.queued -= count
+        self._begin_frame(stream, count, last and stream.ending == b"")
+        held = queue.held
+        for piece in queue.take(count):
+            self._put(piece)
+        self.queued -= held - queue.held
+        if count == len(queue) or count >= FRAME_BYTES:
+            # Window updates answer what is sent: not what a peer makes us send by the byte, though.
+            self._budget.earn(_EARNED_BY_A_FRAME)
         if stream.writer_waits and len(queue) < QUEUE_BYTES:
             stream.writer_waits = False
             self._writable.append(stream.id)
@@ -150,12 +176,18 @@ class Sender:
             self.output += stream.ending or b""
             self._ended(stream)
 
-    def _emit(self, stream: Stream, data: bytes | memoryview, end: bool) -> None:
-        size = len(data)
+    def _begin_frame(self, stream: Stream, size: int, end: bool) -> None:
         self.window -= size
         stream.send_window -= size
         self.output += frames.data_header(stream.id, size, end)
-        self.output += data
+
+    def _put(self, piece: Octets) -> None:
+        if len(piece) < PIECE_BYTES:
+            self.output += piece
+            return
+        self._before += (self.output, piece)
+        self._before_bytes += len(self.output) + len(piece)
+        self.output = bytearray()
 
     def _join_turns(self, stream: Stream) -> None:
         if stream.queue and stream.send_window > 0 and not stream.turning:

@@ -12,6 +12,7 @@ from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamErro
 from whispr.http2.flow import ReceiveWindow
 from whispr.http2.frames import DEFAULT_WINDOW, MAX_STREAM_ID
 from whispr.http2.limits import Limits
+from whispr.http2.queued import DataQueue
 from whispr.http2.states import Input, State, after
 
 _REMEMBERED_MAX = 100
@@ -45,7 +46,7 @@ class Stream:
         """What content-length still promises, in bytes."""
         self.unread = 0
         """Bytes reported and not yet consumed."""
-        self.queue: bytearray | None = None
+        self.queue: DataQueue | None = None
         self.ending: bytes | None = None
         """What follows the queue: encoded trailers, or nothing but END_STREAM on the last DATA."""
         self.turning = False

@@ -10,6 +10,7 @@ import trio
 from whispr.errors import Code, WhisprError, exhausted, unavailable
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Headers, encode, list_bytes
+from whispr.http2.queued import Data, size_of
 from whispr.rpc import wire
 from whispr.rpc.call import NO_METADATA, Call, Metadata
 from whispr.rpc.compression import named
@@ -84,7 +85,7 @@ class ClientCall(Call):
         self._arrived = Waker()
         self._room = Waker()
         self._sent_end = False
-        self._kept: list[bytes] | None = []
+        self._kept: list[Data] | None = []
         """What has been sent, until the server answers or it is too much to send again."""
         self._kept_bytes = 0
         self._attempts = 0
@@ -127,7 +128,7 @@ class ClientCall(Call):
             self._end(error)
             raise
 
-    def _open(self, connection: ClientConnection, last: bytes | None = None) -> None:
+    def _open(self, connection: ClientConnection, last: Data | None = None) -> None:
         """Begin a stream, and end it with a message if `last` is given.
 
         Raises WhisprError when the server would not take its header list.
@@ -190,9 +191,9 @@ class ClientCall(Call):
             self._connection.counters.messages_sent += 1
             self._connection.flush()
 
-    def _frame(self, message: bytes) -> bytes:
+    def _frame(self, message: bytes) -> Data:
         if self._encoding is None or not self.compress:
-            return wire.frame_message(message)
+            return wire.framed(message)
         return wire.frame_encoded(message, self._encoding)
 
     def send_end(self) -> None:
@@ -203,9 +204,9 @@ class ClientCall(Call):
                 self._connection.core.send_data(self._stream_id, b"", end_stream=True)
                 self._connection.flush()
 
-    def _keep(self, framed: bytes) -> None:
+    def _keep(self, framed: Data) -> None:
         if self._kept is not None:
-            self._kept_bytes += len(framed)
+            self._kept_bytes += size_of(framed)
             if self._kept_bytes <= self._channel.limits.retry_bytes_max:
                 self._kept.append(framed)
             else:
@@ -276,7 +277,7 @@ class ClientCall(Call):
             self._inbox.expect(head.encoding)
         self._arrived.wake()
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | memoryview) -> None:
         """DATA has come. Raises WhisprError when it breaks gRPC's framing."""
         surplus = self._inbox.feed(data)
         if surplus and self._connection is not None:

@@ -10,6 +10,7 @@ from whispr.errors import Code, WhisprError, unavailable
 from whispr.http2 import events
 from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
+from whispr.http2.queued import Data, Octets
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
 from whispr.rpc.keepalive import PingInterval, Silence
@@ -27,7 +28,7 @@ class _Core(Connection):
     opened_id = 0
     handed_id = 0
 
-    def take_output(self) -> tuple[bytearray, list[int]]:
+    def take_output(self) -> tuple[list[Octets], list[int]]:
         self.handed_id = self.opened_id
         return super().take_output()
 
@@ -113,7 +114,7 @@ class ClientConnection(Transport):
         if not self._calls:
             self.close()
 
-    def open(self, call: ClientCall, block: bytes, last: bytes | None = None) -> int:
+    def open(self, call: ClientCall, block: bytes, last: Data | None = None) -> int:
         """Start a call; returns its stream's id. The caller has seen that a stream may be opened.
 
         `last` is its only message, framed, and its end.

@@ -60,7 +60,7 @@ class Inbox:
         """The peer has announced this `grpc-encoding`."""
         self._reader.encoding = encoding
 
-    def feed(self, data: bytes) -> int:
+    def feed(self, data: bytes | memoryview) -> int:
         """Take DATA; returns the bytes to give back to the window. Raises WhisprError as MessageReader does."""
         self._messages.extend(self._reader.feed(data))
         self._held += len(data)

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from whispr.errors import Code, WhisprError
 from whispr.http2.headers import encode, list_bytes
+from whispr.http2.queued import Data, size_of
 from whispr.rpc import wire
 from whispr.rpc.call import ServerSideCall
 from whispr.rpc.inbox import Inbox, Waker
@@ -85,7 +86,7 @@ class ServerCall(ServerSideCall):
         self._connection.counters.messages_received += 1
         return True
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | memoryview) -> None:
         """DATA has come. Raises WhisprError when it breaks gRPC's framing."""
         surplus = self.inbox.feed(data)
         if surplus:
@@ -196,7 +197,7 @@ class ServerCall(ServerSideCall):
             self._room = self._room or Waker()
             await self._room.wait()
         data = self._frame(message.SerializeToString())
-        if not connection.core.queues(len(data)):
+        if not connection.core.queues(size_of(data)):
             raise _not_read()
         self._send_head()
         connection.core.send_data(stream_id, data)
@@ -210,7 +211,7 @@ class ServerCall(ServerSideCall):
         connection, stream_id = self._connection, self.stream_id
         head = self._head_block()
         data = self._frame(message.SerializeToString())
-        if not connection.core.queues(len(data)):
+        if not connection.core.queues(size_of(data)):
             self.finish(_not_read())
             return
         trailers = _OK_BLOCK if self._trailing is None else encode(self._ending(None))
@@ -262,7 +263,7 @@ class ServerCall(ServerSideCall):
             raise wire.too_large(size, size_max)
         return encode(fields)
 
-    def _frame(self, message: bytes) -> bytes:
+    def _frame(self, message: bytes) -> Data:
         if self._encoding is None or not self.compress:
-            return wire.frame_message(message)
+            return wire.framed(message)
         return wire.frame_encoded(message, self._encoding)

@@ -146,7 +146,7 @@ class ServerConnection(Transport):
         """Hand bytes to their call."""
         self._feed(event.stream_id, event.data, event.end_stream)
 
-    def _feed(self, stream_id: int, data: bytes, end: bool) -> None:
+    def _feed(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         call = self._calls.get(stream_id)
         if call is None or call.ended_by is not None:
             self.core.consume(stream_id, len(data))

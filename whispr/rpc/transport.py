@@ -241,8 +241,8 @@ class Transport(ABC):
             self._take_output()
             try:
                 self._sent(self._write_some(self._socket))
-            except OSError:
-                pass  # full, or broken, which the writer will find out
+            except OSError:  # full, or broken, which the writer will find out
+                self._output_added.wake()
         if self._unsent or self._closing or core.sends_more:
             self._output_added.wake()
 

@@ -19,6 +19,7 @@ from google.rpc.status_pb2 import Status
 from whispr.errors import Code, WhisprError, exhausted
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Fields, Headers, list_bytes
+from whispr.http2.queued import PIECE_BYTES, Data
 from whispr.rpc.compression import Encoding
 
 CONTENT_TYPE = "application/grpc+proto"
@@ -160,6 +161,11 @@ def frame_message(message: bytes) -> bytes:
     return _PREFIX.pack(0, len(message)) + message
 
 
+def framed(message: bytes) -> Data:
+    """The same, but a long message is not copied for it."""
+    return frame_message(message) if len(message) < PIECE_BYTES else (_PREFIX.pack(0, len(message)), message)
+
+
 def frame_encoded(message: bytes, encoding: Encoding) -> bytes:
     """A message with its prefix, compressed if that is worth it."""
     compressed = encoding.compress(message)
@@ -177,54 +183,85 @@ class Compressed(bytes):
 class MessageReader:
     """Cuts DATA back into messages; holds at most one incomplete message."""
 
-    __slots__ = ("_partial", "encoding", "message_bytes_max")
+    __slots__ = ("_compressed", "_missing", "_parts", "_prefix", "encoding", "message_bytes_max")
 
     def __init__(self, message_bytes_max: int) -> None:
         self.message_bytes_max = message_bytes_max
-        self._partial: bytearray | None = None
+        self._prefix = b""
+        """What has come of an incomplete prefix."""
+        self._missing = 0
+        """Bytes still to come of an incomplete message."""
+        self._parts: list[bytes | bytearray | memoryview] = []
+        """What has come of it. They are joined once, at its end."""
+        self._compressed = False
+        """Whether it is flagged."""
         self.encoding: Encoding | None = None
         """The peer's `grpc-encoding`. Messages that are flagged come out as `Compressed`, still to be expanded."""
 
     @property
     def incomplete(self) -> bool:
         """Whether a message has begun and not ended."""
-        return bool(self._partial)
+        return self._missing > 0 or bool(self._prefix)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes | memoryview) -> list[bytes]:
         """Return the messages that `data` completes.
 
         Raises WhisprError: RESOURCE_EXHAUSTED at the prefix of a message over the limit, INTERNAL at a
         compressed one when no encoding was agreed.
         """
-        partial = self._partial
-        if partial:
-            partial += data
-            messages, used = self._cut(partial)
-            del partial[:used]
-            return messages
-        messages, used = self._cut(data)
-        if used < len(data):
-            self._partial = bytearray(data[used:])
-        return messages
-
-    def _cut(self, data: bytes | bytearray) -> tuple[list[bytes], int]:
         messages: list[bytes] = []
+        if self._missing:
+            missing = self._missing
+            if len(data) < missing:
+                self._hold(data)
+                return messages
+            messages.append(self._completed(data[:missing]))
+            data = data[missing:]
+        elif self._prefix:
+            data, self._prefix = self._prefix + data, b""
         at, available = 0, len(data)
         while available - at >= PREFIX_BYTES:
-            compressed, size = _PREFIX.unpack_from(data, at)
-            if compressed and (compressed != 1 or self.encoding is None):
-                raise WhisprError(Code.INTERNAL, "compressed message without an agreed grpc-encoding")
-            if size > self.message_bytes_max:
-                told = f"message of {size} bytes is over the limit of {self.message_bytes_max}"
-                raise WhisprError(Code.RESOURCE_EXHAUSTED, told)
-            end = at + PREFIX_BYTES + size
-            if end > available:
-                break
-            # A slice of a bytearray would be a bytearray, to be copied once more.
-            message = bytes(memoryview(data)[at + PREFIX_BYTES : end])
-            messages.append(Compressed(message) if compressed else message)
-            at = end
-        return messages, at
+            flag, size = self._read_prefix(data, at)
+            start = at + PREFIX_BYTES
+            at = start + size
+            if at > available:
+                self._compressed = flag == 1
+                self._missing = size
+                self._hold(data[start:])
+                return messages
+            message = bytes(data[start:at])
+            messages.append(Compressed(message) if flag else message)
+        self._prefix = bytes(data[at:])
+        return messages
+
+    def _read_prefix(self, data: bytes | memoryview, at: int) -> tuple[int, int]:
+        flag, size = _PREFIX.unpack_from(data, at)
+        if flag and (flag != 1 or self.encoding is None):
+            raise WhisprError(Code.INTERNAL, "compressed message without an agreed grpc-encoding")
+        if size > self.message_bytes_max:
+            told = f"message of {size} bytes is over the limit of {self.message_bytes_max}"
+            raise WhisprError(Code.RESOURCE_EXHAUSTED, told)
+        return flag, size
+
+    def _hold(self, data: bytes | memoryview) -> None:
+        """Keep what has come of a message: short parts together, for each by itself would take more than it has."""
+        self._missing -= len(data)
+        parts = self._parts
+        if len(data) < PIECE_BYTES:
+            if parts and isinstance(last := parts[-1], bytearray):
+                last += data
+            else:
+                parts.append(bytearray(data))
+        else:
+            # A view holds all of what it is a view of.
+            apart = isinstance(data, memoryview) and len(data) * 2 < memoryview(data.obj).nbytes
+            parts.append(bytes(data) if apart else data)
+
+    def _completed(self, last: bytes | memoryview) -> bytes:
+        message = b"".join((*self._parts, last))
+        self._parts = []
+        self._missing = 0
+        return Compressed(message) if self._compressed else message
 
 
 # --- Statuses ---------------------------------------------------------------------------------------------
