@@ -20,6 +20,7 @@ from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.config import SERVICES, Settings
+from whispr.conversations.core import Conversations
 from whispr.conversations.permissions import Permissions
 from whispr.credentials import Credentials
 from whispr.errors import WhisprError, conflict
@@ -100,13 +101,14 @@ class Node:
         self._servers: list[RpcServer] = []
         self._health = HealthServicer()
         self._hub: Hub | None = None
-        self._messaging: MessagingService | None = None
+        self._conversations: Conversations | None = None
+        self._conversing = False
         self._gateway: Gateway | None = None
 
     @staticmethod
     def sections(services: Sequence[str]) -> list[str]:
         """Name the listeners that a process with these services has."""
-        return ["gateway", *(["websocket"] if "messaging" in services else []), *services]
+        return ["gateway", *(["websocket"] if {"messaging", "chat"} & set(services) else []), *services]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start everything, then report; serve until cancelled.
@@ -135,8 +137,8 @@ class Node:
                     nursery.start_soon(self._gateway.drain)
                 if self._hub is not None:
                     nursery.start_soon(self._hub.drain)
-            if self._messaging is not None:
-                await self._messaging.drain()
+            if self._conversations is not None:
+                await self._conversations.drain()
             async with trio.open_nursery() as nursery:
                 for server in self._servers:
                     nursery.start_soon(server.drain)
@@ -166,9 +168,12 @@ class Node:
             "auth": self._make_auth, "user": self._make_user, "messaging": self._make_messaging,
         }  # fmt: skip
         service = makers[name]()
+        if self._conversations is not None and not self._conversing:
+            self._conversing = True
+            await nursery.start(self._conversations.run)
+            self._mount(self._conversations.channels)
         await nursery.start(service.run)
-        for prefix, factory in service.channels.items():
-            self._the_hub().mount(prefix, factory)
+        self._mount(service.channels)
         interceptors: list[Interceptor] = [Measured(), Logged(), AuthInterceptor(self._identity)]
         servicers = reflected([service.servicer, self._health])
         server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
@@ -177,11 +182,11 @@ class Node:
 
     async def _start_websocket(self, nursery: trio.Nursery) -> None:
         """Listen for sockets, if a service here has topics."""
-        if self._hub is None or self._messaging is None:
+        if self._hub is None or self._conversations is None:
             return
         hub = self._hub
         await nursery.start(self._online.run)
-        await nursery.start(self._peers.listen, hub, self._messaging)
+        await nursery.start(self._peers.listen, hub, self._conversations)
 
         async def serve(host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
             origins = self._settings.websocket.allowed_origins
@@ -228,17 +233,25 @@ class Node:
         return UserService(self._db, limits=own, on_blocks_changed=self._blocks_changed)
 
     def _make_messaging(self) -> MessagingService:
-        users = UserServiceStub(self._channels["user"])
-        self._messaging = MessagingService(
-            self._db,
-            hub=self._the_hub(),
-            permissions=Permissions(users, self._acting_for),
-            limiter=RateLimiter(self._cache),
-            limits=limits.conversations(self._settings),
-        )
-        return self._messaging
+        return MessagingService(self._the_conversations())
 
     # What the parts ask of the process
+
+    def _the_conversations(self) -> Conversations:
+        """The process's conversations, made when the first service that is a face of them starts."""
+        if self._conversations is None:
+            self._conversations = Conversations(
+                self._db,
+                hub=self._the_hub(),
+                permissions=Permissions(UserServiceStub(self._channels["user"]), self._acting_for),
+                limiter=RateLimiter(self._cache),
+                limits=limits.conversations(self._settings),
+            )
+        return self._conversations
+
+    def _mount(self, channels: Mapping[str, ChannelFactory]) -> None:
+        for prefix, factory in channels.items():
+            self._the_hub().mount(prefix, factory)
 
     def _the_hub(self) -> Hub:
         """The process's one hub, made when the first service has topics for it."""
@@ -254,8 +267,8 @@ class Node:
 
     def _blocks_changed(self, user_id: str, target_id: str) -> None:
         """Make everybody who remembers permissions of these two ask again."""
-        if self._messaging is not None:
-            self._messaging.permissions.forget(user_id, target_id)
+        if self._conversations is not None:
+            self._conversations.permissions.forget(user_id, target_id)
         self._peers.blocks_changed(user_id, target_id)
 
     def _acting_for(self, user_id: str) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ import structlog
 import trio
 
 from whispr.adapters.bus import Bus
+from whispr.conversations.core import Conversations
 from whispr.realtime.hub import Broadcast, Hub
-from whispr.services.messaging.service import MessagingService
 
 BROADCASTS = "whispr.realtime.broadcasts"
 BLOCKS = "whispr.users.blocks"
@@ -37,18 +37,18 @@ class Peers:
     async def listen(
         self,
         hub: Hub,
-        messaging: MessagingService,
+        conversations: Conversations,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Act on what the others say, until cancelled. Started once it hears them."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._hear_broadcasts, hub, messaging)
-            await nursery.start(self._hear_blocks, messaging)
+            await nursery.start(self._hear_broadcasts, hub, conversations)
+            await nursery.start(self._hear_blocks, conversations)
             task_status.started()
 
     async def _hear_broadcasts(
-        self, hub: Hub, messaging: MessagingService, *, task_status: trio.TaskStatus[None]
+        self, hub: Hub, conversations: Conversations, *, task_status: trio.TaskStatus[None]
     ) -> None:
         async with self._bus.subscribe(BROADCASTS) as messages:
             task_status.started()
@@ -59,10 +59,10 @@ class Peers:
                     log.warning("broadcast_unreadable", error=str(error))
                     continue
                 hub.deliver(broadcast)
-                messaging.heard(broadcast)
+                conversations.heard(broadcast)
 
-    async def _hear_blocks(self, messaging: MessagingService, *, task_status: trio.TaskStatus[None]) -> None:
-        forget = self._bus.on_up(messaging.permissions.forget_all)
+    async def _hear_blocks(self, conversations: Conversations, *, task_status: trio.TaskStatus[None]) -> None:
+        forget = self._bus.on_up(conversations.permissions.forget_all)
         try:
             async with self._bus.subscribe(BLOCKS) as messages:
                 task_status.started()
@@ -72,6 +72,6 @@ class Peers:
                     except msgspec.MsgspecError as error:
                         log.warning("block_unreadable", error=str(error))
                         continue
-                    messaging.permissions.forget(*people)
+                    conversations.permissions.forget(*people)
         finally:
             forget()

@@ -141,7 +141,7 @@ def test_nobody_touches_those_at_or_above_their_own_role(actor: Role, target: Ro
         assert actor.rank > new.rank or actor is new is Role.OWNER
     assert allowed(domain.check_may_remove, Kind.GROUP, actor, actor, oneself=True)
     assert not allowed(domain.check_may_set_role, Kind.GROUP, actor, actor, new, oneself=True)
-    assert allowed(domain.check_may_update, Kind.GROUP, actor) == (actor.rank >= Role.ADMIN.rank)
+    assert allowed(domain.check_may_update, Kind.GROUP, actor, "name", {}) == (actor.rank >= Role.ADMIN.rank)
 
 
 @given(ROLES, ROLES, ROLES)
@@ -150,7 +150,7 @@ def test_a_direct_conversation_does_not_change(actor: Role, target: Role, new: R
     assert not allowed(domain.check_may_add, Kind.DIRECT, actor, new)
     assert not allowed(domain.check_may_remove, Kind.DIRECT, actor, target, oneself=True)
     assert not allowed(domain.check_may_set_role, Kind.DIRECT, actor, target, new, oneself=False)
-    assert not allowed(domain.check_may_update, Kind.DIRECT, actor)
+    assert not allowed(domain.check_may_update, Kind.DIRECT, actor, "name", {})
     assert domain.allowed_actions(Kind.DIRECT, actor) == dict.fromkeys(Action, True) | {Action.LEAVE: False}
 
 

@@ -121,7 +121,7 @@ async def test_reading_while_sending_keeps_the_count_exact(db: Postgres, store: 
         mark = await store.mark_read(group, one, 1)
         tail = [m for m in written.committed if m.seq > mark.seq and m.sender_id != one]
     assert mark.unread_count == len(tail)
-    own = "SELECT own_after_read FROM conversations.members WHERE user_id = $1"
+    own = "SELECT uncounted FROM conversations.members WHERE user_id = $1"
     assert await db.fetchval(own, one) == 120 - mark.seq - len(tail)
     assert (await store.mark_read(group, one, 0)).unread_count == 0
     assert await db.fetchval(own, one) == 0

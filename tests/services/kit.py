@@ -14,6 +14,7 @@ from typing import cast
 import trio
 
 from whispr.adapters.postgres import Postgres
+from whispr.conversations.core import Conversations
 from whispr.conversations.domain import Limits
 from whispr.conversations.permissions import Permissions
 from whispr.errors import exhausted, unauthenticated
@@ -78,7 +79,7 @@ class World:
     db: Postgres
     users: UserServiceStub
     messaging: MessagingServiceStub
-    service: MessagingService
+    conversations: Conversations
     user_rpc: RpcPair
     limiter: Counted
     server: Server
@@ -105,14 +106,16 @@ async def world(db: Postgres, limits: Limits = UNLIMITED, *, ttl_s: float = 10.0
         users = UserServiceStub(user_rpc.channel)
         permissions = Permissions(users, as_service, grant_ttl_s=ttl_s)
         forgetful.append(permissions)
-        service = MessagingService(db, hub=hub, permissions=permissions, limiter=limiter, limits=limits)
+        core = Conversations(db, hub=hub, permissions=permissions, limiter=limiter, limits=limits)
+        service = MessagingService(core)
         async with (
             open_rpc_pair([service.servicer], server_interceptors=interceptors) as messaging_rpc,
-            served(service.channels, hub=hub) as server,
+            served(core.channels, hub=hub) as server,
             trio.open_nursery() as nursery,
         ):
+            await nursery.start(core.run)
             await nursery.start(service.run)
             await nursery.start(user_service.run)
             stub = MessagingServiceStub(messaging_rpc.channel)
-            yield World(db, users, stub, service, user_rpc, limiter, server)
+            yield World(db, users, stub, core, user_rpc, limiter, server)
             nursery.cancel_scope.cancel(reason="the test is over")

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from whispr.adapters.postgres import Transaction
+
+__all__ = ["Database", "Queries", "Transaction"]
+
 
 class Queries(Protocol):
     """Runs statements. All raise WhisprError: UNAVAILABLE when the server is away."""
@@ -26,5 +30,8 @@ class Queries(Protocol):
 class Database(Queries, Protocol):
     """The pool: each statement by itself, or several in a transaction."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Queries]:
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction: committed when the block ends, rolled back when it raises."""
+
+    def ring(self) -> None:
+        """Wake the relay: something was put into the outbox."""

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import msgspec
 
-from whispr.errors import WhisprError, denied, invalid
+from whispr.errors import WhisprError, conflict, denied, invalid
 
 METADATA_KEYS_MAX = 32
 METADATA_BYTES_MAX = 8 * 1024
@@ -27,6 +27,11 @@ SIGNATURE_BYTES_MAX = 1024
 PUBLIC_KEY_BYTES_MAX = 1024
 SEQ_MAX = 2**32 - 1
 """`seq` is a uint32 in the API."""
+MESSAGE_TTL = "message_ttl_s"
+"""The setting that says how many seconds the messages of a conversation live; absent or 0 is for ever."""
+MESSAGE_TTL_S_MAX = 366 * 24 * 3600
+REACTION_USERS_MAX = 50
+"""People named in each reaction of a message; `count` counts them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,16 @@ class Limits:
     page_size: int = 50
     page_size_max: int = 100
     typing_expires_s: float = 10.0
+    edit_window_s: int = 24 * 3600
+    """How long its sender may edit a message."""
+    erase_window_s: int = 48 * 3600
+    """How long its sender may delete a message for everyone; moderators always may."""
+    message_reactions: int = 50
+    """Different emoji on one message."""
+    conversation_pins: int = 10
+    user_scheduled: int = 100
+    """Scheduled messages that wait, of one person."""
+    schedule_ahead_s: int = 366 * 24 * 3600
 
 
 class Kind(enum.StrEnum):
@@ -100,13 +115,44 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     reply_to_id: str = ""
     signature: bytes = b""
     sender_public_key: bytes = b""
+    expire_after_s: int = 0
+    """How long it lives; 0 leaves that to the conversation. A stored message has `expires_at` instead."""
+
+
+class Reaction(msgspec.Struct, frozen=True):
+    """One emoji on a message, and whose it is, the first ones first."""
+
+    emoji: str
+    user_ids: tuple[str, ...]
+    """At most `REACTION_USERS_MAX` of them."""
+    count: int
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """A medium linked to a message; `pending` until the media service has confirmed it."""
+
+    link_id: str
+    media_id: str
+    media_type: str
+    metadata: dict[str, str]
+    state: str
 
 
 class Message(Draft, frozen=True, kw_only=True):
-    """A stored message: `seq` counts 1, 2, 3, … without gaps in its conversation."""
+    """A stored message: `seq` counts 1, 2, 3, … without gaps in its conversation.
+
+    An erased message keeps its place: `deleted_at` is set, and what it said is gone.
+    """
 
     seq: int
     sent_at: datetime
+    kind: Kind
+    """Of its conversation."""
+    edited_at: datetime | None = None
+    deleted_at: datetime | None = None
+    expires_at: datetime | None = None
+    reactions: tuple[Reaction, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +210,8 @@ def check_draft(draft: Draft, limits: Limits, *, by_service: bool = False) -> No
         wrong["signature"] = f"at most {SIGNATURE_BYTES_MAX} bytes"
     if len(draft.sender_public_key) > PUBLIC_KEY_BYTES_MAX:
         wrong["sender_public_key"] = f"at most {PUBLIC_KEY_BYTES_MAX} bytes"
+    if not 0 <= draft.expire_after_s <= MESSAGE_TTL_S_MAX:
+        wrong["expire_after_s"] = f"0 to {MESSAGE_TTL_S_MAX}"
     if wrong:
         raise invalid(wrong)
 
@@ -181,7 +229,12 @@ def check_content(content: bytes, message_type: str, limits: Limits) -> None:
 
 
 def same_message(draft: Draft, stored: Draft) -> bool:
-    """Tell whether a repeated `client_id` repeats the message too, or is a slip of the sender."""
+    """Tell whether a repeated `client_id` repeats the message too, or is a slip of the sender.
+
+    What was edited or erased since is no longer what was sent; then the conversation alone decides.
+    """
+    if isinstance(stored, Message) and (stored.edited_at or stored.deleted_at):
+        return draft.conversation_id == stored.conversation_id
     return (
         draft.content == stored.content
         and draft.conversation_id == stored.conversation_id
@@ -239,6 +292,14 @@ def merged_settings(settings: Mapping[str, str], changes: Mapping[str, str]) -> 
     return merged
 
 
+def message_ttl_s(settings: Mapping[str, str]) -> int:
+    """Read how long messages live, in seconds, 0 for ever. Raises INVALID_ARGUMENT."""
+    value = settings.get(MESSAGE_TTL, "") or "0"
+    if not value.isascii() or not value.isdigit() or int(value) > MESSAGE_TTL_S_MAX:
+        raise invalid({f"settings.{MESSAGE_TTL}": f"whole seconds, 0 to {MESSAGE_TTL_S_MAX}"})
+    return int(value)
+
+
 def direct_key(one: str, other: str) -> str:
     """Name the pair, whoever asks: what makes a direct conversation unique."""
     return ":".join(sorted((one, other)))
@@ -269,8 +330,13 @@ def allowed_actions(kind: Kind, role: Role | None) -> dict[Action, bool]:
     }
 
 
-def check_may_update(kind: Kind, role: Role) -> None:
-    """Only admins and the owner rename a group or change its settings. Raises PERMISSION_DENIED."""
+def check_may_update(kind: Kind, role: Role, name: str, settings: Mapping[str, str]) -> None:
+    """Only admins and the owner rename a group or change its settings. Raises PERMISSION_DENIED.
+
+    In a direct conversation either of the two says how long messages live; there is nothing else to set.
+    """
+    if kind is Kind.DIRECT and not name and set(settings) == {MESSAGE_TTL}:
+        return
     _check_not_direct(kind)
     if role.rank < Role.ADMIN.rank:
         raise denied("only an admin or the owner changes a conversation")
@@ -318,6 +384,21 @@ def _check_not_direct(kind: Kind) -> None:
 def not_a_member() -> WhisprError:
     """PERMISSION_DENIED for those outside a conversation."""
     return denied("only members of the conversation may do this", reason="not_a_member")
+
+
+def muted(until: datetime) -> WhisprError:
+    """PERMISSION_DENIED for those who may not write for a while; `until` infinity is for ever.
+
+    asyncpg reads PostgreSQL's infinity as the last moment that a datetime holds.
+    """
+    forever = until.year == datetime.max.year
+    facts = {"until": "forever" if forever else until.isoformat()}
+    return denied("you are muted in this conversation", reason="muted", facts=facts)
+
+
+def inactive() -> WhisprError:
+    """FAILED_PRECONDITION for writing to a closed conversation."""
+    return conflict("the conversation is closed", "inactive")
 
 
 def clamp_page(size: int, limits: Limits) -> int:

@@ -2,7 +2,7 @@
 
 Theory of operation. `append` puts a draft on a bounded queue and returns a `Ticket` at once. A conversation
 belongs to one *lane*; a lane is one task that takes what has gathered, writes it with one call of
-`conversations.append` (migration 0001: one statement, one round trip, one commit), and repeats. While a batch
+`conversations.append` (migration 0002: one statement, one round trip, one commit), and repeats. While a batch
 is being written the next one gathers, so batches grow with the load and an idle log writes at once; there is
 no timer. One writer per conversation keeps append order, and the statement numbers under a lock on the
 conversation, so several processes may append to the same one.
@@ -36,10 +36,10 @@ import msgspec
 import structlog
 import trio
 
-from whispr.conversations.domain import Draft, Message, not_a_member, same_message
-from whispr.conversations.rows import message_of
+from whispr.conversations.domain import Draft, Message, inactive, muted, not_a_member, same_message
+from whispr.conversations.rows import KINDS, message_of
 from whispr.conversations.tickets import Ticket
-from whispr.errors import Code, WhisprError, exists, internal, invalid, not_found, unavailable
+from whispr.errors import Code, WhisprError, exhausted, exists, internal, invalid, not_found, unavailable
 
 LANES = 1
 """Batches in flight at once; a conversation belongs to one lane. Two cores, tests/bench/bench_log.py, 50 appends
@@ -61,8 +61,8 @@ CONFLICTS_MAX = 3
 
 _RETRIED = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.ALREADY_EXISTS})
 _APPEND = (
-    "SELECT outcome, seq, sent_at, original"
-    " FROM conversations.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+    "SELECT outcome, seq, sent_at, expires_at, until, kind, original"
+    " FROM conversations.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 )
 
 _log = structlog.get_logger(__name__)
@@ -93,6 +93,7 @@ class MessageLog:
         *,
         on_committed: Callable[[list[Message]], None],
         settling: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_stored: Callable[[], None] | None = None,
         lanes: int = LANES,
         batch_len_max: int = BATCH_LEN_MAX,
         queue_len_max: int = QUEUE_LEN_MAX,
@@ -104,6 +105,8 @@ class MessageLog:
         self._on_committed = on_committed
         # Entered around the announcing and settling of a batch: a place to gather what they send.
         self._settling = settling
+        # Called after a batch with new messages: its events are in the outbox.
+        self._on_stored = on_stored
         self._lanes = [_Lane() for _ in range(lanes)]
         self._batch_len_max = batch_len_max
         self._queue_len_max = queue_len_max
@@ -267,6 +270,8 @@ class MessageLog:
                 self._on_committed(new)
             except Exception:  # noqa: BLE001  # what is stored is stored; its sender hears so
                 _log.exception("a listener of committed messages failed")
+            if self._on_stored is not None:
+                self._on_stored()
         for ticket, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Message):
                 ticket.succeed(outcome)
@@ -303,17 +308,18 @@ def _columns(batch: list[Ticket]) -> list[list[Any]]:
         [draft.reply_to_id or None for draft in drafts],
         [draft.signature or None for draft in drafts],
         [draft.sender_public_key or None for draft in drafts],
+        [draft.expire_after_s for draft in drafts],
     ]
 
 
 def _outcome(draft: Draft, row: Any) -> Message | WhisprError:
     match row["outcome"]:
         case "stored":
-            return _stored(draft, row["seq"], row["sent_at"])
+            return _stored(draft, row)
         case "found":
-            return _stored(draft, row["original"]["seq"], row["original"]["sent_at"])
+            return message_of(row["original"], row["kind"])
         case "repeated":
-            original = message_of(row["original"])
+            original = message_of(row["original"], row["kind"])
             return original if same_message(draft, original) else _mismatch()
         case "not_a_member":
             return not_a_member()
@@ -321,11 +327,18 @@ def _outcome(draft: Draft, row: Any) -> Message | WhisprError:
             return not_found("conversation", draft.conversation_id)
         case "no_reply_target":
             return invalid({"reply_to_id": "no such message in this conversation"})
+        case "inactive":
+            return inactive()
+        case "muted":
+            return muted(row["until"])
+        case "slow_mode":
+            wait_s = max(0.0, (row["until"] - row["sent_at"]).total_seconds())
+            return exhausted("slow mode: one message at a time in this conversation", wait_s)
         case _:
             return _too_late()
 
 
-def _stored(draft: Draft, seq: int, sent_at: Any) -> Message:
+def _stored(draft: Draft, row: Any) -> Message:
     return Message(
         id=draft.id,
         conversation_id=draft.conversation_id,
@@ -337,8 +350,10 @@ def _stored(draft: Draft, seq: int, sent_at: Any) -> Message:
         reply_to_id=draft.reply_to_id,
         signature=draft.signature,
         sender_public_key=draft.sender_public_key,
-        seq=seq,
-        sent_at=sent_at,
+        seq=row["seq"],
+        sent_at=row["sent_at"],
+        kind=KINDS[row["kind"]],
+        expires_at=row["expires_at"],
     )
 
 

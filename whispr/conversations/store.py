@@ -48,6 +48,7 @@ class Watermark(msgspec.Struct, frozen=True):
 
     seq: int
     moved: bool
+    kind: Kind
     unread_count: int = 0
     at: datetime | None = None
 
@@ -84,7 +85,7 @@ _SEAT = """
     WHERE c.id = $1
 """
 _HISTORY = """
-    SELECT seat.last_seq, seat.role AS viewer_role, page.*
+    SELECT seat.last_seq, seat.kind, seat.role AS viewer_role, page.*
     FROM ({seat}) seat LEFT JOIN LATERAL ({page}) page ON seat.role IS NOT NULL
     ORDER BY page.seq
 """
@@ -101,6 +102,11 @@ _MEMBERS = """
 _LAST_MESSAGE_COLUMNS = ", ".join(
     f"last.{name.strip()} AS message_{name.strip()}" for name in MESSAGE_COLUMNS.split(",")
 )
+UNREAD = (
+    "c.last_seq - {seat}.read_seq - {seat}.uncounted - CASE WHEN c.tombstone_count = 0"
+    " OR {seat}.read_seq = c.last_seq THEN 0 ELSE conversations.erased_after(c.id, {seat}.read_seq) END"
+)
+"""The unread count of a seat in `conversations.conversations c`: see migration 0002."""
 _ACTIVE_AT = "coalesce(c.last_message_at, c.created_at)"
 _CONVERSATIONS = f"""
     SELECT page.*, {_LAST_MESSAGE_COLUMNS},
@@ -108,7 +114,7 @@ _CONVERSATIONS = f"""
         person.username, person.display_name
     FROM (
         SELECT c.*, {_ACTIVE_AT} AS active_at,
-            c.last_seq - seat.read_seq - seat.own_after_read AS unread_count
+            {UNREAD.format(seat="seat")} AS unread_count, seat.archived_at, seat.notify_muted_until
         FROM conversations.members seat JOIN conversations.conversations c ON c.id = seat.conversation_id
         WHERE seat.user_id = $1 AND seat.left_at IS NULL {{condition}}
         ORDER BY active_at DESC, c.id DESC LIMIT {{limit}}
@@ -125,39 +131,23 @@ _LIST_AFTER = _CONVERSATIONS.format(
 )
 _ONE = _CONVERSATIONS.format(condition="AND c.id = $2", limit="1")
 
-# Counting walks the stretch that is newly read, and only when messages of the reader's own lie after the old
-# watermark. Should an append of the reader's commit while this waits for the row, PostgreSQL evaluates the
-# assignments again on the new row: own_after_read is its new value, and the stretch counted is the same.
-_TARGET = "least(CASE WHEN $3 = 0 THEN c.last_seq ELSE $3::bigint END, c.last_seq)"
-_MARK_READ = f"""
-    UPDATE conversations.members m SET
-        read_seq = {_TARGET},
-        delivered_seq = greatest(m.delivered_seq, {_TARGET}),
-        read_at = clock_timestamp(),
-        own_after_read = m.own_after_read - CASE WHEN m.own_after_read = 0 THEN 0 ELSE (
-            SELECT count(*) FROM conversations.messages own
-            WHERE own.conversation_id = m.conversation_id AND own.sender_id = m.user_id
-                AND own.seq > m.read_seq AND own.seq <= {_TARGET}
-        ) END
-    FROM conversations.conversations c
-    WHERE c.id = $1 AND m.conversation_id = $1 AND m.user_id = $2 AND m.left_at IS NULL AND m.read_seq < {_TARGET}
-    RETURNING m.read_seq
-"""  # noqa: S608  # constants of ours
+_MARK_READ = "SELECT * FROM conversations.mark_read($1, $2, $3)"
+_TARGET = "least($3::bigint, c.last_seq)"
 _MARK_DELIVERED = f"""
-    UPDATE conversations.members m SET delivered_seq = {_TARGET}
+    UPDATE conversations.members m SET delivered_seq = {_TARGET}, changed_at = clock_timestamp()
     FROM conversations.conversations c
     WHERE c.id = $1 AND m.conversation_id = $1 AND m.user_id = $2 AND m.left_at IS NULL
         AND m.delivered_seq < {_TARGET}
-    RETURNING m.delivered_seq
+    RETURNING m.delivered_seq, c.kind
 """  # noqa: S608  # constants of ours
-_WATERMARKS = """
-    SELECT m.user_id, m.read_seq, m.read_at, m.delivered_seq, c.last_seq,
-        c.last_seq - m.read_seq - m.own_after_read AS unread_count,
+_WATERMARKS = f"""
+    SELECT m.user_id, m.read_seq, m.read_at, m.delivered_seq, c.last_seq, c.kind,
+        c.last_seq - c.tombstone_count AS message_count, {UNREAD.format(seat="m")} AS unread_count,
         coalesce(c.last_message_at, c.created_at) AS last_activity
     FROM conversations.conversations c
     LEFT JOIN conversations.members m ON m.conversation_id = c.id AND m.user_id = $2 AND m.left_at IS NULL
     WHERE c.id = $1
-"""
+"""  # noqa: S608  # constants of ours
 
 
 class Store:
@@ -245,24 +235,28 @@ class Store:
 
     async def mark_read(self, conversation_id: str, user_id: str, seq: int) -> Watermark:
         """Move the read watermark up to `seq`, to the end when 0; never back."""
-        moved = await self._db.fetchval(_MARK_READ, conversation_id, user_id, seq)
-        # A statement of its own: one snapshot has the count and the watermark agree.
-        row = await self._watermarks(conversation_id, user_id)
-        return Watermark(row["read_seq"], moved is not None, row["unread_count"], row["read_at"])
+        row = await self._db.fetchrow(_MARK_READ, conversation_id, user_id, seq)
+        if row is None:
+            await self._refuse(conversation_id)
+        if row["moved"]:
+            self._db.ring()
+        kind = Kind(row["conversation_kind"])
+        return Watermark(row["read_seq"], row["moved"], kind, row["unread_count"], row["read_at"])
 
     async def mark_delivered(self, conversation_id: str, user_id: str, seq: int) -> Watermark:
         """Move the delivered watermark up to `seq`; never back."""
         if seq == 0:
             raise invalid({"seq": "must be at least 1"})
-        moved = await self._db.fetchval(_MARK_DELIVERED, conversation_id, user_id, seq)
+        moved = await self._db.fetchrow(_MARK_DELIVERED, conversation_id, user_id, seq)
         if moved is not None:
-            return Watermark(moved, moved=True)
-        return Watermark((await self._watermarks(conversation_id, user_id))["delivered_seq"], moved=False)
+            return Watermark(moved["delivered_seq"], moved=True, kind=Kind(moved["kind"]))
+        row = await self._watermarks(conversation_id, user_id)
+        return Watermark(row["delivered_seq"], moved=False, kind=Kind(row["kind"]))
 
     async def counters(self, conversation_id: str, user_id: str | None) -> Counters:
         """Return the counters of a conversation, with the unread of the member `user_id`, if one is named."""
         row = await self._watermarks(conversation_id, user_id)
-        return Counters(row["last_seq"], row["unread_count"], row["last_activity"])
+        return Counters(row["message_count"], row["unread_count"], row["last_activity"])
 
     async def _watermarks(self, conversation_id: str, user_id: str | None) -> Row:
         row: Row | None = await self._db.fetchrow(_WATERMARKS, conversation_id, user_id)
@@ -290,14 +284,17 @@ def _page_of(rows: Sequence[Row]) -> MessagePage:
     """Build a page from history rows; a lone row without a seq is the seat of an empty page."""
     if rows[0]["seq"] is None:
         return MessagePage([], has_more=False)
-    return MessagePage([message_of(row) for row in rows], has_more=rows[0]["available"] > len(rows))
+    return MessagePage(
+        [message_of(row, row["kind"]) for row in rows], has_more=rows[0]["available"] > len(rows)
+    )
 
 
 def _conversation_of(row: Row) -> Conversation:
     last = None
     if row["message_id"] is not None:
         last = message_of(
-            {name.strip(): row[f"message_{name.strip()}"] for name in MESSAGE_COLUMNS.split(",")}
+            {name.strip(): row[f"message_{name.strip()}"] for name in MESSAGE_COLUMNS.split(",")},
+            row["kind"],
         )
     return Conversation(
         id=str(row["id"]),

@@ -396,12 +396,12 @@ async def test_what_other_nodes_broadcast_is_noted(services: World) -> None:
     topic = f"conversation:{group}"
     async with services.server.connect(two) as phoenix, joined(services, topic, two) as (theirs,):
         own = await phoenix.join(f"user:{two}")
-        services.service.heard(Broadcast(topic, "new_message", b'{"text":"from afar"}', seq=1))
+        services.conversations.heard(Broadcast(topic, "new_message", b'{"text":"from afar"}', seq=1))
         assert (await expect(own, "new_message"))["text"] == "from afar"
-        services.service.heard(Broadcast(topic, "typing_indicator", b"{}"))
-        services.service.heard(Broadcast(f"user:{two}", "new_message", b"{}"))
+        services.conversations.heard(Broadcast(topic, "typing_indicator", b"{}"))
+        services.conversations.heard(Broadcast(f"user:{two}", "new_message", b"{}"))
         removed = b'{"conversation_id":"%b","user_id":"%b"}' % (group.encode(), two.encode())
-        services.service.heard(Broadcast(topic, "member_removed", removed))
+        services.conversations.heard(Broadcast(topic, "member_removed", removed))
         async for _ in theirs:
             pass
         with pytest.raises(ChannelClosed):

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 
 import trio
 
+from whispr.conversations import wire
 from whispr.conversations.domain import Draft, clamp_page, not_a_member
 from whispr.conversations.ids import is_id
+from whispr.conversations.operations import Operations
 from whispr.conversations.tickets import Ticket
 from whispr.errors import denied, invalid, not_found
 from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
-from whispr.services.messaging import wire
-from whispr.services.messaging.operations import Operations
 
 STATUSES = ("online", "away", "busy", "offline")
 """What a person may show; whoever shows offline is not in any presence."""

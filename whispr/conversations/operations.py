@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from whispr.conversations import domain
+from whispr.conversations.announcer import Announcer
 from whispr.conversations.domain import Action, Conversation, Draft, Limits, Member, Role
 from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
@@ -17,7 +18,6 @@ from whispr.conversations.permissions import Permissions
 from whispr.conversations.store import Resumption, Store, Watermark
 from whispr.conversations.tickets import Ticket
 from whispr.errors import invalid
-from whispr.services.messaging.announcer import Announcer
 
 MINUTE_S = 60.0
 
@@ -111,10 +111,16 @@ class Operations:
         return await self.store.conversation(found, actor_id), created
 
     async def open_group(
-        self, actor_id: str, others: Collection[str], name: str, settings: Mapping[str, str]
+        self,
+        actor_id: str,
+        others: Collection[str],
+        name: str,
+        settings: Mapping[str, str],
+        *,
+        group_id: str = "",
     ) -> Conversation:
-        """Make a group and tell those in it."""
-        made = await self._membership.open_group(actor_id, others, name, settings)
+        """Make a group and tell those in it; with `group_id`, that one, and once only."""
+        made = await self._membership.open_group(actor_id, others, name, settings, group_id=group_id)
         conversation = await self.store.conversation(made, actor_id)
         invited = [member.user_id for member in conversation.members if member.user_id != actor_id]
         self.announcer.invited(conversation, invited, actor_id)
@@ -124,9 +130,10 @@ class Operations:
         self, conversation_id: str, actor_id: str, name: str, settings: Mapping[str, str]
     ) -> Conversation:
         """Rename a group or merge settings, and tell its members."""
-        await self._membership.update(conversation_id, actor_id, name, settings)
+        change = await self._membership.update(conversation_id, actor_id, name, settings)
         conversation = await self.store.conversation(conversation_id, actor_id)
-        self.announcer.updated(conversation, actor_id)
+        if change is not None:
+            self.announcer.updated(change, [member.user_id for member in conversation.members])
         return conversation
 
     async def add(
@@ -137,21 +144,17 @@ class Operations:
         if added.new_ids:
             conversation = await self.store.conversation(conversation_id, actor_id, members=False)
             new = [member for member in added.members if member.user_id in added.new_ids]
-            self.announcer.added(conversation, new, actor_id)
+            self.announcer.added(conversation, new, added.changes, actor_id)
         return added.members
 
     async def remove(self, conversation_id: str, actor_id: str, user_id: str) -> None:
         """Remove somebody, or leave, and tell everybody."""
         removed = await self._membership.remove(conversation_id, actor_id, user_id)
-        if removed.gone:
-            self.announcer.removed(conversation_id, user_id, actor_id)
-        if removed.successor is not None:
-            self.announcer.role_changed(conversation_id, removed.successor, None)
+        self.announcer.removed(removed.changes)
 
     async def set_role(self, conversation_id: str, actor_id: str, user_id: str, role: Role) -> Member:
         """Give somebody a role and tell everybody."""
-        member, former_owner = await self._membership.set_role(conversation_id, actor_id, user_id, role)
-        for changed in (member, former_owner):
-            if changed is not None:
-                self.announcer.role_changed(conversation_id, changed, actor_id)
+        member, changes = await self._membership.set_role(conversation_id, actor_id, user_id, role)
+        for change in changes:
+            self.announcer.changed(change)
         return member

@@ -1,0 +1,146 @@
+"""What is told to whom: the broadcasts that follow from changes, here and, through the hub's relay, elsewhere.
+
+A conversation's events go to its topic, `room:<id>` for a room and `conversation:<id>` for any other; those of
+the log of changes carry `change`, their number in it. Members who are connected without having joined the topic
+get a new message's JSON as a preview on `user:<id>`; that needs the list of members, so it happens beside the
+path of the message (`previews`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from whispr.conversations.changes import Change
+from whispr.conversations.domain import Conversation, Kind, Member, Message
+from whispr.conversations.permissions import Permissions
+from whispr.conversations.previews import Previews
+from whispr.conversations.store import Store, Watermark
+from whispr.conversations.topics import is_conversation, topic_of, user_topic
+from whispr.conversations.wire import conversation_json, encoded
+from whispr.realtime.hub import Broadcast, Hub
+
+
+class _UserRef(msgspec.Struct):
+    user_id: str
+
+
+class Announcer:
+    """Turns changes into broadcasts, and forgets what they made stale."""
+
+    def __init__(self, hub: Hub, store: Store, permissions: Permissions) -> None:
+        self._hub = hub
+        self._permissions = permissions
+        self._previews = Previews(hub, store)
+
+    async def run(self) -> None:
+        """Send previews for ever."""
+        await self._previews.run()
+
+    # Messages
+
+    def committed(self, messages: Sequence[Message]) -> None:
+        """Broadcast new messages, given in seq order per conversation."""
+        for message in messages:
+            topic = topic_of(message.kind, message.conversation_id)
+            body = encoded(message)
+            self._hub.broadcast(topic, "new_message", body, seq=message.seq)
+            self._previews.add(topic, message.conversation_id, body)
+
+    def heard(self, broadcast: Broadcast) -> None:
+        """Take note of what another node broadcast; the hub here has delivered it already."""
+        if not is_conversation(broadcast.topic):
+            return
+        conversation_id = broadcast.topic.partition(":")[2]
+        if broadcast.event == "new_message":
+            self._previews.add(broadcast.topic, conversation_id, msgspec.Raw(broadcast.payload))
+        elif broadcast.event in MEMBERSHIP_EVENTS:
+            user_id = msgspec.json.decode(broadcast.payload, type=_UserRef).user_id
+            self.membership_changed(conversation_id, [user_id])
+            if broadcast.event in LEAVING_EVENTS:
+                self._hub.kick(broadcast.topic, user_id)
+
+    def changed(self, change: Change, **more: object) -> None:
+        """Broadcast a change to those who have joined, with `more` that is not in the log."""
+        topic = topic_of(change.conversation_kind, change.conversation_id)
+        self._hub.broadcast(topic, change.kind, change.payload(**more))
+
+    def read(self, conversation_id: str, user_id: str, mark: Watermark) -> None:
+        """Tell the others how far a member has read."""
+        event = {"user_id": user_id, "seq": mark.seq, "read_at": mark.at}
+        self._hub.broadcast(topic_of(mark.kind, conversation_id), "read_receipt", event)
+
+    def delivered(self, conversation_id: str, user_id: str, mark: Watermark) -> None:
+        """Tell the others how far a member's devices have received."""
+        event = {"user_id": user_id, "seq": mark.seq}
+        self._hub.broadcast(topic_of(mark.kind, conversation_id), "delivery_status", event)
+
+    # Conversations and members
+
+    def invited(self, conversation: Conversation, user_ids: Iterable[str], by: str) -> None:
+        """Tell people that they are in a conversation now."""
+        # The viewer's own fields are not those of the invited.
+        neutral = msgspec.structs.replace(conversation, unread_count=0, members=())
+        event = {"conversation": conversation_json(neutral), "invited_by": by}
+        for user_id in user_ids:
+            self._hub.broadcast(user_topic(user_id), "conversation_invitation", event)
+
+    def added(
+        self, conversation: Conversation, members: Sequence[Member], changes: Iterable[Change], by: str
+    ) -> None:
+        """Tell members who joined them."""
+        self.membership_changed(conversation.id, [member.user_id for member in members])
+        for change in changes:
+            self.changed(change)
+        self.invited(conversation, [member.user_id for member in members], by)
+
+    def removed(self, changes: Iterable[Change], reason: str = "removed") -> None:
+        """Tell members who is gone, and who owns it now; close the channels of whoever is gone."""
+        for change in changes:
+            self.changed(change)
+            if change.kind != "member_removed":
+                continue
+            user_id, by = str(change.data["user_id"]), change.data["removed_by"]
+            self.membership_changed(change.conversation_id, [user_id])
+            topic = topic_of(change.conversation_kind, change.conversation_id)
+            if by == user_id:
+                self._hub.kick(topic, user_id)
+            else:
+                self._hub.kick(topic, user_id, "user_kicked", {"user_id": user_id, "reason": reason})
+            self.tell(user_id, "conversation_updated", change.payload())
+
+    def updated(self, change: Change, member_ids: Iterable[str]) -> None:
+        """Tell members of a new name or new settings, on the conversation's topic and on their own."""
+        self.changed(change)
+        event = change.payload()
+        for user_id in member_ids:
+            self.tell(user_id, "conversation_updated", event)
+
+    def tell(self, user_id: str, event: str, payload: object) -> None:
+        """Tell one person, on all their sockets."""
+        self._hub.broadcast(user_topic(user_id), event, payload)
+
+    def typing(self, conversation_id: str, user_id: str, action: str) -> dict[str, object]:
+        """Build a `typing_indicator`; the channel sends it to the others."""
+        return {
+            "conversation_id": conversation_id,
+            "user_id": user_id,
+            "action": action,
+            "timestamp": datetime.now(UTC),
+        }
+
+    def kick(self, kind: Kind, conversation_id: str, user_id: str, event: str, payload: object) -> None:
+        """Close a person's channels of a conversation on this node after a last event."""
+        self._hub.kick(topic_of(kind, conversation_id), user_id, event, payload)
+
+    def membership_changed(self, conversation_id: str, user_ids: Iterable[str]) -> None:
+        """Forget what was remembered about these people here."""
+        self._previews.forget(conversation_id)
+        self._permissions.forget(*user_ids)
+
+
+MEMBERSHIP_EVENTS = frozenset({"member_added", "member_removed", "user_joined", "user_left", "user_banned"})
+"""Broadcasts that change who is a member; their payloads name them by `user_id`."""
+LEAVING_EVENTS = frozenset({"member_removed", "user_left", "user_banned"})

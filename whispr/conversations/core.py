@@ -1,0 +1,90 @@
+"""The conversations of one process, put together: what messaging and chat are two faces of.
+
+Built once per process, whichever of the two services run there. It owns the log, serves the topics
+`conversation:`, `room:` and `user:`, and says what it listens to on the event bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from whispr.conversations import expander
+from whispr.conversations.announcer import Announcer
+from whispr.conversations.channels import ConversationChannel, Statuses, UserChannel
+from whispr.conversations.database import Database
+from whispr.conversations.domain import Limits
+from whispr.conversations.log import MessageLog
+from whispr.conversations.membership import Membership
+from whispr.conversations.operations import Limiter, Operations
+from whispr.conversations.permissions import Permissions
+from whispr.conversations.store import Store
+from whispr.events import Consumer, Expander
+from whispr.realtime.channel import ChannelFactory
+from whispr.realtime.hub import Broadcast, Hub
+from whispr.realtime.link import Link
+
+
+class Conversations:
+    """Log, reads, membership, permissions and broadcasts of one process.
+
+    `permissions` asks the user service; tell it of changed blocks with `permissions.forget`. Call `heard` for
+    every broadcast of another node, after the hub has delivered it.
+    """
+
+    def __init__(
+        self, db: Database, *, hub: Hub, permissions: Permissions, limiter: Limiter, limits: Limits
+    ) -> None:
+        self.db = db
+        self.hub = hub
+        self.limits = limits
+        self.limiter = limiter
+        self.permissions = permissions
+        self.store = Store(db, limits)
+        self.membership = Membership(db, limits)
+        self.announcer = Announcer(hub, self.store, permissions)
+        self.log = MessageLog(
+            db, on_committed=self.announcer.committed, settling=hub.corked, on_stored=db.ring
+        )
+        self.operations = Operations(
+            log=self.log,
+            store=self.store,
+            membership=self.membership,
+            permissions=permissions,
+            limiter=limiter,
+            announcer=self.announcer,
+            limits=limits,
+        )
+        self.expanders: Mapping[str, Expander] = {expander.NAME: expander.expand}
+        """What makes events of the batches that appends put into the outbox."""
+        statuses = Statuses()
+
+        def conversation(link: Link) -> ConversationChannel:
+            return ConversationChannel(link, self.operations, statuses)
+
+        self.channels: Mapping[str, ChannelFactory] = {
+            "conversation": conversation,
+            "room": conversation,
+            "user": lambda link: UserChannel(link, self.operations, statuses),
+        }
+
+    @property
+    def consumers(self) -> Sequence[Consumer]:
+        """What it listens to on the event bus."""
+        return ()
+
+    def heard(self, broadcast: Broadcast) -> None:
+        """Take note of what another node broadcast."""
+        self.announcer.heard(broadcast)
+
+    async def drain(self) -> None:
+        """Wait until every message taken is written."""
+        await self.log.drain()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write messages and send previews until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.log.run)
+            nursery.start_soon(self.announcer.run)
+            task_status.started()
