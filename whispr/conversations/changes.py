@@ -15,6 +15,8 @@ import msgspec
 
 from whispr.conversations.database import Transaction
 from whispr.conversations.domain import Kind
+from whispr.conversations.ids import new_id
+from whispr.events.outbox import current_trace
 
 _RECORD = (
     "SELECT change, at, conversation_kind FROM conversations.change($1, $2, $3, $4, $5::text::jsonb, $6)"
@@ -35,6 +37,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     seq: int | None = None
     """Of the message that changed, if it is one."""
     actor_id: str | None = None
+    event_id: str
+    """Of the event that tells of it."""
 
     def payload(self, **more: object) -> dict[str, object]:
         """Build what its broadcast carries, with `more` that is not logged, such as a message's content."""
@@ -57,7 +61,11 @@ async def record(
 
     The transaction holds the conversation's lock (`seats.lock`) or takes it here, before any lock on members.
     """
-    row = await tx.fetchrow(_RECORD, conversation_id, kind, seq, actor_id or None, _json(data).decode(), None)
+    event_id = new_id()
+    row = await tx.fetchrow(
+        _RECORD,
+        *(conversation_id, kind, seq, actor_id or None, _json(data).decode(), current_trace(), event_id),
+    )
     tx.ring_after_commit()
     assert row is not None
     return Change(
@@ -69,4 +77,5 @@ async def record(
         at=row["at"],
         seq=seq,
         actor_id=actor_id or None,
+        event_id=event_id,
     )

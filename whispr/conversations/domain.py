@@ -398,7 +398,7 @@ def muted(until: datetime) -> WhisprError:
 
 def inactive() -> WhisprError:
     """FAILED_PRECONDITION for writing to a closed conversation."""
-    return conflict("the conversation is closed", "inactive")
+    return conflict("the conversation is closed", "room_closed")
 
 
 def clamp_page(size: int, limits: Limits) -> int:

@@ -333,7 +333,7 @@ def _outcome(draft: Draft, row: Any) -> Message | WhisprError:
             return muted(row["until"])
         case "slow_mode":
             wait_s = max(0.0, (row["until"] - row["sent_at"]).total_seconds())
-            return exhausted("slow mode: one message at a time in this conversation", wait_s)
+            return exhausted("slow mode: wait before the next message", wait_s, reason="slow_mode")
         case _:
             return _too_late()
 

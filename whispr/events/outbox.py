@@ -56,7 +56,7 @@ async def emit(
     """
     made = await tx.fetchval(
         "SELECT events.emit($1, $2, $3, $4::text::jsonb, $5, $6, $7)",
-        stream_subject, about, actor or None, _json(data).decode(), _trace(), event_id, version,
+        stream_subject, about, actor or None, _json(data).decode(), current_trace(), event_id, version,
     )  # fmt: skip
     tx.ring_after_commit()
     return str(made)
@@ -68,7 +68,7 @@ async def emit_batch(
     """Tell of many things by one row, which the expander of that name makes into events; return the row's id."""
     made = await tx.fetchval(
         "SELECT events.emit_batch($1, $2::text::jsonb, $3, $4, $5)",
-        expander, _json(data).decode(), about, actor or None, _trace(),
+        expander, _json(data).decode(), about, actor or None, current_trace(),
     )  # fmt: skip
     tx.ring_after_commit()
     return str(made)
@@ -86,8 +86,8 @@ async def once(tx: Transaction, consumer: str, event_id: str) -> bool:
     return tag.endswith(" 1")
 
 
-def _trace() -> str | None:
-    """The trace of what this task is doing: an event being handled, else a call."""
+def current_trace() -> str | None:
+    """Return the trace of what this task is doing: an event being handled, else a call."""
     event = handling.get(None)
     if event is not None:
         return event.trace or None

@@ -177,7 +177,8 @@ AS $$ SELECT CASE conversation_kind WHEN 'room' THEN 'chat' ELSE 'messaging' END
 -- Numbers and logs a change of a conversation, and emits it as an event. Takes the conversation's lock;
 -- whoever also locks members has taken it before.
 CREATE FUNCTION conversations.change(
-    in_conversation uuid, in_kind text, in_seq bigint, in_actor uuid, in_data jsonb, in_trace text DEFAULT NULL
+    in_conversation uuid, in_kind text, in_seq bigint, in_actor uuid, in_data jsonb,
+    in_trace text DEFAULT NULL, in_event uuid DEFAULT NULL
 ) RETURNS TABLE (change bigint, at timestamptz, conversation_kind text)
 LANGUAGE plpgsql
 AS $$
@@ -197,7 +198,7 @@ BEGIN
         conversations.subject(sort, in_kind), in_conversation::text, in_actor,
         in_data || jsonb_strip_nulls(jsonb_build_object(
             'conversation_id', in_conversation, 'conversation_kind', sort, 'change', numbered, 'seq', in_seq)),
-        in_trace);
+        in_trace, in_event);
     RETURN QUERY SELECT numbered, moment, sort;
 END
 $$;

@@ -9,9 +9,9 @@ import trio
 from whispr.conversations.domain import Draft, Kind, MessageType, Role
 from whispr.conversations.ids import new_id, parse_id
 from whispr.conversations.operations import Operations
+from whispr.conversations.protobuf import conversation_pb, member_pb, message_pb
 from whispr.errors import denied, invalid
 from whispr.identity import current_actor
-from whispr.services.messaging.protobuf import conversation_pb, member_pb, message_pb
 from whispr.v1 import messaging_pb2 as pb
 from whispr.v1.messaging_grpc import MessagingServiceServicer
 
