@@ -19,7 +19,8 @@ from whispr.conversations.ids import new_id
 from whispr.events.outbox import current_trace
 
 _RECORD = (
-    "SELECT change, at, conversation_kind FROM conversations.change($1, $2, $3, $4, $5::text::jsonb, $6)"
+    "SELECT change, at, conversation_kind"
+    " FROM conversations.change($1, $2, $3, $4, $5::text::jsonb, $6, $7)"
 )
 
 _json = msgspec.json.Encoder().encode
