@@ -49,6 +49,10 @@ def person(**changes: Any) -> Claims:
     return dataclasses.replace(claims, **changes)
 
 
+def user_of(role: str) -> Claims:
+    return person(role=role, permissions=tokens.ROLE_PERMISSIONS[role])
+
+
 def service_token(**changes: Any) -> str:
     return SIGNER.sign(dataclasses.replace(tokens.service_claims("chat", now=NOW, lifetime_s=900), **changes))
 
@@ -406,6 +410,19 @@ async def test_service_only_methods_refuse_people(monkeypatch: pytest.MonkeyPatc
     actor = await let_through(call_of(LOGOUT, *bearer(service_token())))
     assert actor is not None
     assert actor.is_service
+
+
+async def test_channelz_is_for_administrators_and_services() -> None:
+    """Addresses and errors of everybody's connections are nothing for people, nor for services not granted it."""
+    asked = "/grpc.channelz.v1.Channelz/GetServers"
+    assert (await refusal(let_through(call_of(asked)))).code is Code.UNAUTHENTICATED
+    for role in ("user", "premium", "moderator"):
+        error = await refusal(let_through(call_of(asked, *bearer(SIGNER.sign(user_of(role))))))
+        assert (error.code, error.reason) == (Code.PERMISSION_DENIED, "operators_only")
+    other = service_token(services=("messaging",))
+    assert (await refusal(let_through(call_of(asked, *bearer(other))))).reason == "service_not_granted"
+    for token in (SIGNER.sign(user_of("admin")), service_token(), service_token(services=("channelz",))):
+        assert await let_through(call_of(asked, *bearer(token))) is not None
 
 
 def test_a_service_may_act_for_a_person_and_a_person_for_nobody_else() -> None:

@@ -363,6 +363,14 @@ PUBLIC_SERVICES = frozenset(
 )
 """Services of gRPC itself that anybody may ask; their protos cannot carry our option."""
 
+OPERATOR_SERVICES = frozenset({"grpc.channelz.v1.Channelz"})
+"""Services of gRPC itself for those who run the product: administrators, and services whose token grants them."""
+
+OPERATORS = -1
+"""Who may call these, beside what the option has to say of others."""
+
+OPERATOR_PERMISSION = "system:read"
+
 _STATE = "actor"
 
 
@@ -371,6 +379,8 @@ def access_of(method: str) -> int:
     service_name, _, method_name = method.removeprefix("/").rpartition("/")
     if service_name in PUBLIC_SERVICES:
         return int(options_pb2.PUBLIC)
+    if service_name in OPERATOR_SERVICES:
+        return OPERATORS
     try:
         service = descriptor_pool.Default().FindServiceByName(service_name)
         options = service.methods_by_name[method_name].GetOptions()
@@ -432,11 +442,21 @@ class AuthInterceptor:
         return await proceed()
 
     async def _actor(self, call: Call, access: int) -> Actor:
+        if access == OPERATORS:
+            return await self._operator(call)
         if access not in (options_pb2.AUTHENTICATED, options_pb2.SERVICE_ONLY):
             raise denied(f"{call.method} is open to nobody", reason="access_unspecified")
         claims = await self._identity.authenticate(bearer_of(call.metadata), service_of(call.method))
         if access == options_pb2.SERVICE_ONLY and not claims.is_service:
             raise denied(f"{call.method} is for services", reason="service_only")
+        return actor_of(claims, call.metadata.text(ACTOR_KEY))
+
+    async def _operator(self, call: Call) -> Actor:
+        claims = await self._identity.authenticate(bearer_of(call.metadata))
+        if claims.is_service:
+            check_service(claims, service_of(call.method))
+        elif not claims.allows(OPERATOR_PERMISSION):
+            raise denied(f"{call.method} is for administrators and services", reason="operators_only")
         return actor_of(claims, call.metadata.text(ACTOR_KEY))
 
     def _access_of(self, method: str) -> int:

@@ -33,6 +33,7 @@ from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Hub
 from whispr.realtime.server import serve_websocket
 from whispr.rpc.channel import Channel, open_channel
+from whispr.rpc.channelz import ChannelzServicer
 from whispr.rpc.health import NOT_SERVING, SERVING, HealthServicer
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.logging import Logged
@@ -100,6 +101,7 @@ class Node:
         self._channels: dict[str, Channel] = {}
         self._servers: list[RpcServer] = []
         self._health = HealthServicer()
+        self._channelz = ChannelzServicer()
         self._hub: Hub | None = None
         self._conversations: Conversations | None = None
         self._conversing = False
@@ -122,6 +124,7 @@ class Node:
                     await self._start_service(name, nursery)
                 opened = open_channel(self._target(name), limits=limits.rpc(self._settings))
                 self._channels[name] = await channels.enter_async_context(opened)
+                self._channelz.add_channel(self._channels[name])
             await self._start_websocket(nursery)
             await self._start_gateway(nursery)
             self._set_state("serving")
@@ -175,8 +178,9 @@ class Node:
         await nursery.start(service.run)
         self._mount(service.channels)
         interceptors: list[Interceptor] = [Measured(), Logged(), AuthInterceptor(self._identity)]
-        servicers = reflected([service.servicer, self._health])
+        servicers = reflected([service.servicer, self._health, self._channelz])
         server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
+        self._channelz.add_server(name, server)
         self._servers.append(server)
         self.ports[name] = await self._listen(name, nursery, server.serve_tcp)
 

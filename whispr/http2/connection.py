@@ -168,6 +168,16 @@ class Connection:
         return self._sender.queued + more <= self.limits.queued_bytes_max
 
     @property
+    def receive_window(self) -> int:
+        """Bytes of DATA that the peer may send now, over all streams."""
+        return self._window.available
+
+    @property
+    def send_window(self) -> int:
+        """Bytes of DATA that the peer takes now, over all streams."""
+        return self._sender.window
+
+    @property
     def unsent(self) -> bool:
         """Whether any stream still has DATA queued."""
         return any(stream.queue for stream in self._streams.values())

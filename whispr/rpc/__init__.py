@@ -26,10 +26,11 @@
     limits             RpcLimits
     health             grpc.health.v1
     reflection         grpc.reflection.v1 and v1alpha
-      protos               the messages of these, built at run time
+      protos               the messages of these and of channelz, built at run time
       reflection_client    what a server says of itself
       prototext            descriptors as the proto they came from
     statistics         what servers and channels have done: connections, calls, messages, bytes
+    channelz           grpc.channelz.v1: the same, asked over gRPC
     metrics, logging   interceptors: a count and a time, and an event, for each call
     codegen, generate  the protoc plugin, and the command that runs it over `proto/`
 

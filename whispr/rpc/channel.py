@@ -41,7 +41,7 @@ from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.nursery import own_nursery
 from whispr.rpc.purerpc_socket import PurerpcSocket
-from whispr.rpc.statistics import Census, Statistics
+from whispr.rpc.statistics import Census, Statistics, ids
 from whispr.rpc.stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from whispr.rpc.subchannel import Connect, Shared, Subchannel, backoff_s
 from whispr.rpc.targets import Address, Endpoint, look_up_all, parse_target
@@ -68,6 +68,7 @@ class Channel:
         tls: TlsFiles | None,
         compression: str | None = None,
     ) -> None:
+        self.id = next(ids)
         self.target = target
         self.encoding = named(compression)
         """Of requests, unless their call says otherwise."""
@@ -76,16 +77,17 @@ class Channel:
         self.wait_for_ready = wait_for_ready
         """What calls do that do not say."""
         self._nursery = nursery
-        self._census = Census()
-        self.counters = self._census.closed
+        self.census = Census()
+        self.counters = self.census.closed
         """For calls that have no connection."""
         self._tls = tls
         self._endpoints = () if connect is not None else parse_target(target)
         self._authority = self._endpoints[0].authority if self._endpoints else target
         self._line = trio.lowlevel.ParkingLot()
         pings = PingInterval(limits.keepalive.client_ping_s)
-        self._shared = Shared(nursery, limits, self._line, pings, Watchman(), self._census)
-        self._subchannels: list[Subchannel] = []
+        self._shared = Shared(nursery, limits, self._line, pings, Watchman(), self.census)
+        self.subchannels: list[Subchannel] = []
+        """One for each address of the target that has been looked up."""
         self._addresses: list[Address] = []
         self._turn = random.randrange(1 << 16)  # noqa: S311  # so that many clients do not all begin with the same address
         self._looking_up = False
@@ -94,7 +96,7 @@ class Channel:
         self._look_up_at = -float("inf")
         if connect is not None:
             named_host = Endpoint(target.rpartition(":")[0] or target)
-            self._subchannels = [self._subchannel(target, partial(self._dial, connect, named_host))]
+            self.subchannels = [self._subchannel(target, partial(self._dial, connect, named_host))]
         self._heads: dict[str, tuple[bytes, int]] = {}
         self._host, _, self._port = self._authority.rpartition(":")
         self._grpc_socket = PurerpcSocket(self)
@@ -146,12 +148,12 @@ class Channel:
 
     def statistics(self) -> Statistics:
         """What has been called, and what is going on now."""
-        return self._census.statistics()
+        return self.census.statistics()
 
     @property
     def connections(self) -> list[ClientConnection]:
         """Those that take calls."""
-        return [one for sub in self._subchannels for one in sub.connections if one.usable]
+        return [one for sub in self.subchannels for one in sub.connections if one.usable]
 
     def connection_now(self) -> ClientConnection | None:
         """A connection on which a call may start at once, nobody being in line before it."""
@@ -166,7 +168,7 @@ class Channel:
         picked = self.connection_now()
         tried = False
         while picked is None:
-            if any(sub.usable for sub in self._subchannels):
+            if any(sub.usable for sub in self.subchannels):
                 self._grow()
                 await self._wait_in_line()
             elif self._busy or (self._due and (wait_for_ready or not tried)):
@@ -193,7 +195,7 @@ class Channel:
     # --- Connections --------------------------------------------------------------------------------------
 
     def _pick(self) -> ClientConnection | None:
-        subchannels = self._subchannels
+        subchannels = self.subchannels
         if len(subchannels) == 1:
             return subchannels[0].free()
         for _ in subchannels:
@@ -212,14 +214,14 @@ class Channel:
         await self._line.park()
 
     def _grow(self) -> None:
-        for subchannel in self._subchannels:
+        for subchannel in self.subchannels:
             if subchannel.may_grow:
                 subchannel.start_connecting()
                 return
 
     @property
     def _busy(self) -> bool:
-        return self._looking_up or any(sub.connecting for sub in self._subchannels)
+        return self._looking_up or any(sub.connecting for sub in self.subchannels)
 
     @property
     def _due(self) -> bool:
@@ -227,19 +229,19 @@ class Channel:
 
     @property
     def _retry_at(self) -> float:
-        return min([sub.retry_at for sub in self._subchannels], default=self._look_up_at)
+        return min([sub.retry_at for sub in self.subchannels], default=self._look_up_at)
 
     def _connect(self) -> None:
         """Look up names, unless there are none or it was tried a moment ago, and connect what is due."""
         fixed = all(endpoint.fixed for endpoint in self._endpoints)
-        if self._subchannels and (fixed or trio.current_time() < self._look_up_at):
+        if self.subchannels and (fixed or trio.current_time() < self._look_up_at):
             self._connect_due()
         else:
             self._looking_up = True
             self._nursery.start_soon(self._look_up, name=f"look up {self.target}")
 
     def _connect_due(self) -> None:
-        for subchannel in self._subchannels:
+        for subchannel in self.subchannels:
             if subchannel.due:
                 subchannel.start_connecting()
 
@@ -265,11 +267,11 @@ class Channel:
 
     def _update(self, addresses: list[Address]) -> None:
         """Keep the subchannels of addresses that are still there; the others finish their calls."""
-        known = dict(zip(self._addresses, self._subchannels, strict=True))
+        known = dict(zip(self._addresses, self.subchannels, strict=True))
         for address, subchannel in known.items():
             if address not in addresses:
                 subchannel.retire()
-        self._subchannels = [
+        self.subchannels = [
             known.get(address)
             or self._subchannel(str(address), partial(self._dial, address.dial, address.endpoint))
             for address in addresses
@@ -290,7 +292,7 @@ class Channel:
             raise
 
     def _unreachable(self) -> WhisprError:
-        failures = [f"{sub.name}: {sub.last_failure}" for sub in self._subchannels if sub.last_failure]
+        failures = [f"{sub.name}: {sub.last_failure}" for sub in self.subchannels if sub.last_failure]
         told = "; ".join(failures[:_FAILURES_TOLD]) or self._look_up_failure
         # Rounded up to the milliseconds that the detail carries: who waits that long must not be early.
         wait_s = max(0.0, self._retry_at - trio.current_time()) + 0.001

@@ -17,6 +17,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import purerpc
 import structlog
@@ -27,7 +28,7 @@ from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import method_table
 from whispr.rpc.server_connection import ServerConnection
-from whispr.rpc.statistics import Census, Statistics
+from whispr.rpc.statistics import Census, Statistics, ids
 from whispr.rpc.tls import TlsFiles, accept_tls
 from whispr.rpc.transport import FLUSH_S
 from whispr.rpc.unix_socket import open_unix_listener
@@ -52,12 +53,15 @@ class RpcServer:
         Raises ValueError when two servicers offer the same method, or no encoding has that name.
         """
         named(compression)
+        self.id = next(ids)
+        self.listening: dict[int, Any] = {}
+        """What it listens on: number → address as sockets give it."""
         self._compression = compression
         self._methods = method_table(servicers, interceptors)
         self._limits = limits
         self._accepting: set[trio.CancelScope] = set()
         self._connections: set[ServerConnection] = set()
-        self._census = Census()
+        self.census = Census()
         self._connection_closed = trio.Event()
         self._draining = False
         self._watchman = Watchman()
@@ -71,7 +75,7 @@ class RpcServer:
 
     def statistics(self) -> Statistics:
         """What has been served, and what is being served now."""
-        return self._census.statistics()
+        return self.census.statistics()
 
     async def serve_tcp(
         self,
@@ -113,7 +117,7 @@ class RpcServer:
             stream, peer, self._methods, self._limits, self._watchman, self._compression
         )
         self._connections.add(connection)
-        self._census.add(connection, peer)
+        self.census.add(connection, peer)
         try:
             if not self._draining:
                 await connection.run()
@@ -121,13 +125,15 @@ class RpcServer:
             _log.error("connection failed", peer=peer, exc_info=error)
         finally:
             self._connections.discard(connection)
-            self._census.remove(connection)
+            self.census.remove(connection)
             self._connection_closed.set()
 
     async def _serve(
         self, listeners: list[trio.SocketListener], started: Callable[[], None], tls: TlsFiles | None
     ) -> None:
         async with trio.open_nursery() as connections:
+            bound = {next(ids): listener.socket.getsockname() for listener in listeners}
+            self.listening.update(bound)
             with trio.CancelScope() as accepting:
                 self._accepting.add(accepting)
                 if self._draining:
@@ -137,6 +143,8 @@ class RpcServer:
                     partial(self._accepted, tls=tls), listeners, handler_nursery=connections
                 )
             self._accepting.discard(accepting)
+            for each in bound:
+                del self.listening[each]
 
     async def _accepted(self, stream: trio.SocketStream, tls: TlsFiles | None) -> None:
         if self._accepted_now >= self._limits.accepted_connections_max:

@@ -9,11 +9,19 @@ message and its success are worked out when somebody asks, and what is open is n
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import trio
+
 from whispr.errors import Code, WhisprError
+from whispr.http2.connection import Connection
+
+ids = itertools.count(1)
+"""Servers, channels, addresses of channels and sockets are numbered in one row, as channelz wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,18 @@ class Counted(Protocol):
     """What is asked of a connection."""
 
     @property
+    def id(self) -> int:
+        """Its number."""
+
+    @property
+    def core(self) -> Connection:
+        """Its state."""
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        """What carries it."""
+
+    @property
     def counters(self) -> Counters:
         """Its own."""
 
@@ -149,9 +169,11 @@ class Counted(Protocol):
 
 
 class Census:
-    """The connections of a server or a channel, and the sums of those that are closed."""
+    """The connections of a server, a channel or one address of it, and the sums of those that are closed."""
 
     def __init__(self) -> None:
+        self.opened_at = time.time()
+        """When what it counts for began, in Unix time."""
         self.closed = Counters()
         """Also of calls that never had a connection."""
         self._opened = 0
@@ -166,6 +188,15 @@ class Census:
         """It is closed, and its calls have ended."""
         del self._live[connection]
         self.closed.add(connection.counters)
+
+    def peer_of(self, connection: Counted) -> str:
+        """The other end of a connection that is there."""
+        return self._live[connection]
+
+    @property
+    def live(self) -> Iterable[Counted]:
+        """The connections that are there, the oldest first."""
+        return self._live
 
     def statistics(self) -> Statistics:
         """All of it, now."""

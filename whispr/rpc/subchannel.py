@@ -11,7 +11,7 @@ import trio
 from whispr.rpc.client_connection import ClientConnection
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
-from whispr.rpc.statistics import Census
+from whispr.rpc.statistics import Census, ids
 from whispr.rpc.watchman import Watchman
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
@@ -35,7 +35,10 @@ class Subchannel:
 
     def __init__(self, name: str, connect: Connect, shared: Shared) -> None:
         """`connect` gives a byte stream ready for HTTP/2, raising OSError or trio.BrokenResourceError."""
+        self.id = next(ids)
         self.name = name
+        self.census = Census()
+        """Of its own connections."""
         self.connections: list[ClientConnection] = []
         """Those that take calls, now or when a stream is free."""
         self.connecting = False
@@ -123,12 +126,14 @@ class Subchannel:
         return connection
 
     async def _live(self, connection: ClientConnection) -> None:
-        census = self._shared.census
-        census.add(connection, self.name)
+        both = self.census, self._shared.census
+        for census in both:
+            census.add(connection, self.name)
         try:
             await connection.run()
         finally:
-            census.remove(connection)
+            for census in both:
+                census.remove(connection)
 
 
 def backoff_s(limits: RpcLimits, failures: int) -> float:

@@ -28,7 +28,7 @@ from whispr.http2 import events
 from whispr.http2.connection import Connection
 from whispr.http2.queued import Octets
 from whispr.rpc.inbox import Waker
-from whispr.rpc.statistics import Counters
+from whispr.rpc.statistics import Counters, ids
 
 OUTPUT_BYTES_MAX = 256 * 1024
 READ_BYTES = 64 * 1024
@@ -50,20 +50,22 @@ class Transport(ABC):
         "_shut",
         "_silent",
         "_socket",
-        "_stream",
         "_unsent",
         "core",
         "counters",
         "handling",
+        "id",
         "lost",
         "nursery",
         "on",
         "opened_at",
         "read_at",
+        "stream",
     )
 
     def __init__(self, stream: trio.abc.Stream, core: Connection, *, pauses: bool) -> None:
         """`pauses`: stop reading while the output is long."""
+        self.id = next(ids)
         self.core = core
         self.nursery: trio.Nursery
         """Ends with the connection. Available while `run` runs."""
@@ -76,7 +78,7 @@ class Transport(ABC):
         self.counters = Counters()
         self.opened_at = time.time()
         """Unix time in seconds."""
-        self._stream = stream
+        self.stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._read_bytes = READ_BYTES
         self._unsent: list[Octets] = []
@@ -151,7 +153,7 @@ class Transport(ABC):
                 self.nursery.cancel_scope.cancel(reason="the peer does not take our last words")
         finally:
             self._lose("the connection was closed")
-            await trio.aclose_forcefully(self._stream)
+            await trio.aclose_forcefully(self.stream)
 
     def flush(self) -> None:
         """Have what the connection has to say sent."""
@@ -204,7 +206,7 @@ class Transport(ABC):
         Closing a socket with something unread in it would make the kernel tell the peer to forget what it has not
         read of ours: the GOAWAY that says why.
         """
-        while not self._silent and _socket_under(self._stream) is not None:
+        while not self._silent and socket_under(self.stream) is not None:
             self._silent = not await self._read_some()
         while not self._shut:
             await self._output_sent.wait()
@@ -221,7 +223,7 @@ class Transport(ABC):
         try:
             if self._socket is None:
                 # Some streams return a bytearray, whose slices could not be looked up in the header cache.
-                return bytes(await self._stream.receive_some(READ_BYTES))
+                return bytes(await self.stream.receive_some(READ_BYTES))
             while True:
                 await trio.lowlevel.wait_readable(self._socket)
                 try:
@@ -289,7 +291,7 @@ class Transport(ABC):
         self._lose("the connection was closed")
         self._shut = True
         self._output_sent.wake()
-        socket = _socket_under(self._stream)
+        socket = socket_under(self.stream)
         if socket is not None and not self._silent:
             with suppress(OSError):
                 socket.shutdown(SHUT_WR)
@@ -298,7 +300,7 @@ class Transport(ABC):
     async def _send_some(self) -> None:
         if self._socket is None:
             output = b"".join(self._unsent)
-            await self._stream.send_all(output)
+            await self.stream.send_all(output)
             self.counters.bytes_sent += len(output)
             self._unsent = []
             return
@@ -308,7 +310,7 @@ class Transport(ABC):
             await trio.lowlevel.wait_writable(self._socket)
 
 
-def _socket_under(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+def socket_under(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
     """The socket that carries a stream, encrypted or not; None for what is in memory."""
     carrier = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     return carrier.socket if isinstance(carrier, trio.SocketStream) else None
