@@ -144,6 +144,27 @@ class BackendSettings(Section):
     url: str = ""
 
 
+class EventSettings(Section):
+    """The event streams: how much each of the four keeps, and who goes first."""
+
+    max_age_s: Annotated[int, Field(ge=0)] = 7 * 24 * 3600
+    """Age at which an event leaves its stream; 0 keeps all."""
+    max_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
+    """Of one stream, whose oldest events go when it is full; 0 for no limit."""
+    duplicates_s: Annotated[int, Field(ge=600)] = 900
+    """How long JetStream knows an event again that is published twice."""
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Copies in a NATS cluster."""
+    busy_per_s: Annotated[int, Field(ge=0)] = 1000
+    """Events that the relay and each consumer handle in a second while the process is busy with calls; 0 lifts it."""
+
+    @model_validator(mode="after")
+    def _relations(self) -> EventSettings:
+        if 0 < self.max_age_s < self.duplicates_s:
+            raise ValueError(f"duplicates_s {self.duplicates_s} is over max_age_s {self.max_age_s}")
+        return self
+
+
 class LogSettings(Section):
     """Logs go to standard error."""
 
@@ -226,12 +247,13 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     redis: BackendSettings = BackendSettings()
     nats: BackendSettings = BackendSettings()
+    events: EventSettings = EventSettings()
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
         "gateway", "websocket", "auth", "user", "messaging", "chat", "stream", "media", "notification",
-        "postgres", "redis", "nats", "log", "limits",
+        "postgres", "redis", "nats", "events", "log", "limits",
     )  # fmt: skip
 
     @classmethod

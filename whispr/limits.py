@@ -5,6 +5,7 @@ A package that knows what 0 means gets it as it is; one that wants a number gets
 
 from __future__ import annotations
 
+from whispr.adapters.jetstream import StreamLimits
 from whispr.config import Settings
 from whispr.conversations.domain import Limits as ConversationLimits
 from whispr.gateway.rest import RestLimits
@@ -75,4 +76,15 @@ def gateway(settings: Settings) -> GatewayOptions:
         drain_s=settings.drain_s,
         cors_origins=settings.gateway.cors_origins,
         trusted_proxies=settings.gateway.trusted_proxies,
+    )
+
+
+def streams(settings: Settings) -> StreamLimits:
+    """How much the event streams keep."""
+    events = settings.events
+    return StreamLimits(
+        age_s=events.max_age_s,
+        bytes_max=events.max_bytes,
+        duplicates_s=events.duplicates_s,
+        replicas=events.replicas,
     )

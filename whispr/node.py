@@ -17,14 +17,19 @@ import trio
 from whispr import limits
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
+from whispr.adapters.jetstream import JetStream
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.config import SERVICES, Settings
+from whispr.conversations import expander
 from whispr.conversations.core import Conversations
 from whispr.conversations.permissions import Permissions
 from whispr.credentials import Credentials
 from whispr.errors import WhisprError, conflict
-from whispr.events import Consumer
+from whispr.events import Consumer, Expander
+from whispr.events.consumers import Consumers
+from whispr.events.relay import Relay
+from whispr.events.streams import Streams
 from whispr.gateway.server import Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.online import Online
@@ -46,6 +51,9 @@ from whispr.services.user.service import UserService
 from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
 from whispr.v1.user_grpc import UserServiceStub
+
+EXPANDERS: Mapping[str, Expander] = {expander.NAME: expander.expand}
+"""What makes events of rows that stand for many. Any process may be the relay, so every one knows all of them."""
 
 log = structlog.get_logger("whispr.node")
 
@@ -106,6 +114,8 @@ class Node:
         self._conversations: Conversations | None = None
         self._conversing = False
         self._gateway: Gateway | None = None
+        self._consumers: list[Consumer] = []
+        self._consuming: Consumers | None = None
 
     @staticmethod
     def sections(services: Sequence[str]) -> list[str]:
@@ -127,6 +137,7 @@ class Node:
                 self._channelz.add_channel(self._channels[name])
             await self._start_websocket(nursery)
             await self._start_gateway(nursery)
+            await self._start_events(nursery)
             self._set_state("serving")
             task_status.started()
             await trio.sleep_forever()
@@ -142,6 +153,8 @@ class Node:
                     nursery.start_soon(self._hub.drain)
             if self._conversations is not None:
                 await self._conversations.drain()
+            if self._consuming is not None:
+                await self._consuming.drain()
             async with trio.open_nursery() as nursery:
                 for server in self._servers:
                     nursery.start_soon(server.drain)
@@ -175,7 +188,9 @@ class Node:
             self._conversing = True
             await nursery.start(self._conversations.run)
             self._mount(self._conversations.channels)
+            self._consumers += self._conversations.consumers
         await nursery.start(service.run)
+        self._consumers += service.consumers
         self._mount(service.channels)
         interceptors: list[Interceptor] = [Measured(), Logged(), AuthInterceptor(self._identity)]
         servicers = reflected([service.servicer, self._health, self._channelz])
@@ -208,6 +223,16 @@ class Node:
             options=limits.gateway(self._settings),
         )
         self.ports["gateway"] = await self._listen("gateway", nursery, gateway.serve)
+
+    async def _start_events(self, nursery: trio.Nursery) -> None:
+        """Relay what is in the outbox, and run the consumers of the services here."""
+        jetstream = JetStream(self._bus)
+        streams = Streams(jetstream, limits.streams(self._settings))
+        busy_per_s = self._settings.events.busy_per_s
+        relay = Relay(self._db, jetstream, streams, expanders=EXPANDERS, busy_per_s=busy_per_s)
+        await nursery.start(relay.run)
+        self._consuming = Consumers(self._db, jetstream, streams, self._consumers, busy_per_s=busy_per_s)
+        await nursery.start(self._consuming.run)
 
     async def _listen(self, section: str, nursery: trio.Nursery, serve: Serve) -> int:
         """Start a listener where its section says; return its port."""
@@ -261,6 +286,7 @@ class Node:
         """The process's one hub, made when the first service has topics for it."""
         if self._hub is None:
             self._hub = Hub(limits.sockets(self._settings), relay=self._peers.relay)
+            self._hub.relay_presence = self._peers.relay_presence
             self._identity.on_revoked(self._session_ended)
             self._online.attach(self._hub)
         return self._hub

@@ -27,7 +27,7 @@ from nats.aio.subscription import Subscription as Handle
 from nats.errors import Error as NatsError
 
 from whispr.bridge import Bridge, CancelledByAsyncio, Inbox, ungrouped
-from whispr.errors import invalid
+from whispr.errors import invalid, unavailable
 
 OUTBOX_LEN_MAX = 10_000
 """Messages waiting to be sent; the oldest is dropped beyond it."""
@@ -110,6 +110,18 @@ class Bus:
     def connected(self) -> bool:
         """Whether the server is there now, and knows our subscriptions."""
         return self._subscribed and self._client is not None and self._client.is_connected
+
+    @property
+    def bridge(self) -> Bridge:
+        """Where its asyncio side runs."""
+        return self._bridge
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client of now, for adapters that do more with it. Raises UNAVAILABLE when NATS is away."""
+        if self._client is None or not self.connected:
+            raise unavailable("NATS is away")
+        return self._client
 
     @property
     def queued(self) -> int:

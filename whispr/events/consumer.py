@@ -31,6 +31,9 @@ class Consumer:
     handle: Callable[[Event], Awaitable[None]]
     deadline_s: float = 30.0
     attempts_max: int = 8
+    retry_min_s: float = 0.5
+    """Before the second attempt; twice as long before each further one, less up to half of it at random."""
+    retry_max_s: float = 60.0
     concurrency: int = 8
     """Events handled at once in the process that runs it; never two about the same thing."""
     reset: Callable[[Transaction], Awaitable[None]] | None = None
@@ -45,5 +48,6 @@ class Consumer:
         assert self.deadline_s > 0
         assert self.attempts_max > 0
         assert self.concurrency > 0
+        assert 0 < self.retry_min_s <= self.retry_max_s
         for subject in self.subjects:
             stream_of(subject)
