@@ -21,7 +21,7 @@ class Limits:
     continuations_max: int = 16
     """CONTINUATION frames in one header block."""
     stream_window_bytes: int = DEFAULT_WINDOW
-    stream_window_bytes_max: int = 1024 * 1024
+    stream_window_bytes_max: int = 4 * 1024 * 1024
     connection_window_bytes: int = 1024 * 1024
     connection_window_bytes_max: int = 16 * 1024 * 1024
     unread_bytes_max: int = 16 * 1024 * 1024

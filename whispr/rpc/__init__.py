@@ -24,6 +24,7 @@
       watchman             one task that looks after all of them
     tls                certificates from files that may change; who the other side is
     limits             RpcLimits
+    memory             that of large messages is kept for the next ones
     health             grpc.health.v1
     reflection         grpc.reflection.v1 and v1alpha
       protos               the messages of these and of channelz, built at run time

@@ -39,6 +39,7 @@ from whispr.rpc.compression import ACCEPTED, named
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
+from whispr.rpc.memory import keep_large_blocks
 from whispr.rpc.nursery import own_nursery
 from whispr.rpc.purerpc_socket import PurerpcSocket
 from whispr.rpc.statistics import Census, Statistics, ids
@@ -68,6 +69,7 @@ class Channel:
         tls: TlsFiles | None,
         compression: str | None = None,
     ) -> None:
+        keep_large_blocks(limits.message_bytes_max)
         self.id = next(ids)
         self.target = target
         self.encoding = named(compression)

@@ -26,6 +26,7 @@ import trio
 from whispr.rpc.compression import named
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
+from whispr.rpc.memory import keep_large_blocks
 from whispr.rpc.methods import method_table
 from whispr.rpc.server_connection import ServerConnection
 from whispr.rpc.statistics import Census, Statistics, ids
@@ -53,6 +54,7 @@ class RpcServer:
         Raises ValueError when two servicers offer the same method, or no encoding has that name.
         """
         named(compression)
+        keep_large_blocks(limits.message_bytes_max)
         self.id = next(ids)
         self.listening: dict[int, Any] = {}
         """What it listens on: number → address as sockets give it."""
