@@ -27,6 +27,7 @@ PURE = (
     "events/envelope.py",
     "realtime/protocol.py",
     "realtime/presence.py",
+    "realtime/replication.py",
     "conversations/domain.py",
     "conversations/room_rules.py",
     "conversations/spam.py",

@@ -1,7 +1,8 @@
-"""What the nodes of one deployment tell each other over the bus: broadcasts, and changed blocks.
+"""What the nodes of one deployment tell each other over the bus: broadcasts, presences, and changed blocks.
 
 Everything here is at most once. What a node misses while the bus is away costs nothing for good: clients find
-gaps by seq, and remembered permissions are forgotten whenever the bus comes back.
+gaps by seq, copies of presences show what they lack, and remembered permissions are forgotten whenever the bus
+comes back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from whispr.realtime.hub import Broadcast, Hub
 
 BROADCASTS = "whispr.realtime.broadcasts"
 BLOCKS = "whispr.users.blocks"
+PRESENCE = "whispr.realtime.presence"
 
 log = structlog.get_logger("whispr.peers")
 
@@ -29,6 +31,10 @@ class Peers:
     def relay(self, broadcast: Broadcast) -> None:
         """Pass on a broadcast of this node."""
         self._bus.publish(BROADCASTS, broadcast.pack())
+
+    def relay_presence(self, data: bytes) -> None:
+        """Pass on what this node has to say of who is present."""
+        self._bus.publish(PRESENCE, data)
 
     def blocks_changed(self, user_id: str, target_id: str) -> None:
         """Say that one of these two has blocked the other, or no longer does."""
@@ -44,6 +50,7 @@ class Peers:
         """Act on what the others say, until cancelled. Started once it hears them."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._hear_broadcasts, hub, conversations)
+            await nursery.start(self._hear_presence, hub)
             await nursery.start(self._hear_blocks, conversations)
             task_status.started()
 
@@ -60,6 +67,15 @@ class Peers:
                     continue
                 hub.deliver(broadcast)
                 conversations.heard(broadcast)
+
+    async def _hear_presence(self, hub: Hub, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self._bus.subscribe(PRESENCE) as messages:
+            task_status.started()
+            async for message in messages:
+                try:
+                    hub.hear_presence(message.payload)
+                except msgspec.MsgspecError as error:
+                    log.warning("presence_unreadable", error=str(error))
 
     async def _hear_blocks(self, conversations: Conversations, *, task_status: trio.TaskStatus[None]) -> None:
         forget = self._bus.on_up(conversations.permissions.forget_all)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import trio
@@ -255,7 +256,7 @@ async def test_an_unmounted_hub_draining_without_sockets_returns_at_once() -> No
 async def test_presence_state_then_diffs(autojump_clock: MockClock) -> None:
     """A joiner gets the state right after its reply; others get one diff for a burst of changes."""
     async with (
-        served(MOUNTS, LIFTED) as server,
+        served(MOUNTS, replace(LIFTED, presence_linger_s=0)) as server,
         server.connect("alice") as alice,
         server.connect("bob") as bob,
         server.connect("bob") as desk,
@@ -290,6 +291,39 @@ async def test_presence_state_then_diffs(autojump_clock: MockClock) -> None:
         assert sorted(left) == ["merry", "tired"]
         assert not server.hub.is_present("room:1", "bob")
         assert list(server.hub.presence_state("room:1")) == ["alice"]
+
+
+async def test_a_broken_socket_that_comes_back_was_never_away(autojump_clock: MockClock) -> None:
+    """Others see the new socket join and the old one leave in one diff, so nobody is shown as gone."""
+    async with served(MOUNTS, LIFTED) as server, server.connect("alice") as alice:
+        watching = await alice.join("room:1")
+        async with server.connect("bob") as bob:
+            await bob.join("room:1", {"present": "glad"})
+            await next_event(watching)
+            await bob.abort()
+        async with server.connect("bob") as bob:
+            await bob.join("room:1", {"present": "back"})
+            _, diff = await next_event(watching)
+        assert isinstance(diff, dict)
+        assert [meta["mood"] for meta in diff["joins"]["bob"]["metas"]] == ["back"]
+        assert [meta["mood"] for meta in diff["leaves"]["bob"]["metas"]] == ["glad"]
+
+
+async def test_in_a_crowd_people_are_counted(autojump_clock: MockClock) -> None:
+    """Past the limit a topic's clients get a number; back under it they get everybody's names again."""
+    limits = replace(LIFTED, presence_people=1, presence_linger_s=0)
+    async with served(MOUNTS, limits) as server, server.connect("alice") as alice:
+        watching = await alice.join("room:1", {"present": "calm"})
+        assert [(await next_event(watching))[0] for _ in range(2)] == ["presence_state", "presence_diff"]
+        async with server.connect("bob") as bob:
+            late = await bob.join("room:1", {"present": "glad"})
+            assert await next_event(watching) == ("presence_count", {"count": 2})
+            assert await next_event(late) == ("presence_state", {})
+            assert await next_event(late) == ("presence_count", {"count": 2})
+        event, state = await next_event(watching)
+        assert event == "presence_state"
+        assert isinstance(state, dict)
+        assert list(state) == ["alice"]
 
 
 async def test_an_ended_link_is_present_no_more() -> None:

@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from whispr.realtime.presence import Diff, Presence, State
+from whispr.realtime.presence import Diff, State
+from whispr.realtime.replication import Tracker
 
 Entry = tuple[str, str, str]
 
@@ -38,7 +39,7 @@ class PresenceMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.presence = Presence("n")
+        self.presence = Tracker("n")
         self.followers: dict[str, State] = {"a": {}, "b": {}}
 
     @rule(
@@ -50,37 +51,37 @@ class PresenceMachine(RuleBasedStateMachine):
     @rule(target=entries, entry=entries, mood=st.integers(0, 3))
     def update(self, entry: Entry, mood: int) -> Entry:
         topic, key, ref = entry
-        if ref not in by_ref(self.presence.state(topic)).get(key, {}):
+        if ref not in by_ref(self.presence.view.state(topic)).get(key, {}):
             return entry
         new = self.presence.update(topic, key, ref, {"mood": mood})
-        assert by_ref(self.presence.state(topic))[key][new]["phx_ref_prev"] == ref
+        assert by_ref(self.presence.view.state(topic))[key][new]["phx_ref_prev"] == ref
         return topic, key, new
 
     @rule(entry=entries)
     def untrack(self, entry: Entry) -> None:
         topic, key, ref = entry
-        if ref in by_ref(self.presence.state(topic)).get(key, {}):
+        if ref in by_ref(self.presence.view.state(topic)).get(key, {}):
             self.presence.untrack(topic, key, ref)
 
     @rule()
     def follow(self) -> None:
-        for topic, diff in self.presence.take_diffs().items():
+        for topic, diff in self.presence.view.take_diffs().items():
             assert diff["joins"] or diff["leaves"], "an empty diff was sent"
             phoenix_sync_diff(self.followers[topic], diff)
 
     @rule(topic=st.sampled_from("ab"))
     def join_late(self, topic: str) -> None:
         """A client may take the state at any time, before the diff that says the same."""
-        self.followers[topic] = copy.deepcopy(self.presence.state(topic))
+        self.followers[topic] = copy.deepcopy(self.presence.view.state(topic))
 
     @invariant()
     def followers_agree_after_the_next_diff(self) -> None:
         trial = copy.deepcopy(self.presence)
         followers = copy.deepcopy(self.followers)
-        for topic, diff in trial.take_diffs().items():
+        for topic, diff in trial.view.take_diffs().items():
             phoenix_sync_diff(followers[topic], diff)
         for topic, state in followers.items():
-            assert by_ref(state) == by_ref(trial.state(topic))
+            assert by_ref(state) == by_ref(trial.view.state(topic))
 
 
 TestPresence = PresenceMachine.TestCase
@@ -89,23 +90,23 @@ TestPresence.settings = settings(max_examples=60, stateful_step_count=25, deadli
 
 def test_two_sockets_of_a_user_are_two_metas_under_one_key() -> None:
     """The user stays present until the last of their sockets goes, and each diff names the one that changed."""
-    presence = Presence("n")
+    presence = Tracker("n")
     first = presence.track("t", "u", {"device": "phone"})
     second = presence.track("t", "u", {"device": "desk"})
-    assert [meta["device"] for meta in presence.state("t")["u"]["metas"]] == ["phone", "desk"]
-    presence.take_diffs()
+    assert [meta["device"] for meta in presence.view.state("t")["u"]["metas"]] == ["phone", "desk"]
+    presence.view.take_diffs()
     presence.untrack("t", "u", first)
-    assert presence.is_present("t", "u")
-    assert presence.take_diffs() == {
+    assert presence.view.is_present("t", "u")
+    assert presence.view.take_diffs() == {
         "t": {"joins": {}, "leaves": {"u": {"metas": [{"device": "phone", "phx_ref": first}]}}}
     }
     presence.untrack("t", "u", second)
-    assert not presence.is_present("t", "u")
-    assert presence.state("t") == {}
+    assert not presence.view.is_present("t", "u")
+    assert presence.view.state("t") == {}
 
 
 def test_who_came_and_went_between_two_diffs_is_in_neither() -> None:
     """A flicker within one interval costs nobody anything."""
-    presence = Presence("n")
+    presence = Tracker("n")
     presence.untrack("t", "u", presence.track("t", "u", {}))
-    assert presence.take_diffs() == {}
+    assert presence.view.take_diffs() == {}

@@ -104,7 +104,7 @@ async def test_random_clients_and_services_leak_nothing(seed: int) -> None:
     """After the storm every map of the hub is empty, and the only errors logged are the crashes asked for."""
     rng = Wild.rng = random.Random(seed)
     Wild.later = []
-    limits = Limits(operations_per_min=0, user_sockets=2, close_s=0.2)
+    limits = Limits(operations_per_min=0, user_sockets=2, close_s=0.2, presence_linger_s=0)
     with capture_logs() as logs:
         async with served({"wild": Wild}, limits) as server:
             async with trio.open_nursery() as nursery:

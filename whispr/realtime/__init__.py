@@ -3,6 +3,7 @@
     frames     PURE  RFC 6455 frames: bytes in, messages out; whole frames as bytes
     protocol   PURE  Phoenix V2 serializer: JSON and binary
     presence   PURE  who is on a topic, and what changed
+    replication PURE the same over several nodes
     handshake  PURE  what an upgrade request must say
     limits     PURE  every bound of a socket in one place, and the operation budget
     channel    what a service writes: Channel, Joined, Deferred

@@ -39,6 +39,10 @@ class Limits:
     """Time for pushes in flight to be answered when the hub drains."""
     presence_s: float = 0.05
     """Changes of presence are gathered this long and sent as one diff per topic."""
+    presence_linger_s: float = 5.0
+    """How long somebody whose socket broke stays present, in case they come back. 0 is not at all."""
+    presence_people: int = 1000
+    """People present on one topic; with more, clients are told how many there are, not who. 0 is no limit."""
 
     def __post_init__(self) -> None:
         assert self.frame_bytes > 0

@@ -159,15 +159,21 @@ class Link:
         assert self._presence is not None, "update before track"
         self._presence = self.hub.presence_update(self.topic, self.session.user_id, self._presence, meta)
 
-    def untrack(self) -> None:
-        """Stop being present. Does nothing when not tracked."""
+    def untrack(self, *, linger: bool = False) -> None:
+        """Stop being present, with `linger` only if the user does not come back soon. Nothing when not tracked."""
         if self._presence is not None:
-            self.hub.presence_untrack(self.topic, self.session.user_id, self._presence)
+            self.hub.presence_untrack(self.topic, self.session.user_id, self._presence, linger=linger)
             self._presence = None
 
     def push_presence_state(self) -> None:
-        """Send `presence_state`, from which the client follows the `presence_diff` broadcasts."""
-        self.push("presence_state", self.hub.presence_state(self.topic))
+        """Send `presence_state`, from which the client follows the `presence_diff` broadcasts.
+
+        On a topic whose people are only counted it is empty, and `presence_count` follows.
+        """
+        state = self.hub.presence_state(self.topic)
+        self.push("presence_state", state)
+        if not state and (count := self.hub.presence_count(self.topic)):
+            self.push("presence_count", {"count": count})
 
     def start_soon(self, fn: Callable[[*Args], Awaitable[None]], *args: *Args) -> None:
         """Run a task beside the pushes, cancelled when the link ends. An exception in it crashes the channel."""
@@ -250,7 +256,8 @@ class Link:
         self._held = None
         self._inbox.clear()
         self._deferred.clear()
-        self.untrack()
+        # Whose socket broke is usually back within seconds; nobody else need notice.
+        self.untrack(linger=reason in ("closed", "crashed"))
         self.hub.unsubscribe(self)
         self.socket.forget(self)
         for scope in (self._scope, *(self._beside or ())):

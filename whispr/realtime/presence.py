@@ -9,8 +9,7 @@ costs one diff per topic:
 
 An update is a leave of the old ref and a join of a new one that names it as `phx_ref_prev`. A presence that came and
 went between two diffs is in neither, unless somebody took the state in between: they must hear that it went.
-Refs are unique over all nodes (`node` prefix) because phoenix.js tells metas
-apart by them alone, which is also what a replicated tracker will need.
+Refs are unique over all nodes (`whispr.realtime.replication`), for phoenix.js tells metas apart by them alone.
 """
 
 from __future__ import annotations
@@ -50,26 +49,34 @@ class _Topic:
 
 
 class Presence:
-    """The tracker of one node. `node` must differ between nodes and between runs of one node."""
+    """Everybody who is present, and what changed since the last diffs."""
 
-    def __init__(self, node: str) -> None:
-        self._node = node
-        self._refs_made = 0
+    def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
         self._changed: set[str] = set()
 
-    def track(self, topic: str, key: str, meta: Meta) -> str:
-        """Add a presence and return its ref."""
-        return self._add(topic, key, dict(meta))
+    def add(self, topic: str, key: str, ref: str, meta: dict[str, object]) -> None:
+        """Add a presence; its meta holds the ref as `phx_ref`."""
+        held = self._topics.setdefault(topic, _Topic())
+        held.present.setdefault(key, {})[ref] = meta
+        held.came[key, ref] = meta
+        self._changed.add(topic)
 
-    def update(self, topic: str, key: str, ref: str, meta: Meta) -> str:
-        """Replace the meta of a presence and return its new ref. Raises KeyError when it is not tracked."""
-        self._remove(topic, key, ref)
-        return self._add(topic, key, {**meta, "phx_ref_prev": ref})
+    def remove(self, topic: str, key: str, ref: str) -> None:
+        """Remove a presence. Raises KeyError when it is not there."""
+        held = self._topics[topic]
+        metas = held.present[key]
+        meta = metas.pop(ref)
+        if not metas:
+            del held.present[key]
+        if held.came.pop((key, ref), None) is None or held.observed:
+            held.went[key, ref] = meta
+        self._changed.add(topic)
 
-    def untrack(self, topic: str, key: str, ref: str) -> None:
-        """Remove a presence. Raises KeyError when it is not tracked."""
-        self._remove(topic, key, ref)
+    def refs(self, topic: str, key: str) -> tuple[str, ...]:
+        """Return the refs under a key."""
+        held = self._topics.get(topic)
+        return tuple(held.present.get(key, ())) if held is not None else ()
 
     def state(self, topic: str) -> State:
         """Return everyone present now: the payload of `presence_state`."""
@@ -101,26 +108,6 @@ class Presence:
                 del self._topics[name]
         self._changed.clear()
         return diffs
-
-    def _add(self, name: str, key: str, meta: dict[str, object]) -> str:
-        topic = self._topics.setdefault(name, _Topic())
-        self._refs_made += 1
-        ref = f"{self._node}{self._refs_made:x}"
-        meta["phx_ref"] = ref
-        topic.present.setdefault(key, {})[ref] = meta
-        topic.came[key, ref] = meta
-        self._changed.add(name)
-        return ref
-
-    def _remove(self, name: str, key: str, ref: str) -> None:
-        topic = self._topics[name]
-        metas = topic.present[key]
-        meta = metas.pop(ref)
-        if not metas:
-            del topic.present[key]
-        if topic.came.pop((key, ref), None) is None or topic.observed:
-            topic.went[key, ref] = meta
-        self._changed.add(name)
 
 
 def _grouped(changes: Mapping[tuple[str, str], dict[str, object]]) -> State:
