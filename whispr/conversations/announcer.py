@@ -141,6 +141,8 @@ class Announcer:
         self._permissions.forget(*user_ids)
 
 
-MEMBERSHIP_EVENTS = frozenset({"member_added", "member_removed", "user_joined", "user_left", "user_banned"})
+MEMBERSHIP_EVENTS = frozenset(
+    {"member_added", "member_removed", "user_joined", "user_left", "user_kicked", "user_banned"}
+)
 """Broadcasts that change who is a member; their payloads name them by `user_id`."""
-LEAVING_EVENTS = frozenset({"member_removed", "user_left", "user_banned"})
+LEAVING_EVENTS = frozenset({"member_removed", "user_left", "user_kicked", "user_banned"})

@@ -32,7 +32,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from whispr.conversations.domain import NAME_CHARS_MAX, Role
-from whispr.errors import WhisprError, conflict, denied, exhausted, invalid, not_found
+from whispr.errors import WhisprError, denied, exhausted, invalid, not_found
 
 DESCRIPTION_CHARS_MAX = 1000
 REASON_CHARS_MAX = 500
@@ -321,11 +321,6 @@ def banned(until: datetime | None) -> WhisprError:
 def room_full(limit: int) -> WhisprError:
     """RESOURCE_EXHAUSTED for a room with no place left."""
     return exhausted(f"the room has its {limit} members", reason="room_full")
-
-
-def room_closed() -> WhisprError:
-    """FAILED_PRECONDITION for a room that takes nothing any more."""
-    return conflict("the room is closed", "room_closed")
 
 
 def check_may_invite(room_type: RoomType, role: Role | None, *, platform: bool = False) -> None:

@@ -63,7 +63,7 @@ class ChatServiceServicer(purerpc.Servicer):
     async def SendMessage(self, input_message: chat_pb2.SendRoomMessageRequest) -> chat_pb2.SendRoomMessageResponse:
         """Appends a message; the reply means that it is on disk. As MessagingService.SendMessage, `client_id`
         makes a repeat harmless. PERMISSION_DENIED (not_a_member, muted{until}); INVALID_ARGUMENT
-        (message_too_large); RESOURCE_EXHAUSTED (rate_limited, slow_mode) with RetryInfo;
+        (message_too_large); RESOURCE_EXHAUSTED (rate_limited; a slow mode too) with RetryInfo;
         FAILED_PRECONDITION (room_closed); ALREADY_EXISTS (duplicate_mismatch); NOT_FOUND.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.ChatService/SendMessage is not implemented")
