@@ -65,6 +65,9 @@ def auth(settings: Settings) -> AuthLimits:
         access_token_s=settings.auth.access_token_s,
         refresh_token_s=settings.auth.refresh_token_s,
         attempts_per_hour=settings.limits.auth_attempts_per_hour,
+        account_attempts_per_hour=settings.limits.auth_account_attempts_per_hour,
+        account_sessions=settings.limits.account_sessions,
+        data_exports_per_day=settings.limits.data_exports_per_day,
     )
 
 

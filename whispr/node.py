@@ -32,6 +32,7 @@ from whispr.events.relay import Relay
 from whispr.events.streams import Streams
 from whispr.gateway.server import Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
+from whispr.neighbours import neighbours
 from whispr.online import Online
 from whispr.peers import Peers
 from whispr.realtime.channel import ChannelFactory
@@ -107,6 +108,7 @@ class Node:
         self._peers = Peers(bus)
         self._online = Online(cache)
         self._channels: dict[str, Channel] = {}
+        self._started = trio.Event()
         self._servers: list[RpcServer] = []
         self._health = HealthServicer()
         self._channelz = ChannelzServicer()
@@ -138,6 +140,7 @@ class Node:
             await self._start_websocket(nursery)
             await self._start_gateway(nursery)
             await self._start_events(nursery)
+            self._started.set()
             self._set_state("serving")
             task_status.started()
             await trio.sleep_forever()
@@ -255,7 +258,8 @@ class Node:
     def _make_auth(self) -> AuthService:
         keys = self._credentials.keys()
         own = limits.auth(self._settings)
-        return AuthService(self._db, self._cache, self._bus, self._identity, keys, limits=own)
+        others = neighbours(self._channels, self._acting_for, self._started)
+        return AuthService(self._db, self._cache, self._bus, self._identity, keys, others, limits=own)
 
     def _make_user(self) -> UserService:
         own = limits.conversations(self._settings)

@@ -171,12 +171,27 @@ async def test_failed_logins_of_an_address_are_limited(auth: Any) -> None:
     assert (await auth.login("ada", address="192.0.2.2")).access_token
 
 
-async def test_failed_logins_of_an_account_are_limited(auth: Any) -> None:
-    """Guesses at one account from many addresses are counted together."""
+async def test_a_name_and_an_address_wait_longer_and_longer(auth: Any) -> None:
+    """After three failures the next attempt at the name has to wait, elsewhere and for other names not."""
     await auth.register("grace")
-    for number in range(5):
-        assert (await refusal(auth.login("grace", "wrong horse", f"192.0.2.{number + 10}"))).reason
-    assert (await refusal(auth.login("GRACE", address="192.0.2.99"))).reason == "rate_limited"
+    for _ in range(3):
+        assert (await refusal(auth.login("grace", "wrong horse"))).reason == "bad_credentials"
+    error = await refusal(auth.login("GRACE"))
+    assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "rate_limited")
+    assert 0 < (error.retry_after_s or 0) <= 1
+    assert (await refusal(auth.login("hopper"))).reason == "bad_credentials"
+    assert (await auth.login("grace", address="192.0.2.77")).access_token
+
+
+async def test_a_stranger_does_not_lock_an_owner_out(auth: Any) -> None:
+    """A name that is guessed at from everywhere is limited where it was never used, and open where it was."""
+    await auth.register("linus")
+    for number in range(10):
+        error = await refusal(auth.login("linus", "wrong horse", f"192.0.2.{number + 10}"))
+        assert error.reason == "bad_credentials"
+    assert (await refusal(auth.login("linus", address="192.0.2.99"))).reason == "rate_limited"
+    assert (await auth.login("LINUS")).access_token
+    assert (await refusal(auth.login("linus", "wrong horse"))).reason == "bad_credentials"
 
 
 async def test_good_logins_are_not_counted(auth: Any) -> None:
@@ -493,7 +508,7 @@ class FlakyCache:
 async def test_a_logout_works_while_redis_is_away(auth: Any, cache: Cache) -> None:
     """The session ends all the same, and Redis learns of it when it is back."""
     flaky = FlakyCache(cache)
-    auth.service._revoker._cache = flaky
+    auth.service.revoker._cache = flaky
     grant = await auth.register("ada")
     await logout(auth, grant.access_token)
     assert (await refusal(user_info(auth, grant.access_token))).reason == "session_revoked"

@@ -18,6 +18,7 @@ DISPLAY_NAME_CHARS_MAX = 64
 EMAIL_CHARS_MAX = 254
 """RFC 5321, section 4.5.3.1.3, less the angle brackets."""
 DEVICE_CHARS_MAX = 128
+REASON_CHARS_MAX = 128
 
 _USERNAME = re.compile(r"[A-Za-z0-9._-]{3,32}")
 # An address is proved by mail that arrives, not by a pattern: this refuses only what cannot be one.
@@ -38,6 +39,7 @@ class Account:
     password_hash: str
     created_at: datetime
     last_login_at: datetime | None
+    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +52,53 @@ class Registration:
     email: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A row of auth.sessions that is alive."""
+
+    id: str
+    device: str
+    address: str
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+
+
 def registration(username: str, password: str, display_name: str, email: str) -> Registration:
     """Check a sign-up. Raises INVALID_ARGUMENT naming every field at fault, not the first alone."""
     display_name = display_name.strip()
     faults = {
         "username": username_fault(username),
-        "password": _password_fault(password),
+        "password": password_fault(password),
         "display_name": _display_name_fault(display_name),
         "email": _email_fault(email) if email else None,
     }
     if found := {field: fault for field, fault in faults.items() if fault is not None}:
         raise invalid(found)
     return Registration(username, password, display_name or username, email or None)
+
+
+def display_name(name: str, username: str) -> str:
+    """Check a new display name; an empty one is the username. Raises INVALID_ARGUMENT."""
+    name = name.strip()
+    if fault := _display_name_fault(name):
+        raise invalid({"display_name": fault})
+    return name or username
+
+
+def new_password(password: str) -> str:
+    """Check a new password. Raises INVALID_ARGUMENT."""
+    if fault := password_fault(password):
+        raise invalid({"new_password": fault})
+    return password
+
+
+def reason(text: str) -> str:
+    """Check a reason that is kept and shown. Raises INVALID_ARGUMENT."""
+    text = text.strip()
+    if len(text) > REASON_CHARS_MAX or has_control_characters(text):
+        raise invalid({"reason": f"at most {REASON_CHARS_MAX} characters, none of them control characters"})
+    return text
 
 
 def username_fault(username: str) -> str | None:
@@ -71,7 +108,8 @@ def username_fault(username: str) -> str | None:
     return "3 to 32 characters of a-z, 0-9, dot, dash and underscore"
 
 
-def _password_fault(password: str) -> str | None:
+def password_fault(password: str) -> str | None:
+    """Say what is wrong with a new password, if anything."""
     if len(password) < PASSWORD_CHARS_MIN:
         return f"at least {PASSWORD_CHARS_MIN} characters"
     if len(password.encode()) > PASSWORD_BYTES_MAX:

@@ -17,7 +17,7 @@ from whispr.adapters.cache import Cache
 from whispr.errors import WhisprError
 from whispr.identity import REVOKED_KEY, REVOKED_SUBJECT, Identity, Revocation
 from whispr.services.auth.store import AuthStore
-from whispr.tokens import Clock
+from whispr.tokens import LEEWAY_S, Clock
 
 PAUSES_S = (0.1, 0.5, 1.0, 5.0)
 
@@ -44,21 +44,36 @@ class Revoker:
     async def revoke(self, session_id: str, reason: str) -> None:
         """End a session in the database, then everywhere. To end it again is harmless."""
         await self._store.revoke(session_id, reason)
-        await self.spread(session_id, reason)
+        await self.spread(session_id, reason=reason)
 
-    async def spread(self, session_id: str, reason: str) -> None:
-        """Tell everybody of a session that has ended in the database. Never fails: `run` repeats it."""
-        revocation = Revocation(session_id, reason, self._clock() + self._remember_s)
+    async def revoke_token(self, token_id: str, reason: str, expires_at: float) -> None:
+        """Refuse a service's token from now until it would have expired, everywhere."""
+        until = expires_at + LEEWAY_S
+        await self._store.revoke_token(token_id, reason, until)
+        await self._spread(Revocation(token_id, reason, until))
+
+    async def spread(self, *session_ids: str, reason: str) -> None:
+        """Tell everybody of sessions that have ended in the database. Never fails: `run` repeats it."""
+        until = self._clock() + self._remember_s
+        await self._spread(*(Revocation(each, reason, until) for each in session_ids))
+
+    async def _spread(self, *revocations: Revocation) -> None:
+        # The bus first, for all of them: it never waits.
+        for each in revocations:
+            self._announce(each)
         try:
-            await self._tell(revocation)
+            for each in revocations:
+                await self._remember(each)
         except WhisprError as error:
             log.warning("revocation_not_remembered", error=str(error))
             self._missed.set()
 
-    async def _tell(self, revocation: Revocation) -> None:
+    def _announce(self, revocation: Revocation) -> None:
         # Our own process is told first: the bus does not echo.
         self._identity.revoke(revocation)
         self._bus.publish(REVOKED_SUBJECT, msgspec.json.encode(revocation))
+
+    async def _remember(self, revocation: Revocation) -> None:
         await self._cache.command("ZADD", REVOKED_KEY, revocation.expires_at, revocation.session_id)
 
     async def run(self) -> None:
@@ -77,8 +92,10 @@ class Revoker:
         attempt = 0
         while True:
             try:
-                for session_id, reason, ended_at in await self._store.revoked_within(self._remember_s):
-                    await self._tell(Revocation(session_id, reason, ended_at + self._remember_s))
+                for revoked_id, reason, until in await self._store.revoked_within(self._remember_s):
+                    revocation = Revocation(revoked_id, reason, until)
+                    self._announce(revocation)
+                    await self._remember(revocation)
                 await self._cache.command("ZREMRANGEBYSCORE", REVOKED_KEY, "-inf", self._clock())
             except WhisprError as error:
                 log.debug("revocations_not_repeated", error=str(error), attempt=attempt)
