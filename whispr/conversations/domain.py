@@ -167,8 +167,19 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     read_seq: int
 
 
+class DraftText(msgspec.Struct, frozen=True):
+    """What a member is writing in a conversation and has not sent."""
+
+    content: bytes
+    reply_to_id: str
+    updated_at: datetime
+
+
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as one of its members sees it: `unread_count` and `peer` are the viewer's."""
+    """A conversation as one of its members sees it.
+
+    Of the viewer are `unread_count`, `peer`, `archived`, `muted_until` (of notifications) and `draft`.
+    """
 
     id: str
     kind: Kind
@@ -182,6 +193,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     last_message: Message | None = None
     peer: Member | None = None
     members: tuple[Member, ...] = ()
+    last_change: int = 0
+    archived: bool = False
+    muted_until: datetime | None = None
+    is_active: bool = True
+    draft: DraftText | None = None
 
 
 class MessagePage(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whispr.conversations.domain import Conversation, Member, Message
+from whispr.conversations.domain import Attachment, Conversation, DraftText, Member, Message
 from whispr.v1 import messaging_pb2 as pb
 
 
@@ -21,7 +21,28 @@ def message_pb(message: Message) -> pb.Message:
         signature=message.signature,
         sender_public_key=message.sender_public_key,
         sent_at=message.sent_at,
+        reactions=[pb.Reaction(emoji=r.emoji, user_ids=r.user_ids, count=r.count) for r in message.reactions],
+        attachments=[attachment_pb(each) for each in message.attachments],
+        edited_at=message.edited_at,
+        deleted_at=message.deleted_at,
+        expires_at=message.expires_at,
     )
+
+
+def attachment_pb(attachment: Attachment) -> pb.Attachment:
+    """Build `whispr.v1.Attachment`."""
+    return pb.Attachment(
+        link_id=attachment.link_id,
+        media_id=attachment.media_id,
+        media_type=attachment.media_type,
+        metadata=attachment.metadata,
+        state=attachment.state,
+    )
+
+
+def draft_pb(draft: DraftText) -> pb.Draft:
+    """Build `whispr.v1.Draft`."""
+    return pb.Draft(content=draft.content, reply_to_id=draft.reply_to_id, updated_at=draft.updated_at)
 
 
 def member_pb(member: Member) -> pb.Member:
@@ -53,4 +74,9 @@ def conversation_pb(conversation: Conversation) -> pb.Conversation:
         last_message=message_pb(last) if last is not None else None,
         settings=conversation.settings,
         peer=member_pb(peer) if peer is not None else None,
+        archived=conversation.archived,
+        muted_until=conversation.muted_until,
+        draft=draft_pb(conversation.draft) if conversation.draft is not None else None,
+        last_change=conversation.last_change,
+        is_active=conversation.is_active,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from whispr.conversations.domain import Kind, Member, Message, Role
+from whispr.conversations.domain import REACTION_USERS_MAX, Attachment, Kind, Member, Message, Reaction, Role
 
 encode_map = msgspec.json.Encoder().encode
 _decode_map = msgspec.json.Decoder(dict[str, str]).decode
@@ -22,6 +22,26 @@ MESSAGE_COLUMNS = (
     "id, conversation_id, seq, sender_id, message_type, content, metadata, client_id, reply_to_id, signature,"
     " sender_public_key, sent_at, edited_at, deleted_at, expires_at"
 )
+
+EXTRA_COLUMNS = f"""
+    (SELECT json_agg(json_build_object('emoji', g.emoji, 'user_ids', g.user_ids, 'count', g.count)
+            ORDER BY g.first_at, g.emoji)::text
+        FROM (
+            SELECT r.emoji, count(*) AS count, min(r.reacted_at) AS first_at,
+                (array_agg(r.user_id ORDER BY r.reacted_at, r.user_id))[1:{REACTION_USERS_MAX}] AS user_ids
+            FROM conversations.reactions r
+            WHERE r.conversation_id = m.conversation_id AND r.seq = m.seq GROUP BY r.emoji
+        ) g
+    ) AS reactions,
+    (SELECT json_agg(json_build_object('link_id', a.id, 'media_id', a.media_id, 'media_type', a.media_type,
+            'metadata', coalesce(a.metadata, jsonb_build_object()), 'state', a.state) ORDER BY a.created_at, a.id)::text
+        FROM conversations.attachments a WHERE a.conversation_id = m.conversation_id AND a.seq = m.seq
+    ) AS attachments
+"""  # noqa: S608  # constants of ours
+"""What hangs on a message `m`, as two columns of JSON that `message_of` reads when they are there."""
+
+_decode_reactions = msgspec.json.Decoder(tuple[Reaction, ...]).decode
+_decode_attachments = msgspec.json.Decoder(tuple[Attachment, ...]).decode
 
 
 def map_of(json: str | None) -> dict[str, str]:
@@ -37,7 +57,8 @@ def message_of(row: Row, kind: str) -> Message:
     expires_at: datetime | None = row["expires_at"]
     if expires_at is not None and row["deleted_at"] is None and expires_at <= datetime.now(UTC):
         row = {**row, "content": b"", "metadata": None, "signature": None, "sender_public_key": None}
-        row["deleted_at"] = expires_at
+        row |= {"deleted_at": expires_at, "reactions": None, "attachments": None}
+    reactions, attachments = row.get("reactions"), row.get("attachments")
     return Message(
         id=str(row["id"]),
         conversation_id=str(row["conversation_id"]),
@@ -55,6 +76,8 @@ def message_of(row: Row, kind: str) -> Message:
         edited_at=row["edited_at"],
         deleted_at=row["deleted_at"],
         expires_at=expires_at,
+        reactions=_decode_reactions(reactions) if reactions else (),
+        attachments=_decode_attachments(attachments) if attachments else (),
     )
 
 

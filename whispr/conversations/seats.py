@@ -23,6 +23,12 @@ _PRESENT = """
     SELECT m.user_id, m.role, m.joined_at, m.delivered_seq, m.read_seq, '' AS username, '' AS display_name
     FROM conversations.members m WHERE m.conversation_id = $1 AND m.left_at IS NULL
 """
+_READER = """
+    SELECT c.kind, c.last_seq, s.role, s.read_seq
+    FROM conversations.conversations c
+    LEFT JOIN conversations.members s ON s.conversation_id = c.id AND s.user_id = $2 AND s.left_at IS NULL
+    WHERE c.id = $1
+"""
 # Unread counts start where a person joins, also when they come back. A mute outlasts leaving.
 _SEAT_PEOPLE = """
     INSERT INTO conversations.members (conversation_id, user_id, role, delivered_seq, read_seq, changed_at)
@@ -63,6 +69,19 @@ async def seat_of(tx: Queries, conversation_id: str, user_id: str) -> Member:
     if seat is None:
         raise domain.not_a_member()
     return seat
+
+
+async def check_reader(tx: Queries, conversation_id: str, user_id: str) -> Row:
+    """Check that a person reads a conversation; return its kind and their seat's watermarks, without a lock.
+
+    Raises NOT_FOUND, not_a_member.
+    """
+    row: Row | None = await tx.fetchrow(_READER, conversation_id, user_id)
+    if row is None:
+        raise not_found("conversation", conversation_id)
+    if row["role"] is None:
+        raise domain.not_a_member()
+    return row
 
 
 async def has_left(tx: Queries, conversation_id: str, user_id: str) -> bool:

@@ -14,7 +14,16 @@ from typing import TypeVar
 
 import msgspec
 
-from whispr.conversations.domain import Conversation, Draft, Member, Message, MessageType
+from whispr.conversations.domain import (
+    Attachment,
+    Conversation,
+    Draft,
+    DraftText,
+    Member,
+    Message,
+    MessageType,
+    Reaction,
+)
 from whispr.conversations.ids import new_id, parse_id
 from whispr.errors import invalid
 
@@ -41,6 +50,59 @@ class SendMessage(msgspec.Struct):
     metadata: dict[str, str] | None = None
     signature: bytes | None = None
     sender_public_key: bytes | None = None
+    expire_after_s: int = 0
+
+
+class EditMessage(msgspec.Struct):
+    """`edit_message`: the new body as `text` or `content`; an absent `metadata` leaves the old one."""
+
+    message_id: str
+    text: str | None = None
+    content: bytes | None = None
+    metadata: dict[str, str] | None = None
+    signature: bytes | None = None
+    sender_public_key: bytes | None = None
+
+
+class DeleteMessage(msgspec.Struct):
+    """`delete_message`: for the sender of the push alone unless it says for everyone."""
+
+    message_id: str
+    for_everyone: bool = False
+
+
+class React(msgspec.Struct):
+    """`add_reaction` and `remove_reaction`."""
+
+    message_id: str
+    emoji: str
+
+
+class PinMessage(msgspec.Struct):
+    """`pin_message` and `unpin_message`."""
+
+    message_id: str
+
+
+class SaveDraft(msgspec.Struct):
+    """`save_draft`: without a body the draft is dropped."""
+
+    text: str | None = None
+    content: bytes | None = None
+    reply_to_id: str = ""
+
+
+class MarkAllRead(msgspec.Struct):
+    """`mark_all_read` of `user:<id>`: these conversations, or all."""
+
+    conversation_ids: list[str] = []
+
+
+class Sync(msgspec.Struct):
+    """`sync` of `user:<id>`: since the cursor of an earlier answer."""
+
+    since: str = ""
+    page_size: int = 0
 
 
 class Mark(msgspec.Struct):
@@ -68,6 +130,7 @@ class GetConversations(msgspec.Struct):
 
     page_size: int = 0
     page_token: str = ""
+    archived: bool = False
 
 
 _FIELD = re.compile(r" - at `\$\.([^`\[.]+)")
@@ -94,12 +157,7 @@ def seq_of(value: int, field: str) -> int:
 
 def draft_of(push: SendMessage, conversation_id: str, sender_id: str) -> Draft:
     """Turn a push into a draft. Raises INVALID_ARGUMENT when it has no body or two."""
-    if (push.text is None) == (push.content is None):
-        raise invalid({"text": "give the message's body as `text`, or as `content` in base64"})
-    try:
-        content = push.text.encode() if push.text is not None else push.content or b""
-    except UnicodeEncodeError:
-        raise invalid({"text": "holds a lone surrogate"}) from None
+    content = body_of(push.text, push.content)
     return Draft(
         id=new_id(),
         conversation_id=conversation_id,
@@ -111,7 +169,18 @@ def draft_of(push: SendMessage, conversation_id: str, sender_id: str) -> Draft:
         reply_to_id=parse_id(push.reply_to_id, "reply_to_id") if push.reply_to_id else "",
         signature=push.signature or b"",
         sender_public_key=push.sender_public_key or b"",
+        expire_after_s=push.expire_after_s,
     )
+
+
+def body_of(text: str | None, content: bytes | None) -> bytes:
+    """Return the one body given. Raises INVALID_ARGUMENT when there is none or two."""
+    if (text is None) == (content is None):
+        raise invalid({"text": "give the message's body as `text`, or as `content` in base64"})
+    try:
+        return text.encode() if text is not None else content or b""
+    except UnicodeEncodeError:
+        raise invalid({"text": "holds a lone surrogate"}) from None
 
 
 # What clients get
@@ -133,6 +202,20 @@ class MessageJson(msgspec.Struct, omit_defaults=True, frozen=True):
     reply_to_id: str = ""
     signature: bytes = b""
     sender_public_key: bytes = b""
+    edited_at: datetime | None = None
+    deleted_at: datetime | None = None
+    expires_at: datetime | None = None
+    reactions: Sequence[Reaction] = ()
+    attachments: Sequence[Attachment] = ()
+
+
+class DraftJson(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A member's draft as channels carry it."""
+
+    updated_at: datetime
+    text: str | None = None
+    content: bytes | None = None
+    reply_to_id: str = ""
 
 
 class ConversationJson(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -150,6 +233,11 @@ class ConversationJson(msgspec.Struct, omit_defaults=True, frozen=True):
     last_message: MessageJson | None = None
     peer: Member | None = None
     members: Sequence[Member] = ()
+    last_change: int = 0
+    archived: bool = False
+    muted_until: datetime | None = None
+    is_active: bool = True
+    draft: DraftJson | None = None
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -162,12 +250,7 @@ class Sent(msgspec.Struct, frozen=True):
 
 def message_json(message: Message) -> MessageJson:
     """Build the JSON of a message."""
-    text: str | None
-    content: bytes | None = None
-    try:
-        text = message.content.decode()
-    except UnicodeDecodeError:
-        text, content = None, message.content
+    text, content = text_or_content(message.content)
     return MessageJson(
         id=message.id,
         conversation_id=message.conversation_id,
@@ -182,7 +265,26 @@ def message_json(message: Message) -> MessageJson:
         reply_to_id=message.reply_to_id,
         signature=message.signature,
         sender_public_key=message.sender_public_key,
+        edited_at=message.edited_at,
+        deleted_at=message.deleted_at,
+        expires_at=message.expires_at,
+        reactions=message.reactions,
+        attachments=message.attachments,
     )
+
+
+def text_or_content(body: bytes) -> tuple[str | None, bytes | None]:
+    """Return a body as the one of `text` and `content` that carries it."""
+    try:
+        return body.decode(), None
+    except UnicodeDecodeError:
+        return None, body
+
+
+def draft_json(draft: DraftText) -> DraftJson:
+    """Build the JSON of a draft."""
+    text, content = text_or_content(draft.content)
+    return DraftJson(draft.updated_at, text, content, draft.reply_to_id)
 
 
 def conversation_json(conversation: Conversation) -> ConversationJson:
@@ -201,6 +303,11 @@ def conversation_json(conversation: Conversation) -> ConversationJson:
         last_message=message_json(last) if last is not None else None,
         peer=conversation.peer,
         members=conversation.members,
+        last_change=conversation.last_change,
+        archived=conversation.archived,
+        muted_until=conversation.muted_until,
+        is_active=conversation.is_active,
+        draft=draft_json(conversation.draft) if conversation.draft is not None else None,
     )
 
 
