@@ -59,7 +59,7 @@ async def test_a_large_file_goes_in_parts(objects: Objects, tmp_path: Path) -> N
     await objects.put_file("large", source)
     pieces = [piece async for piece in objects.read("large")]
     assert b"".join(pieces) == content
-    assert max(map(len, pieces)) <= 4 * 1024 * 1024
+    assert max(map(len, pieces)) <= 1024 * 1024
 
 
 async def test_what_is_not_there(objects: Objects) -> None:

@@ -27,8 +27,9 @@ from obstore.store import LocalStore, S3Store
 from whispr.bridge import Bridge
 from whispr.errors import WhisprError, conflict, unavailable
 
-CHUNK_BYTES: Final = 1024 * 1024
-"""How much of an object is read at a time."""
+CHUNK_BYTES: Final = 256 * 1024
+S3_CHUNK_BYTES: Final = 1024 * 1024
+"""How much of an object is read at a time, and so held for each slow reader."""
 S3_PART_BYTES: Final = 8 * 1024 * 1024
 """The parts of a large object on its way to S3."""
 S3_PARTS_AT_ONCE: Final = 4
@@ -86,20 +87,26 @@ class Objects:
         await self._call(key, put)
         await self._to_disk(key)
 
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Yield an object's bytes from `start` up to `end`, or to its end, as fast as they are taken.
+    async def read(
+        self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 0
+    ) -> AsyncIterator[bytes]:
+        """Yield an object's bytes from `start` up to `end`, or to its end, as they are taken.
 
-        Raises MissingObjectError.
+        Each piece is a request of its own, so a slow reader keeps nothing open. Raises MissingObjectError.
         """
-        options: Any = {}
-        if end is not None:
-            options = {"range": (start, end)}
-        elif start:
-            options = {"range": {"offset": start}}
-        found = await self._call(key, lambda: obstore.get_async(self._store, key, options=options))
-        pieces = found.stream(min_chunk_size=CHUNK_BYTES)
-        while (piece := await self._call(key, lambda: _next(pieces))) is not None:
-            yield piece
+        size = chunk_bytes or (S3_CHUNK_BYTES if self._root is None else CHUNK_BYTES)
+        if end is None:
+            end = (await self._call(key, lambda: obstore.head_async(self._store, key)))["size"]
+        while start < end:
+            until = min(end, start + size)
+            yield await self._read(key, start, until)
+            start = until
+
+    async def _read(self, key: str, start: int, end: int) -> bytes:
+        async def get() -> bytes:
+            return bytes(await obstore.get_range_async(self._store, key, start=start, end=end))
+
+        return await self._call(key, get)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there are no error."""
@@ -147,13 +154,12 @@ class Objects:
             await trio.to_thread.run_sync(_fsync, path)
 
 
-async def _next(pieces: Any) -> Any:
-    """Return the next piece, as bytes where it is a buffer; None at the end."""
+async def _next(pages: Any) -> Any:
+    """Return the next page; None at the end."""
     try:
-        piece = await anext(pieces)
+        return await anext(pages)
     except StopAsyncIteration:
         return None
-    return piece if isinstance(piece, list) else bytes(piece)
 
 
 def _fsync(path: Path) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from google.rpc.error_details_pb2 import ErrorInfo
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from whispr.errors import DOMAIN, Code, WhisprError, conflict
+from whispr.asgi.errors import HttpError
+from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway.transcode import HTTP_STATUS, MethodNotAllowedError, error_body
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -25,14 +25,6 @@ _BAD_TOKEN = frozenset({"unauthorized", "token_expired", "session_revoked"})
 
 API_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Answers hold tokens and messages: nobody on the way keeps them."""
-
-
-class HttpError(WhisprError):
-    """An error with an HTTP status of its own, beside the gRPC code that is nearest."""
-
-    def __init__(self, status: int, code: Code, message: str, reason: str) -> None:
-        super().__init__(code, message, [ErrorInfo(reason=reason, domain=DOMAIN)])
-        self.status = status
 
 
 class NoTokenError(HttpError):
@@ -100,7 +92,10 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] = AP
 def error_response(error: WhisprError) -> Response:
     """Answer with an error: its HTTP status, `{code, message, details}`, and the headers that it calls for."""
     headers = dict(API_HEADERS)
-    status = error.status if isinstance(error, HttpError) else HTTP_STATUS[error.code]
+    status = HTTP_STATUS[error.code]
+    if isinstance(error, HttpError):
+        status = error.status
+        headers |= error.headers
     if isinstance(error, MethodNotAllowedError):
         status = 405
         headers["allow"] = ", ".join(error.allowed)

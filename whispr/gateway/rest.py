@@ -19,11 +19,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from whispr.asgi.errors import HttpError
 from whispr.errors import Code, WhisprError, unauthenticated
 from whispr.gateway import metrics, protojson, transcode
 from whispr.gateway.http import (
     ClientGoneError,
-    HttpError,
     NoTokenError,
     Proxies,
     error_response,

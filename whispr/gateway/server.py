@@ -7,24 +7,28 @@ the application, is answered as the API answers: in JSON, with a code and a reas
 from __future__ import annotations
 
 import errno
+import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whispr import __version__
 from whispr.asgi import HttpLimits, HttpServer, Refusal, Rendered
-from whispr.errors import Code
-from whispr.gateway import openapi
-from whispr.gateway.http import HttpError, Proxies, error_response
+from whispr.asgi.errors import HttpError
+from whispr.asgi.wire import ClientGoneError
+from whispr.errors import Code, WhisprError
+from whispr.gateway import metrics, openapi
+from whispr.gateway.http import Proxies, error_response, request_id
 from whispr.gateway.pages import Readiness, page_routes
 from whispr.gateway.rest import RestApi, RestLimits
 from whispr.rpc.channel import Channel
@@ -32,6 +36,17 @@ from whispr.rpc.channel import Channel
 HEADERS_BYTES_MAX = 16 * 1024
 KEEP_ALIVE_S = 30.0
 """An idle connection is closed after this."""
+
+
+_TUS_SENDS = (
+    "tus-resumable", "upload-offset", "upload-length", "upload-metadata", "upload-checksum",
+    "x-http-method-override", "range", "if-range",
+)  # fmt: skip
+_TUS_SAYS = (
+    "tus-resumable", "tus-version", "tus-extension", "tus-max-size", "upload-offset", "upload-length",
+    "upload-expires", "content-range", "content-disposition", "etag",
+)  # fmt: skip
+"""Headers of the endpoints that take and give bytes (tus 1.0.0, and ranges)."""
 
 
 class ListenError(OSError):
@@ -51,6 +66,20 @@ class GatewayOptions:
     trusted_proxies: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a service in this process serves over HTTP by itself, past the API: bytes, not messages.
+
+    It answers requests whose path matches as a whole. WhisprErrors that it raises before it has begun to answer
+    are worded by the gateway.
+    """
+
+    name: str
+    """What it is called in metrics."""
+    path: re.Pattern[str]
+    app: ASGIApp
+
+
 class Gateway:
     """REST, health, metrics and documentation over HTTP."""
 
@@ -61,6 +90,7 @@ class Gateway:
         readiness: Readiness,
         voucher: Callable[[], str],
         options: GatewayOptions | None = None,
+        endpoints: Sequence[Endpoint] = (),
     ) -> None:
         """`channels`: a channel to each service, by short name ("auth"). `voucher`: returns a service token."""
         self._options = options or GatewayOptions()
@@ -72,7 +102,7 @@ class Gateway:
         )
         document = openapi.document(rest.routes, openapi.load_comments(), __version__)
         pages = _starlette(page_routes(document, readiness), rest)
-        self.app: ASGIApp = _with_cors(_Front(rest, pages), self._options.cors_origins)
+        self.app: ASGIApp = _with_cors(_Front(rest, pages, endpoints), self._options.cors_origins)
         self._server = HttpServer(self.app, _limits(self._options), render=_refused)
 
     async def serve(
@@ -116,13 +146,49 @@ def _refused(refusal: Refusal) -> Rendered:
 class _Front:
     """Sends API requests straight to the API, past the routing of pages, which costs more than the API's own."""
 
-    def __init__(self, rest: ASGIApp, pages: ASGIApp) -> None:
+    def __init__(self, rest: ASGIApp, pages: ASGIApp, endpoints: Sequence[Endpoint]) -> None:
         self._rest = rest
         self._pages = pages
+        self._endpoints = [(endpoint.path, _worded(endpoint)) for endpoint in endpoints]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._rest if scope["path"].startswith("/v1/") else self._pages
-        await app(scope, receive, send)
+        await self._app_for(scope["path"])(scope, receive, send)
+
+    def _app_for(self, path: str) -> ASGIApp:
+        for pattern, app in self._endpoints:
+            if pattern.fullmatch(path):
+                return app
+        return self._rest if path.startswith("/v1/") else self._pages
+
+
+def _worded(endpoint: Endpoint) -> ASGIApp:
+    """Answer errors of an endpoint as the API words its own, and count its requests among the API's."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                measured.status = message["status"]
+            await send(message)
+
+        with metrics.measured(scope["method"]) as measured:
+            measured.route = endpoint.name
+            try:
+                await endpoint.app(scope, receive, noting)
+            except ClientGoneError:
+                measured.status = 499
+                raise
+            except WhisprError as error:
+                if begun:
+                    raise
+                response = error_response(error)
+                response.headers["x-request-id"] = request_id(Headers(scope=scope))
+                await response(scope, receive, noting)
+
+    return serve
 
 
 def _starlette(pages: list[Route], rest: RestApi) -> Starlette:
@@ -147,9 +213,9 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
-        allow_headers=("authorization", "content-type", "x-request-id", "traceparent"),
-        expose_headers=("retry-after", "x-request-id", "www-authenticate"),
+        allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+        allow_headers=("authorization", "content-type", "x-request-id", "traceparent", *_TUS_SENDS),
+        expose_headers=("retry-after", "x-request-id", "www-authenticate", *_TUS_SAYS),
         max_age=600,
     )
 
