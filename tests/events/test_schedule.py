@@ -100,7 +100,8 @@ def test_the_floor_is_below_everything_open_and_nothing_done_is_lost(data: st.Da
     open_: list[int] = []
     done: set[int] = set()
     for _ in range(data.draw(st.integers(0, 60))):
-        if left and data.draw(st.booleans()):
+        begin: bool = data.draw(st.booleans())
+        if left and begin:
             seq = left.pop(0)
             assert position.take_up(seq)
             open_.append(seq)

@@ -249,6 +249,7 @@ class _Acks:
 
     def __init__(self) -> None:
         self._client: Client | None = None
+        self._attaching = asyncio.Lock()
         self._inbox = ""
         self._numbers = 0
         self._waiting: dict[str, _Gathering] = {}
@@ -278,10 +279,11 @@ class _Acks:
 
     async def _attach(self, client: Client) -> None:
         """Listen for answers, once per client."""
-        if self._client is not client:
-            self._inbox = client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*.*", cb=self._answered)
-            self._client = client
+        async with self._attaching:
+            if self._client is not client:
+                self._inbox = client.new_inbox()
+                await client.subscribe(f"{self._inbox}.*.*", cb=self._answered)
+                self._client = client
 
     async def _answered(self, message: Msg) -> None:
         key, _, number = message.subject[len(self._inbox) + 1 :].partition(".")
@@ -297,6 +299,8 @@ class _Gathering:
         self.outcomes: list[WhisprError | None] = [unavailable("no answer from JetStream")] * count
         self._missing = set(range(count))
         self._complete = asyncio.Event()
+        if not count:
+            self._complete.set()
 
     def settle(self, number: int, outcome: WhisprError | None) -> None:
         """Note one answer."""
@@ -359,10 +363,10 @@ class Reader:
 
     async def __anext__(self) -> Stored:
         """Wait for the next message. Raises UNAVAILABLE when the reader has to be opened again."""
-        if self._items:
-            await trio.lowlevel.checkpoint()
-        while not self._items:
+        while True:
             await self._ask_for_more()
+            if self._items:
+                return self._items.popleft()
             if self._error is not None:
                 raise self._error
             silent_at = self._heard_at + 2 * HEARTBEAT_S
@@ -370,10 +374,6 @@ class Reader:
                 await self._arrived.park()
             if self._heard_at + 2 * HEARTBEAT_S <= trio.current_time():
                 raise unavailable("JetStream has fallen silent")
-        item = self._items.popleft()
-        if not self._asked and len(self._items) <= READ_LEN_MAX // 2:
-            await self._ask_for_more()
-        return item
 
     def broken(self) -> None:
         """End: messages may have been lost."""
@@ -381,8 +381,9 @@ class Reader:
         self._arrived.unpark_all()
 
     async def _ask_for_more(self) -> None:
-        """Have one request with the server."""
-        if self._asked or self._error is not None:
+        """Have one request with the server, while there is room for its messages."""
+        if self._asked or self._error is not None or len(self._items) > READ_LEN_MAX // 2:
+            await trio.lowlevel.checkpoint()
             return
         self._asked = READ_LEN_MAX // 2
         request = {
