@@ -353,14 +353,14 @@ def check_may_update(kind: Kind, role: Role, name: str, settings: Mapping[str, s
     """
     if kind is Kind.DIRECT and not name and set(settings) == {MESSAGE_TTL}:
         return
-    _check_not_direct(kind)
+    _check_is_group(kind)
     if role.rank < Role.ADMIN.rank:
         raise denied("only an admin or the owner changes a conversation")
 
 
 def check_may_add(kind: Kind, role: Role, new_role: Role) -> None:
     """Moderators and above add people, to roles below their own. Raises PERMISSION_DENIED."""
-    _check_not_direct(kind)
+    _check_is_group(kind)
     if role.rank < Role.MODERATOR.rank:
         raise denied("only a moderator, an admin or the owner adds people")
     if not role.outranks(new_role):
@@ -369,7 +369,7 @@ def check_may_add(kind: Kind, role: Role, new_role: Role) -> None:
 
 def check_may_remove(kind: Kind, role: Role, target: Role, *, oneself: bool) -> None:
     """Remove people of lower roles, as moderator or above; everybody may leave. Raises PERMISSION_DENIED."""
-    _check_not_direct(kind)
+    _check_is_group(kind)
     if oneself:
         return
     if role.rank < Role.MODERATOR.rank or not role.outranks(target):
@@ -378,7 +378,7 @@ def check_may_remove(kind: Kind, role: Role, target: Role, *, oneself: bool) -> 
 
 def check_may_set_role(kind: Kind, role: Role, target: Role, new_role: Role, *, oneself: bool) -> None:
     """Give roles below one's own to people below oneself; the owner also hands over. Raises PERMISSION_DENIED."""
-    _check_not_direct(kind)
+    _check_is_group(kind)
     if oneself:
         raise denied("nobody changes their own role; an owner hands over to another member")
     if not role.outranks(target):
@@ -392,9 +392,12 @@ def successor(members: Collection[Member]) -> Member | None:
     return min(members, key=lambda m: (-m.role.rank, m.joined_at, m.user_id), default=None)
 
 
-def _check_not_direct(kind: Kind) -> None:
+def _check_is_group(kind: Kind) -> None:
     if kind is Kind.DIRECT:
         raise denied("a direct conversation is between its two people", reason="forbidden")
+    if kind is Kind.ROOM:
+        # Bans, invitations, limits and the audit log are kept by what ChatService does.
+        raise denied("a room and who is in it are changed through ChatService", reason="forbidden")
 
 
 def not_a_member() -> WhisprError:

@@ -42,6 +42,10 @@ def _may_be_in_emoji(char: str) -> bool:
     return ord(char) in _PLANES or char in _MARKS or unicodedata.category(char) in _JOINED
 
 
+HIDDEN = "hidden"
+"""The key in the metadata of a message that is hidden until moderators have reviewed it."""
+
+
 def gone(message: Message, now: datetime) -> bool:
     """Tell whether a message has been deleted for everyone or has expired."""
     return message.deleted_at is not None or (message.expires_at is not None and message.expires_at <= now)
@@ -53,6 +57,8 @@ def check_may_edit(message: Message, actor_id: str, now: datetime, limits: Limit
         raise not_editable("only its sender edits a message")
     if gone(message, now):
         raise not_editable("the message was deleted")
+    if HIDDEN in message.metadata:
+        raise not_editable("the message is hidden until it is reviewed")
     if message.message_type == MessageType.SYSTEM:
         raise not_editable("system messages are not edited")
     if limits.edit_window_s and now - message.sent_at > timedelta(seconds=limits.edit_window_s):

@@ -65,6 +65,8 @@ class Broadcast(msgspec.Struct, array_like=True, frozen=True):
 
 
 Relay = Callable[[Broadcast], None]
+Tap = Callable[[str, bytes, int | None], None]
+"""Is given the event, its payload as JSON, and its seq, if it has one."""
 
 
 class Hub:
@@ -89,6 +91,7 @@ class Hub:
         self._wall_clock = wall_clock
         self._factories: dict[str, ChannelFactory] = {}
         self._topics: dict[str, set[Link]] = {}
+        self._taps: dict[str, list[Tap]] = {}
         self._seats: dict[str, int] = {}
         self._users: dict[str, list[Socket]] = {}
         self._outstanding: set[Link] = set()
@@ -129,6 +132,8 @@ class Hub:
             body = payload if isinstance(payload, bytes) else protocol.encode_json(payload)
             self.relay(Broadcast(topic, event, body, binary, seq, unless_joined))
             payload = body if binary else msgspec.Raw(body)
+        if topic in self._taps and not isinstance(payload, bytes):
+            self._tapped(topic, event, protocol.encode_json(payload), seq)
         links = self._topics.get(topic)
         if not links:
             return 0
@@ -137,12 +142,29 @@ class Hub:
 
     def deliver(self, broadcast: Broadcast) -> int:
         """Send what another node broadcast to the subscribers here. Returns how many it was offered to."""
+        if broadcast.topic in self._taps and not broadcast.binary:
+            self._tapped(broadcast.topic, broadcast.event, broadcast.payload, broadcast.seq)
         links = self._topics.get(broadcast.topic)
         if not links:
             return 0
         payload = broadcast.payload if broadcast.binary else msgspec.Raw(broadcast.payload)
         frame = protocol.encode_broadcast(broadcast.topic, broadcast.event, payload)
         return self._fan_out(links, frame, broadcast.seq, None, broadcast.unless_joined)
+
+    def listen(self, topic: str, tap: Tap) -> Callable[[], None]:
+        """Call `tap` with every JSON broadcast of a topic, from here and elsewhere; it must neither wait nor raise.
+
+        Returns what ends it.
+        """
+        taps = self._taps.setdefault(topic, [])
+        taps.append(tap)
+
+        def stop() -> None:
+            taps.remove(tap)
+            if not taps and self._taps.get(topic) is taps:
+                del self._taps[topic]
+
+        return stop
 
     @contextmanager
     def corked(self) -> Iterator[None]:
@@ -308,6 +330,10 @@ class Hub:
     def _watched(self, user_id: str, topic: str | None) -> None:
         if self.watcher is not None:
             self.watcher(user_id, topic)
+
+    def _tapped(self, topic: str, event: str, payload: bytes, seq: int | None) -> None:
+        for tap in tuple(self._taps[topic]):
+            tap(event, payload, seq)
 
     def _fan_out(
         self, links: set[Link], frame: bytes, seq: int | None, exclude: Link | None, unless_joined: str | None
