@@ -44,7 +44,7 @@ KEEP_S = 0.1
 READ_RETRY_MIN_S, READ_RETRY_MAX_S = 0.1, 2.0
 BURY_S = 2.0
 """How long PostgreSQL may take to keep a dead letter; then the event is tried once more instead."""
-LAG_S = 5.0
+LAG_S = 2.0
 """How often the lag is measured."""
 
 log = structlog.get_logger("whispr.consumer")
