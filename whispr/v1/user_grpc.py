@@ -29,7 +29,9 @@ class UserServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/ValidateConversationAccess is not implemented")
 
     async def GetConversationParticipants(self, input_message: user_pb2.GetConversationParticipantsRequest) -> user_pb2.GetConversationParticipantsResponse:
-        """The people of a conversation; only its members and services may ask."""
+        """The people of a conversation in the order they came, by page; only its members and services may
+        ask.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/GetConversationParticipants is not implemented")
 
     async def CheckUserBlocks(self, input_message: user_pb2.CheckUserBlocksRequest) -> user_pb2.CheckUserBlocksResponse:

@@ -66,20 +66,26 @@ class ValidateConversationAccessResponse(_message.Message):
     def __init__(self, access_granted: _Optional[bool] = ..., reason: _Optional[str] = ..., permissions: _Optional[_Mapping[str, bool]] = ..., role: _Optional[str] = ...) -> None: ...
 
 class GetConversationParticipantsRequest(_message.Message):
-    __slots__ = ("conversation_id", "include_inactive")
+    __slots__ = ("conversation_id", "include_inactive", "page_size", "page_token")
     CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_INACTIVE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     conversation_id: str
     include_inactive: bool
-    def __init__(self, conversation_id: _Optional[str] = ..., include_inactive: _Optional[bool] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, conversation_id: _Optional[str] = ..., include_inactive: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class GetConversationParticipantsResponse(_message.Message):
-    __slots__ = ("participants", "total_count")
+    __slots__ = ("participants", "total_count", "next_page_token")
     PARTICIPANTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     participants: _containers.RepeatedCompositeFieldContainer[Participant]
     total_count: int
-    def __init__(self, participants: _Optional[_Iterable[_Union[Participant, _Mapping]]] = ..., total_count: _Optional[int] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, participants: _Optional[_Iterable[_Union[Participant, _Mapping]]] = ..., total_count: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Participant(_message.Message):
     __slots__ = ("user_id", "role", "is_active", "joined_at", "last_seen")
