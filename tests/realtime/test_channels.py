@@ -347,6 +347,22 @@ async def test_a_lost_connection_makes_every_channel_leave() -> None:
         assert sorted(Demo.left) == [("demo:1", "closed"), ("demo:2", "closed")]
 
 
+async def test_a_busy_channel_leaves_too_when_the_connection_is_lost() -> None:
+    """Also one that is in the middle of a push, and one whose rejoin waits for it."""
+    async with served({"demo": Demo}) as server:
+        async with server.wire("alice") as wire:
+            await wire.join("demo:1")
+            await wire.join("demo:2", ref="2")
+            await wire.send("1", "3", "demo:1", "slow", {})
+            await wire.send("2", "4", "demo:2", "slow", {})
+            await wire.send("5", "5", "demo:2", "phx_join", {})
+        with trio.fail_after(2):
+            while server.hub.sockets:
+                await trio.lowlevel.checkpoint()
+        assert ("demo:1", "closed") in Demo.left
+        assert ("demo:2", "replaced") in Demo.left
+
+
 # ── deferred replies ──
 
 

@@ -275,20 +275,26 @@ class Link:
             self.socket.nursery.start_soon(self._work)
 
     async def _work(self) -> None:
-        with trio.CancelScope() as self._scope:
-            while self._inbox:
-                message = self._inbox.pop(0)
-                if self._room is not None:
-                    self._room.set()
-                    self._room = None
-                await self._process(message)
-        self._scope = None
-        if self.state is State.ENDED:
-            await self._leave()
-        self._working = False
-        self._wake()
-        if self._finished is not None:
-            self._finished.set()
+        try:
+            with trio.CancelScope() as self._scope:
+                while self._inbox:
+                    message = self._inbox.pop(0)
+                    if self._room is not None:
+                        self._room.set()
+                        self._room = None
+                    await self._process(message)
+        finally:
+            # The end of the socket cancels this task from outside; the channel leaves all the same.
+            self._scope = None
+            if self.state is State.ENDED and not self._has_left:
+                with trio.move_on_after(self.hub.limits.leave_s, shield=True) as leaving:
+                    await self._leave()
+                if leaving.cancelled_caught:
+                    log.warning("channel did not leave in time", topic=self.topic)
+            self._working = False
+            self._wake()
+            if self._finished is not None:
+                self._finished.set()
 
     async def _process(self, message: Message) -> None:
         if message.event == "phx_join":
@@ -437,17 +443,11 @@ class Link:
                 self._beside.discard(scope)
 
     async def _leave(self) -> None:
-        if self._has_left:
-            return
         self._has_left = True
-        deadline = trio.current_time() + self.hub.limits.leave_s
-        with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            try:
-                await self.channel.leave(self._leave_reason)
-            except Exception as error:  # the boundary to service code: it may raise anything
-                log.error("channel failed to leave", topic=self.topic, exc_info=error)
-        if scope.cancelled_caught:
-            log.warning("channel did not leave in time", topic=self.topic)
+        try:
+            await self.channel.leave(self._leave_reason)
+        except Exception as error:  # the boundary to service code: it may raise anything
+            log.error("channel failed to leave", topic=self.topic, exc_info=error)
 
     def _wake(self) -> None:
         """Wake whoever waits for a slot among the deferred replies, for room, or for quiet."""
