@@ -16,6 +16,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
 from whispr.errors import Code, WhisprError
 from whispr.http2 import events
@@ -475,3 +476,49 @@ async def test_grpcio_servers(echo: Any) -> None:
     finally:
         server.stop(None).wait()
     assert seen == [True, True, True]
+
+
+async def test_what_calls_hold_inflated_is_limited_over_a_connection(echo: Any) -> None:
+    """Small requests that inflate to large ones, held by their handlers: too many together are RESOURCE_EXHAUSTED.
+
+    What a call held is free again when it ends, and a stream holds its last message alone.
+    """
+    go_on = trio.Event()
+
+    class Handlers(echo.Servicer):  # type: ignore[misc]  # a class made at run time
+        async def Say(self, input_message: Any) -> Any:  # noqa: N802
+            await go_on.wait()
+            return echo.Message()
+
+        async def Join(self, input_messages: Any) -> Any:  # noqa: N802
+            return echo.Message(n=len([None async for _ in input_messages]))
+
+    limits = RpcLimits(inflated_bytes_max=10 * MIB)
+    large = echo.Message(payload=bytes(3 * MIB))
+    outcomes: list[Code | None] = []
+    async with open_rpc_pair([Handlers()], server_limits=limits) as pair:
+        stub = echo.Stub(pair.channel)
+
+        async def say() -> None:
+            try:
+                await stub.Say(large, compression="gzip")
+                outcomes.append(None)
+            except WhisprError as error:
+                outcomes.append(error.code)
+
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(say)
+                await wait_all_tasks_blocked()
+                assert outcomes == [Code.RESOURCE_EXHAUSTED] * 2
+                go_on.set()
+            assert outcomes[2:] == [None] * 3
+            outcomes.clear()
+            go_on = trio.Event()
+        async with stub.Join(compression="gzip") as call:
+            for _ in range(8):
+                await call.send(large)
+            assert (await call.response()).n == 8
+        (connection,) = pair.server._connections
+        assert connection._inflated == 0

@@ -168,6 +168,22 @@ class Connection:
         return self._sender.queued + more <= self.limits.queued_bytes_max
 
     @property
+    def unfinished(self) -> object:
+        """What the peer has begun and not completed, a header block or a frame, the same until it is; or None."""
+        return self._partial or self._reader.unfinished
+
+    def held_back(self) -> list[tuple[int, int]]:
+        """Streams whose queued DATA a shut window holds back, and how many bytes of it have gone so far."""
+        if not self._sender.queued:
+            return []
+        shut = self._sender.window <= 0
+        return [
+            (stream.id, stream.queue.taken)
+            for stream in self._streams.values()
+            if stream.queue and (shut or stream.send_window <= 0)
+        ]
+
+    @property
     def receive_window(self) -> int:
         """Bytes of DATA that the peer may send now, over all streams."""
         return self._window.available

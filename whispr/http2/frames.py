@@ -268,12 +268,15 @@ class FrameReader:
         self._max_frame_size = max_frame_size
         self._expect_preface = expect_preface
         self._partial = bytearray()
+        self._begun = 0
+        self._resumed = False
         # A wrong preface is refused at its first wrong byte, so those bytes are looked at as they come.
         self._wanted = 1 if expect_preface else HEADER_BYTES
 
     def push(self, data: bytes) -> None:
         """Take what was read. Raises ProtocolError on a bad preface."""
-        if self._partial:
+        self._resumed = bool(self._partial)
+        if self._resumed:
             self._partial += data
             # Bytes are copied out once per complete frame, not once per read.
             if len(self._partial) < self._wanted:
@@ -331,6 +334,11 @@ class FrameReader:
         flags = 0 if self.within_data else self._data_end
         return DATA_GOES_ON, flags, self._data_stream_id, _part(self.data, start, end)
 
+    @property
+    def unfinished(self) -> int | None:
+        """A number for the frame of which a part has come; None without one, and for DATA handed on in parts."""
+        return self._begun if self._partial else None
+
     def feed(self, data: bytes) -> Iterator[RawFrame]:
         """`push`, and every frame that it completes."""
         self.push(data)
@@ -340,6 +348,8 @@ class FrameReader:
     def _keep(self, wanted: int) -> None:
         """Hold what is left until there are `wanted` bytes of it."""
         if self.at < len(self.data):
+            if self.at or not self._resumed:
+                self._begun += 1
             self._partial += self.data[self.at :]
             self._wanted = wanted
         self.data, self.at = b"", 0

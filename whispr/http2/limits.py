@@ -26,8 +26,12 @@ class Limits:
     connection_window_bytes_max: int = 16 * 1024 * 1024
     unread_bytes_max: int = 16 * 1024 * 1024
     """Unconsumed bytes over all streams, beyond which the connection's window no longer opens by itself."""
-    queued_bytes_max: int = 256 * 1024 * 1024
-    """DATA that waits for the peer's windows, over all streams; a server ends calls that would add to it."""
+    queued_bytes_max: int = 64 * 1024 * 1024
+    """DATA that waits for the peer's windows, over all streams; a server ends calls that would add to it.
+
+    Sixteen of the largest messages that gRPC takes by default. Streams wait at 64 KiB each, so only answers that are
+    large and many come near it.
+    """
     control_frames_burst: int = 1000
     """Control frames a peer may send at once, beyond those that its traffic explains."""
     control_frames_per_s: float = 100.0

@@ -23,7 +23,7 @@ def size_of(data: Data) -> int:
 class DataQueue:
     """First in, first out; its length is in bytes."""
 
-    __slots__ = ("_at", "_pieces", "_size", "held")
+    __slots__ = ("_at", "_pieces", "_size", "held", "taken")
 
     def __init__(self) -> None:
         self._pieces: list[bytes | bytearray] = []
@@ -32,6 +32,8 @@ class DataQueue:
         self._size = 0
         self.held = 0
         """Bytes in memory."""
+        self.taken = 0
+        """Bytes that have been taken, ever."""
 
     def __len__(self) -> int:
         return self._size
@@ -57,6 +59,7 @@ class DataQueue:
         """Remove so many bytes, of those that there are, from the front."""
         taken: list[Octets] = []
         self._size -= count
+        self.taken += count
         while count:
             first = self._pieces[0]
             if isinstance(first, bytearray):

@@ -19,6 +19,13 @@ class RpcLimits:
     """Frames that a channel takes. Few large ones carry large messages much faster than many small ones."""
     handshake_s: float = 20.0
     """For a connection to be made, TLS to agree, and the peer's SETTINGS to arrive."""
+    unfinished_s: float = 30.0
+    """On a server: for the rest of a frame or header block that has begun. Late by at most half of it."""
+    untaken_s: float = 300.0
+    """On a server: for what waits to be sent while windows are shut or the socket is not read, before its stream or
+    connection is ended. Late by at most half of `unfinished_s`."""
+    inflated_bytes_max: int = 64 * 1024 * 1024
+    """On a server: what the compressed requests of one connection's calls in progress may be when inflated."""
     accepted_connections_max: int = 10_000
     """Connections a server holds; it closes further ones as they come."""
     backoff_s: float = 1.0
@@ -39,6 +46,8 @@ class RpcLimits:
 
     def __post_init__(self) -> None:
         assert self.message_bytes_max > 0
+        assert self.inflated_bytes_max > 0
+        assert min(self.unfinished_s, self.untaken_s) > 0
         assert MIN_MAX_FRAME_SIZE <= self.response_frame_bytes_max <= MAX_MAX_FRAME_SIZE
         assert 0 < self.backoff_s <= self.backoff_s_max
         assert self.backoff_multiplier >= 1

@@ -43,6 +43,7 @@ class ServerCall(ServerSideCall):
         "_room",
         "ended_by",
         "handler",
+        "inflated",
         "scope",
         "stream_id",
     )
@@ -62,6 +63,8 @@ class ServerCall(ServerSideCall):
         """Around the handler, while it runs."""
         self.ended_by: WhisprError | None = None
         """Why the call was ended, other than by its deadline."""
+        self.inflated = 0
+        """Bytes of its message received last, if that came compressed."""
         self._finished = False
         self._connection = connection
         self._encoding_received = head.encoding
@@ -178,6 +181,7 @@ class ServerCall(ServerSideCall):
     def _take(self) -> bytes:
         self._connection.counters.messages_received += 1
         message, surplus = self.inbox.take()
+        self._connection.hold_inflated(self, len(message) if self.inbox.compressed else 0)
         if surplus:
             self._connection.core.consume(self.stream_id, surplus)
             self._connection.flush()

@@ -28,6 +28,7 @@ from whispr.rpc.driving import drive
 from whispr.rpc.keepalive import PingGuard, server_watches
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import Method, Refusal, RequestHead, read_head
+from whispr.rpc.patience import Patience
 from whispr.rpc.server_call import ServerCall
 from whispr.rpc.statuses import status_of
 from whispr.rpc.tls import identity_of
@@ -58,6 +59,7 @@ class ServerConnection(Transport):
         "_compression",
         "_context",
         "_draining",
+        "_inflated",
         "_leader",
         "_limits",
         "_methods",
@@ -97,6 +99,7 @@ class ServerConnection(Transport):
         core.on_ping = PingGuard(self, limits.keepalive.pinged_s_min, trio.current_time).pinged
         self._calls: dict[int, ServerCall] = {}
         self._refused: dict[int, Refusal] = {}
+        self._inflated = 0
         self._ready: list[ServerCall] = []  # short, and an empty deque takes 0.7 KiB
         self._context = contextvars.copy_context()
         self._leader: trio.lowlevel.Task | None = None
@@ -205,7 +208,8 @@ class ServerConnection(Transport):
 
     async def _read(self) -> None:
         limits = self._limits
-        self._watchman.join(self, server_watches(self, limits.keepalive, limits.handshake_s))
+        patience = Patience(self, limits.unfinished_s, limits.untaken_s)
+        self._watchman.join(self, [patience, *server_watches(self, limits.keepalive, limits.handshake_s)])
         try:
             await self._lead()
             await self._reading_over.wait()
@@ -278,8 +282,18 @@ class ServerConnection(Transport):
         finally:
             self._over(call)
 
+    def hold_inflated(self, call: ServerCall, size: int) -> None:
+        """A call's message was inflated to `size` bytes, in place of its last. Raises RESOURCE_EXHAUSTED."""
+        self._inflated += size - call.inflated
+        call.inflated = size
+        bytes_max = self._limits.inflated_bytes_max
+        if self._inflated > bytes_max:
+            told = f"compressed requests of this connection would be more than {bytes_max} bytes together"
+            raise WhisprError(Code.RESOURCE_EXHAUSTED, told)
+
     def _over(self, call: ServerCall) -> None:
         call.scope = None
+        self._inflated -= call.inflated
         del self._calls[call.stream_id]
         if self._draining:
             self._close_if_drained()
@@ -323,6 +337,20 @@ class ServerConnection(Transport):
         self.counters.pings_sent += 1
         self.core.ping(_KEEPALIVE_PING)
         self.flush()
+
+    def end_stream(self, stream_id: int, why: str) -> None:
+        """End a stream and its call with ENHANCE_YOUR_CALM."""
+        self.core.reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+        call = self._calls.get(stream_id)
+        if call is not None:
+            call.end(WhisprError(Code.RESOURCE_EXHAUSTED, why), why)
+        self.flush()
+
+    def hang_up(self, why: str) -> None:
+        """End the connection with ENHANCE_YOUR_CALM, as soon as that has been said."""
+        self.core.go_away(ErrorCode.ENHANCE_YOUR_CALM, why)
+        self._lose(why)
+        self.close()
 
     def shut_down(self) -> None:
         """Begin a graceful end (RFC 9113 section 6.8): warn, and once the warning is seen refuse new calls."""

@@ -155,6 +155,11 @@ class Transport(ABC):
             self._lose("the connection was closed")
             await trio.aclose_forcefully(self.stream)
 
+    @property
+    def unread(self) -> int | None:
+        """Bytes that the socket has taken so far, while it does not take more; None while it does."""
+        return self.counters.bytes_sent if self._unsent else None
+
     def flush(self) -> None:
         """Have what the connection has to say sent."""
         if not self.handling:
