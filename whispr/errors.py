@@ -194,9 +194,14 @@ def conflict(message: str, reason: str, facts: Mapping[str, str] | None = None) 
     return WhisprError(Code.FAILED_PRECONDITION, message, [_info(reason, facts)])
 
 
-def exhausted(message: str, retry_after_s: float | None = None, reason: str = "rate_limited") -> WhisprError:
+def exhausted(
+    message: str,
+    retry_after_s: float | None = None,
+    reason: str = "rate_limited",
+    facts: Mapping[str, str] | None = None,
+) -> WhisprError:
     """RESOURCE_EXHAUSTED: over a limit; says when to come back, if coming back helps."""
-    details: list[Message] = [_info(reason)]
+    details: list[Message] = [_info(reason, facts)]
     if retry_after_s is not None:
         details.append(_retry(retry_after_s))
     return WhisprError(Code.RESOURCE_EXHAUSTED, message, details)

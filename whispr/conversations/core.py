@@ -6,7 +6,7 @@ Built once per process, whichever of the two services run there. It owns the log
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -14,7 +14,7 @@ from whispr.conversations import expander
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.channels import ConversationChannel, Statuses, UserChannel
 from whispr.conversations.database import Database
-from whispr.conversations.domain import Limits
+from whispr.conversations.domain import Limits, Message
 from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
 from whispr.conversations.operations import Limiter, Operations
@@ -44,9 +44,8 @@ class Conversations:
         self.store = Store(db, limits)
         self.membership = Membership(db, limits)
         self.announcer = Announcer(hub, self.store, permissions)
-        self.log = MessageLog(
-            db, on_committed=self.announcer.committed, settling=hub.corked, on_stored=db.ring
-        )
+        self._watchers: list[Callable[[Sequence[Message]], None]] = []
+        self.log = MessageLog(db, on_committed=self._committed, settling=hub.corked, on_stored=db.ring)
         self.operations = Operations(
             log=self.log,
             store=self.store,
@@ -73,6 +72,15 @@ class Conversations:
     def consumers(self) -> Sequence[Consumer]:
         """What it listens to on the event bus."""
         return ()
+
+    def watch(self, watcher: Callable[[Sequence[Message]], None]) -> None:
+        """Call `watcher` with new messages of this process once announced; it must neither wait nor raise."""
+        self._watchers.append(watcher)
+
+    def _committed(self, messages: Sequence[Message]) -> None:
+        self.announcer.committed(messages)
+        for watcher in self._watchers:
+            watcher(messages)
 
     def heard(self, broadcast: Broadcast) -> None:
         """Take note of what another node broadcast."""

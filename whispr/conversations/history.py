@@ -68,6 +68,10 @@ _HISTORY = """
 """
 _HISTORY_AFTER = _HISTORY.format(seat=_SEAT, page=_PAGE_AFTER)
 _HISTORY_BEFORE = _HISTORY.format(seat=_SEAT, page=_PAGE_BEFORE)
+_OVERSEEN = f"""
+    SELECT c.kind, page.* FROM conversations.conversations c LEFT JOIN LATERAL ({_PAGE_BEFORE}) page ON true
+    WHERE c.id = $1 ORDER BY page.seq
+"""  # noqa: S608  # constants of ours
 _ONE_MESSAGE = f"""
     SELECT seat.kind, seat.role AS viewer_role, found.*
     FROM ({_SEAT}) seat LEFT JOIN LATERAL (
@@ -113,6 +117,18 @@ class History:
             before = before_seq or SEQ_MAX + 1
             rows = await self._db.fetch(_HISTORY_BEFORE, conversation_id, viewer_id, before, size)
         check_seat(rows, conversation_id)
+        return _page_of(rows)
+
+    async def overseen(self, conversation_id: str, before_seq: int, size: int) -> MessagePage:
+        """Return the last messages before `before_seq` to somebody without a seat; the caller has judged that.
+
+        Raises NOT_FOUND.
+        """
+        before = before_seq or SEQ_MAX + 1
+        size = clamp_page(size, self._limits)
+        rows = await self._db.fetch(_OVERSEEN, conversation_id, None, before, size)
+        if not rows:
+            raise not_found("conversation", conversation_id)
         return _page_of(rows)
 
     async def message(self, conversation_id: str, viewer_id: str, message_id: str) -> Message:
