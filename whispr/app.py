@@ -32,7 +32,7 @@ from whispr.embed import run_children
 from whispr.errors import unavailable
 from whispr.node import Node
 from whispr.progress import Progress
-from whispr.services import user
+from whispr.services import notification, user
 from whispr.services.auth.service import MIGRATIONS as AUTH_MIGRATIONS
 
 MIGRATIONS = (
@@ -40,6 +40,7 @@ MIGRATIONS = (
     Owner("auth", AUTH_MIGRATIONS),
     Owner("conversations", conversations.MIGRATIONS),
     Owner("users", user.MIGRATIONS),
+    Owner("notifications", notification.MIGRATIONS),
 )
 """Who owns which schema, in the order in which their migrations run."""
 

@@ -32,7 +32,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-SERVICES = ("auth", "user", "messaging")
+SERVICES = ("auth", "user", "notification", "messaging")
 """The services this build can serve, in starting order."""
 
 Key = tuple[str, ...]
@@ -131,6 +131,43 @@ class AuthSettings(ServiceSettings):
         return self
 
 
+class NotificationSettings(ServiceSettings):
+    """NotificationService, and the push services it uses."""
+
+    port: Port = 50056
+    batch_s: Annotated[float, Field(ge=0, le=300)] = 2.0
+    """How long messages of one conversation are gathered into one push."""
+    push_ttl_s: Annotated[int, Field(ge=0)] = 24 * 3600
+    """How long push services keep trying to reach a device."""
+    everyone_max: Annotated[int, Field(ge=0, le=1000)] = 1000
+    """Members of a conversation up to which all are told of every message; beyond, of mentions."""
+    allow_private_addresses: bool = False
+    """Whether webhooks and Web Push may lead into private networks, as on a machine of one's own."""
+    allow_http: bool = False
+    """Whether they may do without TLS."""
+    vapid_key_file: Path | None = None
+    """The P-256 key shown to push services of browsers; made in the data folder when not set."""
+    vapid_contact: str = ""
+    """A mailto: or https: URI by which they reach the operator."""
+    fcm_service_account_file: Path | None = None
+    """Turns Firebase Cloud Messaging on."""
+    fcm_url: str = "https://fcm.googleapis.com"
+    apns_key_file: Path | None = None
+    """Turns the Apple Push Notification service on; the three that follow go with it."""
+    apns_key_id: str = ""
+    apns_team_id: str = ""
+    apns_topic: str = ""
+    apns_url: str = "https://api.push.apple.com"
+
+    @model_validator(mode="after")
+    def _complete(self) -> NotificationSettings:
+        if self.apns_key_file and not (self.apns_key_id and self.apns_team_id and self.apns_topic):
+            raise ValueError("apns_key_file needs apns_key_id, apns_team_id and apns_topic")
+        if self.vapid_contact and not self.vapid_contact.startswith(("mailto:", "https:")):
+            raise ValueError("vapid_contact must be a mailto: or https: URI")
+        return self
+
+
 class PostgresSettings(Section):
     """The truth. Without a URL a PostgreSQL of our own runs as a child process."""
 
@@ -197,6 +234,10 @@ class Limits(Section):
     group_members: Limit = 1000
     page_size: Annotated[int, Field(ge=1)] = 50
     page_size_max: Annotated[int, Field(ge=1)] = 100
+    user_devices: Limit = 20
+    inbox_entries: Limit = 500
+    inbox_days: Limit = 90
+    push_host_requests: Annotated[int, Field(ge=1)] = 8
     typing_expires_s: Annotated[int, Field(ge=1)] = 10
 
     @model_validator(mode="after")
@@ -243,7 +284,7 @@ class Settings(BaseSettings):
     chat: ServiceSettings = ServiceSettings(port=50051)
     stream: ServiceSettings = ServiceSettings(port=50052)
     media: ServiceSettings = ServiceSettings(port=50055)
-    notification: ServiceSettings = ServiceSettings(port=50056)
+    notification: NotificationSettings = NotificationSettings()
     postgres: PostgresSettings = PostgresSettings()
     redis: BackendSettings = BackendSettings()
     nats: BackendSettings = BackendSettings()

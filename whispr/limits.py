@@ -14,6 +14,10 @@ from whispr.http2.limits import Limits as Http2Limits
 from whispr.realtime.limits import Limits as SocketLimits
 from whispr.rpc.limits import RpcLimits
 from whispr.services.auth.service import AuthLimits
+from whispr.services.notification.notifier import Options as NotificationOptions
+from whispr.services.notification.requests import Addresses
+from whispr.services.notification.service import Setup as PushSetup
+from whispr.services.user.service import UserLimits
 
 NEVER_REACHED = 2**31 - 1
 
@@ -59,6 +63,11 @@ def conversations(settings: Settings) -> ConversationLimits:
     )
 
 
+def users(settings: Settings) -> UserLimits:
+    """How many people one person may block or know."""
+    return UserLimits(blocks=settings.limits.blocks, contacts=settings.limits.contacts)
+
+
 def auth(settings: Settings) -> AuthLimits:
     """Lives of tokens, and attempts at getting them."""
     return AuthLimits(
@@ -68,6 +77,37 @@ def auth(settings: Settings) -> AuthLimits:
         account_attempts_per_hour=settings.limits.auth_account_attempts_per_hour,
         account_sessions=settings.limits.account_sessions,
         data_exports_per_day=settings.limits.data_exports_per_day,
+    )
+
+
+def notifications(settings: Settings) -> NotificationOptions:
+    """Whom to tell, and how much is kept."""
+    own = settings.notification
+    return NotificationOptions(
+        batch_s=own.batch_s,
+        push_ttl_s=own.push_ttl_s,
+        everyone_max=own.everyone_max,
+        inbox_length=settings.limits.inbox_entries,
+        inbox_days=settings.limits.inbox_days,
+        user_devices=settings.limits.user_devices,
+    )
+
+
+def pushes(settings: Settings) -> PushSetup:
+    """The push services to use."""
+    own = settings.notification
+    return PushSetup(
+        vapid_key_file=own.vapid_key_file or settings.data_dir / "push" / "vapid.pem",
+        vapid_contact=own.vapid_contact or f"https://{settings.public_host or settings.host}",
+        addresses=Addresses(own.allow_private_addresses, own.allow_http),
+        host_requests=settings.limits.push_host_requests,
+        fcm_account_file=own.fcm_service_account_file,
+        fcm_url=own.fcm_url,
+        apns_key_file=own.apns_key_file,
+        apns_key_id=own.apns_key_id,
+        apns_team_id=own.apns_team_id,
+        apns_topic=own.apns_topic,
+        apns_url=own.apns_url,
     )
 
 

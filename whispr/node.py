@@ -14,7 +14,7 @@ import purerpc
 import structlog
 import trio
 
-from whispr import limits
+from whispr import limits, neighbours
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.jetstream import JetStream
@@ -32,11 +32,11 @@ from whispr.events.relay import Relay
 from whispr.events.streams import Streams
 from whispr.gateway.server import Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
-from whispr.neighbours import neighbours
 from whispr.online import Online
 from whispr.peers import Peers
 from whispr.realtime.channel import ChannelFactory
-from whispr.realtime.hub import Hub
+from whispr.realtime.hub import Broadcast, Hub
+from whispr.realtime.protocol import encode_json
 from whispr.realtime.server import serve_websocket
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.channelz import ChannelzServicer
@@ -48,9 +48,12 @@ from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
 from whispr.services.auth.service import AuthService
 from whispr.services.messaging.service import MessagingService
+from whispr.services.notification.service import NotificationService
+from whispr.services.notification.surroundings import Services as NotificationNeighbours
 from whispr.services.user.service import UserService
 from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
+from whispr.v1.messaging_grpc import MessagingServiceStub
 from whispr.v1.user_grpc import UserServiceStub
 
 EXPANDERS: Mapping[str, Expander] = {expander.NAME: expander.expand}
@@ -185,6 +188,7 @@ class Node:
         """Build a service, run its background jobs, mount its topics and serve its RPCs."""
         makers: Mapping[str, Callable[[], Service]] = {
             "auth": self._make_auth, "user": self._make_user, "messaging": self._make_messaging,
+            "notification": self._make_notification,
         }  # fmt: skip
         service = makers[name]()
         if self._conversations is not None and not self._conversing:
@@ -258,17 +262,49 @@ class Node:
     def _make_auth(self) -> AuthService:
         keys = self._credentials.keys()
         own = limits.auth(self._settings)
-        others = neighbours(self._channels, self._acting_for, self._started)
+        others = neighbours.of_auth(self._channels, self._acting_for, self._started)
         return AuthService(self._db, self._cache, self._bus, self._identity, keys, others, limits=own)
 
     def _make_user(self) -> UserService:
         own = limits.conversations(self._settings)
-        return UserService(self._db, limits=own, on_blocks_changed=self._blocks_changed)
+        return UserService(
+            self._db,
+            limits=own,
+            own_limits=limits.users(self._settings),
+            neighbours=neighbours.of_user(self._channels, self._acting_for, self._online),
+            on_blocks_changed=self._blocks_changed,
+        )
 
     def _make_messaging(self) -> MessagingService:
         return MessagingService(self._the_conversations())
 
+    def _make_notification(self) -> NotificationService:
+        others = NotificationNeighbours(
+            UserServiceStub(self._channels["user"]).CheckUserBlocks,
+            lambda request, *, metadata: MessagingServiceStub(self._channels["messaging"]).GetConversation(
+                request, metadata=metadata
+            ),
+            self._acting_for,
+        )
+        return NotificationService(
+            self._db,
+            online=self._online,
+            neighbours=others,
+            announce=self._announce,
+            limiter=RateLimiter(self._cache),
+            limits=limits.conversations(self._settings),
+            setup=limits.pushes(self._settings),
+            options=limits.notifications(self._settings),
+        )
+
     # What the parts ask of the process
+
+    def _announce(self, topic: str, event: str, payload: object) -> None:
+        """Broadcast to the sockets of every node, from a process with a hub or without."""
+        if self._hub is not None:
+            self._hub.broadcast(topic, event, payload)
+        else:
+            self._peers.relay(Broadcast(topic, event, encode_json(payload)))
 
     def _the_conversations(self) -> Conversations:
         """The process's conversations, made when the first service that is a face of them starts."""

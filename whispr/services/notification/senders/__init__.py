@@ -1,0 +1,1 @@
+"""Senders: one per kind of push service, all behind `port.Sender`."""

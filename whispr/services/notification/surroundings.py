@@ -1,0 +1,107 @@
+"""What notifications need to know of the rest of the product."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
+
+import trio
+
+from whispr.conversations.domain import Kind
+from whispr.errors import WhisprError
+from whispr.services.notification.senders.port import Push, Sender
+from whispr.v1 import messaging_pb2, user_pb2
+
+CALL_S = 5.0
+"""How long another service may take."""
+NAME_S = 60.0
+"""How long a conversation's name is used without asking again."""
+NAMES_MAX = 5_000
+TARGETS_MAX = 1_000
+
+Metadata = Callable[[str], Sequence[tuple[str, str]]]
+"""Makes the metadata of a call on behalf of a user: our service token and `x-whispr-actor`."""
+
+Announce = Callable[[str, str, object], object]
+"""Broadcasts (topic, event, payload) to sockets of every node. Never waits."""
+
+
+class Presence(Protocol):
+    """What is needed of `whispr.online.Online`."""
+
+    async def connected(self, user_ids: Collection[str]) -> set[str]:
+        """Return those of the users who have a socket."""
+
+    async def reading(self, topic: str, among: Collection[str] | None = None) -> set[str]:
+        """Return the users who have the topic joined, of those of `among`."""
+
+
+class Neighbours(Protocol):
+    """What is asked of other services."""
+
+    async def blocked(self, sender_id: str, user_ids: Sequence[str]) -> set[str]:
+        """Return those between whom and the sender a block stands, either way. Raises UNAVAILABLE."""
+
+    async def name_of(self, conversation_id: str, kind: Kind, member_id: str) -> str:
+        """Return what a group or room is called; empty when nobody says so."""
+
+
+class CheckBlocks(Protocol):
+    """The RPC UserService.CheckUserBlocks."""
+
+    def __call__(
+        self, request: user_pb2.CheckUserBlocksRequest, *, metadata: Sequence[tuple[str, str]]
+    ) -> Awaitable[user_pb2.CheckUserBlocksResponse]: ...
+
+
+class GetConversation(Protocol):
+    """The RPC MessagingService.GetConversation."""
+
+    def __call__(
+        self, request: messaging_pb2.GetConversationRequest, *, metadata: Sequence[tuple[str, str]]
+    ) -> Awaitable[messaging_pb2.GetConversationResponse]: ...
+
+
+class Services:
+    """The user and messaging services, asked over gRPC."""
+
+    def __init__(
+        self, check_blocks: CheckBlocks, get_conversation: GetConversation, metadata: Metadata
+    ) -> None:
+        self._check_blocks = check_blocks
+        self._get_conversation = get_conversation
+        self._metadata = metadata
+        self._names: dict[str, tuple[str, float]] = {}
+
+    async def blocked(self, sender_id: str, user_ids: Sequence[str]) -> set[str]:
+        """Return those between whom and the sender a block stands. Raises UNAVAILABLE."""
+        found: set[str] = set()
+        for start in range(0, len(user_ids), TARGETS_MAX):
+            part = user_ids[start : start + TARGETS_MAX]
+            request = user_pb2.CheckUserBlocksRequest(user_id=sender_id, target_user_ids=part)
+            with trio.fail_after(CALL_S):
+                answer = await self._check_blocks(request, metadata=self._metadata(sender_id))
+            found.update(each for each in part if answer.is_blocked[each] or answer.has_blocked[each])
+        return found
+
+    async def name_of(self, conversation_id: str, kind: Kind, member_id: str) -> str:
+        """Return what a group or room is called; asked for a member, and remembered for a while."""
+        if kind is Kind.DIRECT:
+            return ""
+        name, until = self._names.get(conversation_id, ("", 0.0))
+        if until > trio.current_time():
+            return name
+        request = messaging_pb2.GetConversationRequest(conversation_id=conversation_id)
+        with trio.move_on_after(CALL_S):
+            try:
+                answer = await self._get_conversation(request, metadata=self._metadata(member_id))
+                name = answer.conversation.name
+            except WhisprError:
+                return name  # it is told without, or with the last name known
+        while len(self._names) >= NAMES_MAX:
+            del self._names[next(iter(self._names))]
+        self._names[conversation_id] = (name, trio.current_time() + NAME_S)
+        return name
+
+
+__all__ = ["Announce", "Neighbours", "Presence", "Push", "Sender", "Services"]

@@ -1,0 +1,172 @@
+"""Listens to events, and tells people of messages when their burst is due."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+import trio
+
+from whispr.adapters.postgres import Postgres
+from whispr.conversations.domain import Kind
+from whispr.conversations.ids import UUID_PATTERN
+from whispr.errors import WhisprError
+from whispr.events import Consumer, Event, once
+from whispr.services.notification import inbox as inboxes
+from whispr.services.notification.bursts import Burst, NewMessage
+from whispr.services.notification.dispatcher import POLL_S, Bell, Dispatcher, forever
+from whispr.services.notification.domain import mentioned_in, preview_of
+from whispr.services.notification.notifier import Notifier
+from whispr.services.notification.personal import erase
+
+STALE_S = 3600.0
+"""Messages older than this are not told of: an outage has ended, or a stream is being replayed."""
+BURSTS_MAX = 4
+"""Bursts told of at once."""
+TELL_S = 30.0
+AGAIN_S = 5.0
+"""When a burst is tried again that could not be told of."""
+
+_ID = re.compile(UUID_PATTERN)
+
+log = structlog.get_logger("whispr.notification")
+
+
+class MessageSent(msgspec.Struct):
+    """The data of `message_sent`, as far as it matters here."""
+
+    message_id: str
+    conversation_id: str
+    conversation_kind: Kind
+    seq: int
+    sender_id: str
+    message_type: str
+    sent_at: datetime
+    metadata: dict[str, str] = {}
+    text: str | None = None
+    encrypted: bool = False
+    deleted: bool = False
+
+
+class Read(msgspec.Struct):
+    """The data of `read`."""
+
+    conversation_id: str
+    user_id: str
+    seq: int
+
+
+class Deleted(msgspec.Struct):
+    """The data of `message_deleted`."""
+
+    message_id: str
+
+
+class Teller:
+    """The consumers, and the task that tells people of bursts."""
+
+    def __init__(self, db: Postgres, notifier: Notifier, dispatcher: Dispatcher) -> None:
+        self._db = db
+        self._notifier = notifier
+        self._dispatcher = dispatcher
+        self._bell = Bell()
+
+    @property
+    def consumers(self) -> Sequence[Consumer]:
+        """What is listened to."""
+        both = [f"{source}.events.{{}}" for source in ("messaging", "chat")]
+        return (
+            Consumer(
+                "notification-messages",
+                tuple(subject.format("message_sent") for subject in both),
+                self.message_sent,
+                from_start=False,
+            ),
+            Consumer("notification-read", tuple(subject.format("read") for subject in both), self.read),
+            Consumer(
+                "notification-deleted",
+                tuple(subject.format("message_deleted") for subject in both),
+                self.deleted,
+            ),
+            Consumer("notification-accounts", ("user.events.account_deleted",), self.account_deleted),
+        )
+
+    async def message_sent(self, event: Event) -> None:
+        """Keep a message until its burst is due."""
+        sent = msgspec.convert(event.data, MessageSent)
+        if sent.deleted or event.time < inboxes.now() - timedelta(seconds=STALE_S):
+            await trio.lowlevel.checkpoint()
+            return
+        message = NewMessage(
+            message_id=sent.message_id,
+            conversation_id=sent.conversation_id,
+            kind=sent.conversation_kind,
+            seq=sent.seq,
+            sender_id=sent.sender_id,
+            preview=preview_of(sent.message_type, sent.text, encrypted=sent.encrypted),
+            mentions=mentioned_in(sent.metadata, _ID),
+            silent=sent.metadata.get("silent") == "true" or sent.message_type == "system",
+            sent_at=sent.sent_at,
+        )
+        async with self._db.transaction() as tx:
+            if await once(tx, "notification-messages", event.id):
+                await self._notifier.bursts.note(tx, message, self._notifier.options.batch_s)
+        self._bell.ring()
+
+    async def read(self, event: Event) -> None:
+        """Clear what a read watermark covers from the inbox and from screens."""
+        read = msgspec.convert(event.data, Read)
+        inbox = self._notifier.inbox
+        async with self._db.transaction() as tx:
+            entries = await inbox.read_up_to(tx, read.user_id, read.conversation_id, read.seq, event.time)
+            await self._notifier.clear(tx, read.user_id, entries)
+        if entries:
+            self._dispatcher.wake()
+            await self._notifier.announce_read(read.user_id, entries)
+
+    async def deleted(self, event: Event) -> None:
+        """Forget what a message that is deleted for everyone said."""
+        deleted = msgspec.convert(event.data, Deleted)
+        async with self._db.transaction() as tx:
+            await self._notifier.bursts.forget(tx, deleted.message_id)
+            await self._notifier.inbox.forget(tx, deleted.message_id)
+
+    async def account_deleted(self, event: Event) -> None:
+        """Erase what is held about a person."""
+        async with self._db.transaction() as tx:
+            await erase(tx, event.subject)
+
+    # Bursts
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tell people of what is due, until cancelled."""
+        task_status.started()
+        await forever(self.tell_due, self._bell)
+
+    async def tell_due(self) -> float:
+        """Tell people of the bursts that are due; return the seconds until the next one may be."""
+        bursts = await self._notifier.bursts.take(BURSTS_MAX)
+        async with trio.open_nursery() as nursery:
+            for burst in bursts:
+                nursery.start_soon(self._tell, burst)
+        if bursts:
+            self._dispatcher.wake()
+            return 0.0
+        return min(POLL_S, max(0.0, await self._notifier.bursts.seconds_to_next() or POLL_S))
+
+    async def _tell(self, burst: Burst) -> None:
+        try:
+            with trio.fail_after(TELL_S):
+                await self._notifier.tell_burst(burst)
+        except Exception as error:  # the boundary to one burst: the others are to be told all the same
+            expected = isinstance(error, WhisprError | trio.TooSlowError)
+            log.warning(
+                "burst_waits", conversation_id=burst.conversation_id, error=repr(error), exc_info=not expected
+            )
+            try:
+                await self._notifier.bursts.put_back(burst, AGAIN_S)
+            except WhisprError as also:
+                log.warning("burst_not_put_back", error=str(also))  # its lease ends by itself
