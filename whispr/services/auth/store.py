@@ -103,8 +103,7 @@ class AuthStore:
                 )
                 account = account_of(row)
                 assert account is not None, "an INSERT … RETURNING returns its row"
-                facts = {"username": account.username, "display_name": account.display_name}
-                await tell(tx, "account_created", account.id, account.id, facts)
+                await tell(tx, "account_created", account.id, account.id, {})
                 return Opened(account, *await _open_session(tx, account.id, opening))
         except Conflict as error:
             raise _taken(error) from None
