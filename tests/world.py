@@ -120,11 +120,32 @@ class World:
         await self.call("MessagingService/SetMemberRole", role)
         return group
 
-    async def message(self, conversation_id: str, by: str = "member", text: str = "hello") -> Message:
+    async def room(self, *more: Person) -> str:
+        """Make an open public room with owner, moderator and member in it, and these people."""
+        body = {"name": f"room {uuid4().hex[:12]}", "type": "PUBLIC", "visibility": "OPEN"}
+        room: str = (await self.call("ChatService/CreateRoom", body)).room.id
+        for person in (self.people["moderator"], self.people["member"], *more):
+            await self.call_with("ChatService/JoinRoom", {"room_id": room}, person.token)
+        role = {"room_id": room, "user_id": self.id("moderator"), "role": "moderator"}
+        await self.call("ChatService/SetMemberRole", role)
+        return room
+
+    async def room_message(self, room_id: str, by: str = "member") -> Any:
+        """Send a message to a room as somebody of this role."""
+        body = {"room_id": room_id, "content": _base64(f"hello {uuid4().hex}")}
+        return (await self.call("ChatService/SendMessage", body, by)).message
+
+    async def medium(self, by: str = "member") -> str:
+        """Announce a file as somebody of this role; return its id."""
+        body = {"filename": "a.png", "content_type": "image/png", "file_size": 100}
+        created = await self.call("MediaService/CreateUpload", body, by)
+        medium: str = created.media_id
+        return medium
+
+    async def message(self, conversation_id: str, by: str = "member", text: str = "hello") -> Any:
         """Send a message as somebody of this role."""
         body = {"conversation_id": conversation_id, "content": _base64(text)}
-        sent: Message = (await self.call("MessagingService/SendMessage", body, by)).message
-        return sent
+        return (await self.call("MessagingService/SendMessage", body, by)).message
 
 
 @asynccontextmanager
