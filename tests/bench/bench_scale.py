@@ -31,7 +31,7 @@ import trio
 
 from tests.bench.scale_data import fill
 from tests.calls import ROWS, Row
-from tests.world import PEOPLE, World, open_world
+from tests.world import PEOPLE, Person, World, open_world
 from whispr.adapters.bus import open_bus
 from whispr.adapters.cache import open_cache
 from whispr.adapters.migrations import migrate
@@ -73,11 +73,10 @@ class BigWorld(World):
             await _enter(self, self.big_group, user_id, "member")
         return self.big_group
 
-    async def room(self, *more: str, **request: Any) -> str:
+    async def room(self, *more: Person) -> str:
         """The big room."""
-        del request
-        for user_id in more:
-            await _enter(self, self.big_room, user_id, "member")
+        for person in more:
+            await _enter(self, self.big_room, person.user_id, "member")
         return self.big_room
 
 

@@ -44,6 +44,10 @@ async def _conversations(db: Postgres) -> None:
         ROOMS,
         GROUPS,
     )
+    await db.execute(
+        "INSERT INTO conversations.rooms (id, type, visibility, name_key)"
+        " SELECT id, 'PUBLIC', 'OPEN', lower(name) FROM conversations.conversations WHERE kind = 'room'"
+    )
 
 
 async def _members(db: Postgres) -> None:
