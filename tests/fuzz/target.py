@@ -29,6 +29,7 @@ from tests.conformance.cases import cases
 from tests.conformance.raw import ACK, PING, PREFACE, SETTINGS, block, data, frame, headers, settings
 from tests.conformance.table import DIALECTS
 from tests.conformance.test_http2 import Echo
+from tests.http2.test_bulk import joined
 from whispr.http2 import events
 from whispr.http2.connection import Connection, Role
 from whispr.http2.headers import encode
@@ -131,7 +132,7 @@ def core_outcome(role: Role, pieces: list[bytes], whole_messages: bool = False) 
         connection.open_stream(REQUEST)
     reported = [part for piece in pieces for event in connection.receive(piece) for part in parts_of(event)]
     output, _ = connection.take_output()
-    return repr(reported), b"".join(output)
+    return joined(reported), b"".join(output)
 
 
 def check_core(octets: bytes, chance: Chance) -> None:
