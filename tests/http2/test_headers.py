@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispr.http2.errors import ErrorCode, ProtocolError
-from whispr.http2.headers import Decoder, Fields, Headers, Kind, encode
+from whispr.http2.headers import Decoder, Fields, Headers, Kind, SharedHeaders, encode
+from whispr.http2.plain import plain_fields
 
 GOOD: Fields = ((":method", "POST"), (":scheme", "http"), (":path", "/a/b"), ("te", "trailers"))
 
@@ -51,6 +52,73 @@ def test_caching_never_changes_what_is_decoded(fields: list[tuple[str, str]]) ->
         block = encoder.encode([(name, value)])
         decoded = tuple((str(n), str(v)) for n, v in plain.decode(block))
         assert ours.decode(block, Kind.IGNORED).fields == decoded == ((name, value),)
+
+
+def as_hpack_has_it(block: bytes) -> Fields | None:
+    decoder = hpack.Decoder(2**20)
+    try:
+        decoded = decoder.decode(block, raw=True)
+    except hpack.HPACKError:
+        return None
+    return tuple((bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in decoded)
+
+
+@given(st.lists(st.tuples(names, texts), max_size=10))
+def test_plain_blocks_are_taken_apart_the_quick_way(fields: list[tuple[str, str]]) -> None:
+    """What our encoder writes takes no HPACK decoder, long strings included."""
+    assert plain_fields(encode(fields)) == tuple(fields)
+
+
+pieces = st.one_of(
+    st.binary(max_size=4),
+    st.sampled_from([b"\x82", b"\xbd", b"\xbe", b"\x80", b"\x04\x01/", b"\x0f\x10\x01a", b"\x1f\x30\x00"]),
+    st.builds(lambda value: encode([("name", value), (":path", value)]), texts),
+    st.builds(lambda name, value: hpack.Encoder().encode([(name, value)]), names, texts),
+)
+
+
+@given(st.lists(pieces, max_size=6))
+def test_the_quick_way_agrees_with_all_of_hpack(parts: list[bytes]) -> None:
+    """Any block is taken apart as HPACK has it, or left to HPACK; and leaves the dynamic table as it was."""
+    block = b"".join(parts)
+    fields = plain_fields(block)
+    if fields is not None:
+        assert fields == as_hpack_has_it(block)
+
+
+@pytest.mark.parametrize("size", [126, 127, 128, 254, 255, 300, 16_510, 16_511])
+def test_strings_of_any_length(size: int) -> None:
+    """RFC 7541 section 5.1: lengths of one octet, and of several; cut short it is no plain block."""
+    block = encode([("a", "b" * size)])
+    assert plain_fields(block) == (("a", "b" * size),)
+    assert all(plain_fields(block[:cut]) is None for cut in range(1, min(len(block), 300)))
+
+
+def test_connections_hold_the_same_list_once() -> None:
+    """Decoders that share have one object for a block, as long as one of them remembers it."""
+    shared, block = SharedHeaders(), encode(GOOD)
+    one, other = Decoder(2**16, shared), Decoder(2**16, shared)
+    assert one.decode(block, Kind.REQUEST) is other.decode(bytes(bytearray(block)), Kind.REQUEST)
+    assert one.decode(block, Kind.TRAILERS) is not one.decode(block, Kind.REQUEST)
+    del one, other
+    assert not any(shared._by_kind.values())
+
+
+def test_what_a_dynamic_table_has_a_part_in_is_not_shared() -> None:
+    """The same block means something else on a connection with another table."""
+    shared = SharedHeaders()
+    one, other = Decoder(2**16, shared), Decoder(2**16, shared)
+    one.decode(b"\x40\x01a\x01b", Kind.IGNORED)
+    other.decode(b"\x40\x01c\x01d", Kind.IGNORED)
+    assert one.decode(b"\xbe", Kind.IGNORED).fields == (("a", "b"),)
+    assert other.decode(b"\xbe", Kind.IGNORED).fields == (("c", "d"),)
+
+
+def test_a_plain_list_over_the_hard_limit_ends_the_connection() -> None:
+    """The quick way knows the limit too."""
+    with pytest.raises(ProtocolError) as caught:
+        Decoder(1000).decode(encode([("a", "b")] * 40), Kind.REQUEST)
+    assert caught.value.code is ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_a_table_size_update_empties_the_cache() -> None:

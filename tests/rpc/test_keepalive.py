@@ -364,6 +364,6 @@ async def test_connections_that_come_and_go_leave_nothing_behind(
         await client.outcome(await client.call())
         await client.stream.aclose()
         await wait_all_tasks_blocked()
-    assert len(server._watchman._heap) < 250
-    assert len(server._watchman._entries) == 1
+    assert len(server._common.watchman._heap) < 250
+    assert len(server._common.watchman._entries) == 1
     await stays.outcome(await stays.call())

@@ -21,7 +21,7 @@ from whispr.http2 import events, frames
 from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
 from whispr.http2.flow import ConnectionWindow
 from whispr.http2.frames import Setting, Type
-from whispr.http2.headers import Decoder, Headers, Kind
+from whispr.http2.headers import Decoder, Headers, Kind, SharedHeaders
 from whispr.http2.limits import ControlBudget, Limits
 from whispr.http2.partial import PartialBlock
 from whispr.http2.queued import Data, Octets
@@ -40,6 +40,27 @@ _DEBUG_BYTES_MAX = 200
 class Connection:
     """The state of one connection. Not reentrant, and belongs to one task at a time."""
 
+    __slots__ = (
+        "_budget",
+        "_decoder",
+        "_events",
+        "_goaway_id",
+        "_partial",
+        "_peer_streams_max",
+        "_reader",
+        "_sender",
+        "_server",
+        "_settings_seen",
+        "_streams",
+        "_whole",
+        "_window",
+        "failed",
+        "limits",
+        "on_ping",
+        "peer_going_away",
+        "peer_header_list_bytes_max",
+    )
+
     def __init__(
         self,
         role: Role,
@@ -47,14 +68,18 @@ class Connection:
         clock: Callable[[], float] = time.monotonic,
         *,
         whole_messages: bool = False,
+        shared: SharedHeaders | None = None,
     ) -> None:
-        """`whole_messages`: report what came in one piece in one event; see `whispr.http2.whole`."""
+        """`whole_messages`: report what came in one piece in one event; see `whispr.http2.whole`.
+
+        `shared` with the owner's other connections; see `whispr.http2.headers`.
+        """
         self.limits = limits
         self.failed = False
         """The peer broke the protocol: flush the output, then close."""
         self._server = role is Role.SERVER
         self._reader = frames.FrameReader(limits.frame_bytes_max, expect_preface=self._server)
-        self._decoder = Decoder(limits.header_list_bytes_hard_max)
+        self._decoder = Decoder(limits.header_list_bytes_hard_max, shared)
         self._budget = ControlBudget(limits.control_frames_burst, limits.control_frames_per_s, clock)
         self._sender = Sender(self._sent_end, self._budget)
         self._window = ConnectionWindow(
@@ -64,7 +89,7 @@ class Connection:
         self._whole: Callable[[list[events.Event]], int] | None = None
         if whole_messages:
             whole = WholeMessages(
-                self._reader, self._decoder, self._streams, self._window, self._budget, limits
+                self._server, self._reader, self._decoder, self._streams, self._window, self._budget, limits
             )
             self._whole = whole.requests if self._server else partial(whole.responses, self._finish)
         self._events: list[events.Event] = []
@@ -179,7 +204,7 @@ class Connection:
         shut = self._sender.window <= 0
         return [
             (stream.id, stream.queue.taken)
-            for stream in self._streams.values()
+            for stream in self._streams
             if stream.queue and (shut or stream.send_window <= 0)
         ]
 
@@ -196,7 +221,7 @@ class Connection:
     @property
     def unsent(self) -> bool:
         """Whether any stream still has DATA queued."""
-        return any(stream.queue for stream in self._streams.values())
+        return any(stream.queue for stream in self._streams)
 
     # --- Commands -----------------------------------------------------------------------------------------
 
@@ -520,7 +545,7 @@ class Connection:
         if name == Setting.INITIAL_WINDOW_SIZE:
             change = value - self._streams.send_window
             self._streams.send_window = value
-            self._sender.grow_streams(self._streams.values(), change)
+            self._sender.grow_streams(self._streams, change)
         elif name == Setting.MAX_CONCURRENT_STREAMS:
             self._peer_streams_max = value
         elif name == Setting.MAX_FRAME_SIZE:

@@ -255,6 +255,21 @@ class FrameReader:
     on, for who can do better than one frame at a time; not while `within_data`.
     """
 
+    __slots__ = (
+        "_begun",
+        "_data_end",
+        "_data_stream_id",
+        "_expect_preface",
+        "_max_frame_size",
+        "_partial",
+        "_resumed",
+        "_wanted",
+        "at",
+        "data",
+        "data_bytes",
+        "within_data",
+    )
+
     def __init__(self, max_frame_size: int, expect_preface: bool) -> None:
         self.data = b""
         self.at = 0

@@ -4,7 +4,8 @@ Theory of operation. Peers send the same few header blocks over and over, and de
 more than the rest of a call. A block always decodes to the same list as long as the dynamic table is
 unchanged, so `Decoder` remembers lists by their raw block and forgets them all when the table changes. A
 block that changes the table itself is never remembered. What is remembered includes the verdict of the
-malformedness rules and, in `Headers.parsed`, whatever the layer above made of the list.
+malformedness rules and, in `Headers.parsed`, whatever the layer above made of the list. Thousands of connections
+whose peers say the same hold it once: what blocks mean that no dynamic table has a part in, they share.
 
 `encode` never touches the peer's dynamic table, so the same list is always the same bytes: callers encode
 constant headers once.
@@ -17,12 +18,14 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from weakref import WeakValueDictionary
 
 import hpack
 from hpack.hpack import encode_integer
 from hpack.table import HeaderTable
 
 from whispr.http2.errors import ErrorCode, ProtocolError
+from whispr.http2.plain import plain_fields
 
 # At DEBUG it logs every field of every block: credentials among them, and at a cost even when nobody reads it.
 logging.getLogger("hpack").setLevel(logging.WARNING)
@@ -49,10 +52,14 @@ class Kind(enum.Enum):
 class Headers:
     """A decoded header list. Shared between messages with the same block, so treat it as frozen."""
 
-    __slots__ = ("content_length", "fields", "final", "list_bytes", "parsed", "plain", "problem")
+    __slots__ = (
+        "__weakref__", "block", "content_length", "fields", "final", "list_bytes", "parsed", "plain", "problem"
+    )  # fmt: skip
 
     def __init__(self, fields: Fields, kind: Kind) -> None:
         self.fields = fields
+        self.block = b""
+        """What it was decoded from, if it is shared."""
         self.list_bytes = list_bytes(fields)
         self.problem = _PROBLEM_OF[kind](fields)
         self.content_length = _content_length(fields)
@@ -71,6 +78,28 @@ class Headers:
         return f"Headers({self.fields!r})"
 
 
+class SharedHeaders:
+    """Lists that connections have in common, as long as one of them remembers one."""
+
+    __slots__ = ("_by_kind",)
+
+    def __init__(self) -> None:
+        self._by_kind: dict[Kind, WeakValueDictionary[bytes, Headers]] = {}
+
+    def of(self, block: bytes, kind: Kind) -> Headers | None:
+        """The list that a block means on every connection; None when that takes more to find out."""
+        known = self._by_kind.get(kind)
+        if known is None:
+            known = self._by_kind[kind] = WeakValueDictionary()
+        headers = known.get(block)
+        if headers is None and len(block) <= _CACHED_BLOCK_BYTES_MAX:
+            fields = plain_fields(block)
+            if fields is not None:
+                headers = known[block] = Headers(fields, kind)
+                headers.block = block
+        return headers
+
+
 class _Table(HeaderTable):
     """The dynamic table, counting insertions so that a change can be seen."""
 
@@ -84,48 +113,78 @@ class _Table(HeaderTable):
 class Decoder:
     """Decodes the header blocks of one connection, in the order they arrive."""
 
-    def __init__(self, list_bytes_max: int) -> None:
-        """Lists over `list_bytes_max` are an error of the connection; smaller limits are the caller's."""
-        self._hpack = hpack.Decoder(list_bytes_max)
-        self._table = self._hpack.header_table = _Table()
-        self._cache: dict[Kind, dict[bytes, Headers]] = {kind: {} for kind in Kind}
+    __slots__ = ("_cache", "_hpack", "_list_bytes_max", "_shared", "_table")
+
+    def __init__(self, list_bytes_max: int, shared: SharedHeaders | None = None) -> None:
+        """Lists over `list_bytes_max` are an error of the connection; smaller limits are the caller's.
+
+        `shared` with connections whose owner makes the same of a list.
+        """
+        self._list_bytes_max = list_bytes_max
+        self._shared = shared or SharedHeaders()
+        self._hpack: hpack.Decoder | None = None
+        """Made when there is need of it: many connections never have any."""
+        self._table: _Table | None = None
+        self._cache: dict[Kind, dict[bytes, Headers]] = {}
 
     def known(self, kind: Kind) -> Mapping[bytes, Headers]:
         """The lists remembered by their block, as they are at any time."""
-        return self._cache[kind]
+        return self._known(kind)
+
+    def _known(self, kind: Kind) -> dict[bytes, Headers]:
+        known = self._cache.get(kind)
+        if known is None:
+            known = self._cache[kind] = {}
+        return known
 
     def decode(self, block: bytes, kind: Kind) -> Headers:
         """Decode one block. Raises ProtocolError, since the dynamic table is then no longer shared."""
-        cache = self._cache[kind]
+        cache = self._known(kind)
         headers = cache.get(block)
         if headers is not None:
             return headers
-        insertions = self._table.insertions
-        headers = Headers(self._fields(block), kind)
-        # A table size update (RFC 7541 section 6.3) stands first in its block and evicts without inserting.
-        resized = bool(block) and block[0] & 0xE0 == 0x20
-        if resized or self._table.insertions != insertions:
-            for stale in self._cache.values():
-                stale.clear()
-        elif len(block) <= _CACHED_BLOCK_BYTES_MAX:
+        headers = self._shared.of(block, kind)
+        if headers is None:
+            headers, lasting = self._decode(block, kind)
+        else:
+            # The block as others hold it, too.
+            block, lasting = headers.block, True
+            if headers.list_bytes > self._list_bytes_max:
+                raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
+        if lasting and len(block) <= _CACHED_BLOCK_BYTES_MAX:
             if len(cache) >= _CACHED_BLOCKS_MAX:
                 cache.clear()
             cache[block] = headers
         return headers
 
-    def _fields(self, block: bytes) -> Fields:
-        try:
-            decoded = self._hpack.decode(block, raw=True)
-        except hpack.OversizedHeaderListError as error:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
-        except hpack.HPACKError as error:
-            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "header block does not decode") from error
-        # Values may hold any octet (RFC 9110 section 5.5); Latin-1 keeps each and never fails.
-        # Names are interned, for many connections remember the same ones.
-        return tuple(
-            (sys.intern(bytes(name).decode("latin-1")), bytes(value).decode("latin-1"))
-            for name, value in decoded
-        )
+    def _decode(self, block: bytes, kind: Kind) -> tuple[Headers, bool]:
+        """A list, and whether its block goes on meaning it."""
+        if self._hpack is None or self._table is None:
+            self._hpack = hpack.Decoder(self._list_bytes_max)
+            self._table = self._hpack.header_table = _Table()
+        insertions = self._table.insertions
+        headers = Headers(_fields(self._hpack, block), kind)
+        # A table size update (RFC 7541 section 6.3) stands first in its block and evicts without inserting.
+        resized = bool(block) and block[0] & 0xE0 == 0x20
+        if not resized and self._table.insertions == insertions:
+            return headers, True
+        for stale in self._cache.values():
+            stale.clear()
+        return headers, False
+
+
+def _fields(decoder: hpack.Decoder, block: bytes) -> Fields:
+    try:
+        decoded = decoder.decode(block, raw=True)
+    except hpack.OversizedHeaderListError as error:
+        raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
+    except hpack.HPACKError as error:
+        raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "header block does not decode") from error
+    # Values may hold any octet (RFC 9110 section 5.5); Latin-1 keeps each and never fails.
+    # Names are interned, for many connections remember the same ones.
+    return tuple(
+        (sys.intern(bytes(name).decode("latin-1")), bytes(value).decode("latin-1")) for name, value in decoded
+    )
 
 
 # --- Encoding ---------------------------------------------------------------------------------------------
@@ -175,6 +234,10 @@ _BAD_VALUE = re.compile(r"[\0\r\n]|^[ \t]|[ \t]$")
 _CONNECTION_FIELDS = frozenset(
     {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
 )
+_NAMES_REMEMBERED_MAX = 256
+_good_names: set[str] = set()
+"""Names that have passed, for most come again and again."""
+
 _REQUEST_PSEUDO = frozenset({":method", ":scheme", ":path", ":authority"})
 _RESPONSE_PSEUDO = frozenset({":status"})
 
@@ -190,12 +253,23 @@ def _field_problem(fields: Fields, pseudo: frozenset[str]) -> str | None:
             seen.add(name)
         else:
             regular = True
-            if _BAD_NAME.search(name):
-                return f"bad field name {name!r}"
-            if name in _CONNECTION_FIELDS or (name == "te" and value != "trailers"):
-                return f"connection-specific field {name!r}"
-        if _BAD_VALUE.search(value):
+            if name not in _good_names and (problem := _name_problem(name)) is not None:
+                return problem
+            if name == "te" and value != "trailers":
+                return "connection-specific field 'te'"
+        # What can be printed has no control characters; that is most values, and much quicker to see.
+        if (not value.isprintable() or value[:1] == " " or value[-1:] == " ") and _BAD_VALUE.search(value):
             return f"bad value of {name!r}"
+    return None
+
+
+def _name_problem(name: str) -> str | None:
+    if _BAD_NAME.search(name):
+        return f"bad field name {name!r}"
+    if name in _CONNECTION_FIELDS:
+        return f"connection-specific field {name!r}"
+    if len(_good_names) < _NAMES_REMEMBERED_MAX:
+        _good_names.add(name)
     return None
 
 

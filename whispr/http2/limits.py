@@ -61,6 +61,8 @@ class ControlBudget:
     connection are never held against it. Time earns them too; the clock is read only when they run out.
     """
 
+    __slots__ = ("_burst", "_clock", "_filled_at", "_per_s", "_tokens")
+
     def __init__(self, burst: int, per_s: float, clock: Callable[[], float]) -> None:
         self._burst = burst
         self._per_s = per_s

@@ -41,6 +41,19 @@ _EARNED_BY_A_FRAME = 2
 class Sender:
     """Owns the output of one connection and its send windows."""
 
+    __slots__ = (
+        "_before",
+        "_before_bytes",
+        "_budget",
+        "_ended",
+        "_turns",
+        "_writable",
+        "output",
+        "peer_frame_bytes_max",
+        "queued",
+        "window",
+    )
+
     def __init__(self, ended: Callable[[Stream], None], budget: ControlBudget) -> None:
         """`ended` is called when a stream's END_STREAM has gone into the output."""
         self.output = bytearray()

@@ -8,6 +8,8 @@ RST_STREAM on the way, which are not (section 5.1); forgotten streams get the be
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from whispr.http2.errors import ErrorCode, LocalError, ProtocolError, StreamError
 from whispr.http2.flow import ReceiveWindow
 from whispr.http2.frames import DEFAULT_WINDOW, MAX_STREAM_ID
@@ -80,6 +82,18 @@ def _remember(ids: list[int], stream_id: int) -> None:
 class Streams:
     """Streams by id."""
 
+    __slots__ = (
+        "_ended",
+        "_limits",
+        "_next_id",
+        "_open",
+        "_reset",
+        "_server",
+        "get",
+        "last_peer_id",
+        "send_window",
+    )
+
     def __init__(self, server: bool, limits: Limits) -> None:
         self._server = server
         self._limits = limits
@@ -89,7 +103,6 @@ class Streams:
         self._reset: list[int] = []
         self._next_id = 1
         self.get = self._open.get
-        self.values = self._open.values
         self.last_peer_id = 0
         """The highest stream id the peer has opened."""
         self.send_window = DEFAULT_WINDOW
@@ -97,6 +110,9 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._open.values())
 
     @property
     def exhausted(self) -> bool:

@@ -33,8 +33,20 @@ _LAST_DATA = _DATA | END_STREAM
 class WholeMessages:
     """Takes whole messages off a connection's reader. `requests` is a server's, `responses` a client's."""
 
+    __slots__ = (
+        "_budget",
+        "_limits",
+        "_reader",
+        "_request_lists",
+        "_response_lists",
+        "_streams",
+        "_trailers_lists",
+        "_window",
+    )
+
     def __init__(
         self,
+        server: bool,
         reader: FrameReader,
         decoder: Decoder,
         streams: Streams,
@@ -47,9 +59,11 @@ class WholeMessages:
         self._window = window
         self._budget = budget
         self._limits = limits
-        self._request_lists = decoder.known(Kind.REQUEST)
-        self._response_lists = decoder.known(Kind.RESPONSE)
-        self._trailers_lists = decoder.known(Kind.TRAILERS)
+        if server:
+            self._request_lists = decoder.known(Kind.REQUEST)
+        else:
+            self._response_lists = decoder.known(Kind.RESPONSE)
+            self._trailers_lists = decoder.known(Kind.TRAILERS)
 
     def requests(self, reported: list[events.Event]) -> int:
         """Report the whole requests that come next; returns by how much to open the connection's window."""

@@ -35,6 +35,7 @@ from whispr.http2.headers import encode, list_bytes
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
 from whispr.rpc.client_connection import ClientConnection
+from whispr.rpc.common import Common
 from whispr.rpc.compression import ACCEPTED, named
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.keepalive import PingInterval
@@ -47,7 +48,6 @@ from whispr.rpc.stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from whispr.rpc.subchannel import Connect, Shared, Subchannel, backoff_s
 from whispr.rpc.targets import Address, Endpoint, look_up_all, parse_target
 from whispr.rpc.tls import TlsFiles, connect_tls
-from whispr.rpc.watchman import Watchman
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -87,7 +87,7 @@ class Channel:
         self._authority = self._endpoints[0].authority if self._endpoints else target
         self._line = trio.lowlevel.ParkingLot()
         pings = PingInterval(limits.keepalive.client_ping_s)
-        self._shared = Shared(nursery, limits, self._line, pings, Watchman(), self.census)
+        self._shared = Shared(nursery, limits, self._line, pings, Common(), self.census)
         self.subchannels: list[Subchannel] = []
         """One for each address of the target that has been looked up."""
         self._addresses: list[Address] = []

@@ -10,14 +10,16 @@ from whispr.errors import Code, WhisprError, unavailable
 from whispr.http2 import events
 from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
+from whispr.http2.headers import SharedHeaders
+from whispr.http2.limits import Limits
 from whispr.http2.queued import Data, Octets
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
+from whispr.rpc.common import Common
 from whispr.rpc.keepalive import PingInterval, Silence
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.tls import PeerIdentity, identity_of
 from whispr.rpc.transport import Transport
-from whispr.rpc.watchman import Watchman
 
 _KEEPALIVE_PING = b"whsprkpa"
 
@@ -25,8 +27,12 @@ _KEEPALIVE_PING = b"whsprkpa"
 class _Core(Connection):
     """Knows which streams have not even been handed to the socket."""
 
-    opened_id = 0
-    handed_id = 0
+    __slots__ = ("handed_id", "opened_id")
+
+    def __init__(self, limits: Limits, shared: SharedHeaders) -> None:
+        super().__init__(Role.CLIENT, limits, trio.current_time, whole_messages=True, shared=shared)
+        self.opened_id = 0
+        self.handed_id = 0
 
     def take_output(self) -> tuple[list[Octets], list[int]]:
         self.handed_id = self.opened_id
@@ -45,11 +51,11 @@ class ClientConnection(Transport):
         limits: RpcLimits,
         line: trio.lowlevel.ParkingLot,
         pings: PingInterval,
-        watchman: Watchman,
+        common: Common,
     ) -> None:
         """`line`: where calls wait for streams."""
         http2 = replace(limits.http2, frame_bytes_max=limits.response_frame_bytes_max)
-        core = _Core(Role.CLIENT, http2, trio.current_time, whole_messages=True)
+        core = _Core(http2, common.headers)
         super().__init__(stream, core, pauses=False)
         self.on[events.ResponseReceived] = self.on_response
         self.settled = trio.Event()
@@ -60,7 +66,7 @@ class ClientConnection(Transport):
         """The address, as errors name it."""
         self._keepalive = limits.keepalive
         self._pings = pings
-        self._watchman = watchman
+        self._watchman = common.watchman
         self._retired = False
         self._ended_together = 1
         """Calls that ended with what was read last, which callers may follow with as many."""

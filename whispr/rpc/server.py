@@ -23,6 +23,7 @@ import purerpc
 import structlog
 import trio
 
+from whispr.rpc.common import Common
 from whispr.rpc.compression import named
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
@@ -33,7 +34,6 @@ from whispr.rpc.statistics import Census, Statistics, ids
 from whispr.rpc.tls import TlsFiles, accept_tls
 from whispr.rpc.transport import FLUSH_S
 from whispr.rpc.unix_socket import open_unix_listener
-from whispr.rpc.watchman import Watchman
 
 _log = structlog.get_logger("whispr.rpc")
 
@@ -66,7 +66,7 @@ class RpcServer:
         self.census = Census()
         self._connection_closed = trio.Event()
         self._draining = False
-        self._watchman = Watchman()
+        self._common = Common()
         self._accepted_now = 0
         self._refused = 0
 
@@ -116,7 +116,7 @@ class RpcServer:
     async def serve_stream(self, stream: trio.abc.Stream, peer: str = "memory") -> None:
         """Serve one connection that is already there, until it ends."""
         connection = ServerConnection(
-            stream, peer, self._methods, self._limits, self._watchman, self._compression
+            stream, peer, self._methods, self._limits, self._common, self._compression
         )
         self._connections.add(connection)
         self.census.add(connection, peer)

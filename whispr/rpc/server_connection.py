@@ -24,6 +24,7 @@ from whispr.http2.connection import Connection, Role
 from whispr.http2.errors import ErrorCode
 from whispr.http2.headers import Headers
 from whispr.rpc.call import set_current_call
+from whispr.rpc.common import Common
 from whispr.rpc.driving import drive
 from whispr.rpc.keepalive import PingGuard, server_watches
 from whispr.rpc.limits import RpcLimits
@@ -33,7 +34,6 @@ from whispr.rpc.server_call import ServerCall
 from whispr.rpc.statuses import status_of
 from whispr.rpc.tls import identity_of
 from whispr.rpc.transport import Transport
-from whispr.rpc.watchman import Watchman
 
 ANSWERS = 16
 """After so many calls of one read, answers leave: the client works on them while we go on."""
@@ -79,10 +79,12 @@ class ServerConnection(Transport):
         peer: str,
         methods: Mapping[str, Method],
         limits: RpcLimits,
-        watchman: Watchman,
+        common: Common,
         compression: str | None = None,
     ) -> None:
-        core = Connection(Role.SERVER, limits.http2, trio.current_time, whole_messages=True)
+        core = Connection(
+            Role.SERVER, limits.http2, trio.current_time, whole_messages=True, shared=common.headers
+        )
         super().__init__(stream, core, pauses=True)
         self.on[events.RequestReceived] = self.on_request
         self.peer = peer
@@ -95,7 +97,7 @@ class ServerConnection(Transport):
         self.settled = False
         """The client has said that it speaks HTTP/2."""
         self._limits = limits
-        self._watchman = watchman
+        self._watchman = common.watchman
         core.on_ping = PingGuard(self, limits.keepalive.pinged_s_min, trio.current_time).pinged
         self._calls: dict[int, ServerCall] = {}
         self._refused: dict[int, Refusal] = {}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import trio
 
 from whispr.rpc.client_connection import ClientConnection
+from whispr.rpc.common import Common
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.statistics import Census, ids
-from whispr.rpc.watchman import Watchman
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -26,7 +26,7 @@ class Shared:
     line: trio.lowlevel.ParkingLot
     """Where calls wait for connections and streams."""
     pings: PingInterval
-    watchman: Watchman
+    common: Common
     census: Census
 
 
@@ -111,7 +111,7 @@ class Subchannel:
     async def _new_connection(self) -> ClientConnection:
         stream, shared = await self._connect(), self._shared
         connection = ClientConnection(
-            stream, self.name, shared.limits, shared.line, shared.pings, shared.watchman
+            stream, self.name, shared.limits, shared.line, shared.pings, shared.common
         )
         shared.nursery.start_soon(self._live, connection, name=f"connection to {self.name}")
         try:
