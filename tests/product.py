@@ -15,7 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-LISTENERS = ("gateway", "websocket", "messaging", "auth", "user", "notification")
+LISTENERS = ("gateway", "websocket", "messaging", "auth", "user", "media", "notification")
 UNLIMITED = {
     f"WHISPR_LIMITS_{name}": "0"
     for name in (

@@ -34,12 +34,14 @@ from whispr.node import Node
 from whispr.progress import Progress
 from whispr.services import notification, user
 from whispr.services.auth.service import MIGRATIONS as AUTH_MIGRATIONS
+from whispr.services.media.service import MIGRATIONS as MEDIA_MIGRATIONS
 
 MIGRATIONS = (
     Owner("events", events.MIGRATIONS),
     Owner("auth", AUTH_MIGRATIONS),
     Owner("conversations", conversations.MIGRATIONS),
     Owner("users", user.MIGRATIONS),
+    Owner("media", MEDIA_MIGRATIONS),
     Owner("notifications", notification.MIGRATIONS),
 )
 """Who owns which schema, in the order in which their migrations run."""

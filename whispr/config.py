@@ -32,7 +32,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-SERVICES = ("auth", "user", "notification", "messaging")
+SERVICES = ("auth", "user", "media", "notification", "messaging")
 """The services this build can serve, in starting order."""
 
 Key = tuple[str, ...]
@@ -168,6 +168,42 @@ class NotificationSettings(ServiceSettings):
         return self
 
 
+class MediaSettings(ServiceSettings):
+    """MediaService, its object store, and the URLs of its bytes."""
+
+    port: Port = 50055
+    store_url: str = ""
+    """`s3://bucket/prefix` or `file:///folder`; a folder in the data folder when empty. Credentials for S3 come
+    from the usual `AWS_…` variables, or from the machine's role."""
+    s3_endpoint: str = ""
+    """Of an S3 service other than Amazon's, such as `https://minio.example.org:9000`."""
+    s3_region: str = "us-east-1"
+    public_url: str = ""
+    """Where clients reach this process's gateway, for signed URLs; its own address when empty."""
+    key_dir: Path | None = None
+    """Keys that sign URLs, shared by all processes that serve the same media; in the data folder when not set."""
+    upload_url_s: Annotated[int, Field(ge=60)] = 24 * 3600
+    """How long an upload may take."""
+    download_url_s: Annotated[int, Field(ge=60)] = 3600
+    """How long a URL of a medium's content holds, at least."""
+    unlinked_h: Annotated[int, Field(ge=1)] = 24
+    """Hours for which a medium is kept that no message shows."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Files that a process looks into at a time."""
+    scan_command: str = ""
+    """A virus scanner: the file's path is added, exit code 0 is clean, 1 infected, others try again."""
+    scan_clamd: str = ""
+    """ClamAV's daemon instead, at `host:port` or `unix:/path`."""
+
+    @model_validator(mode="after")
+    def _one_scanner(self) -> MediaSettings:
+        if self.scan_command and self.scan_clamd:
+            raise ValueError("scan_command and scan_clamd exclude each other")
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            raise ValueError("public_url must begin with http:// or https://")
+        return self
+
+
 class PostgresSettings(Section):
     """The truth. Without a URL a PostgreSQL of our own runs as a child process."""
 
@@ -238,6 +274,14 @@ class Limits(Section):
     inbox_entries: Limit = 500
     inbox_days: Limit = 90
     push_host_requests: Annotated[int, Field(ge=1)] = 8
+    media_file_bytes: Limit = 100 * 1024 * 1024
+    media_user_bytes: Limit = 1024 * 1024 * 1024
+    media_pending_uploads: Limit = 100
+    media_uploads_per_min: Limit = 60
+    media_streams: Limit = 64
+    """Uploads that one process receives at the same time."""
+    media_pixels: Annotated[int, Field(ge=1, le=200_000_000)] = 50_000_000
+    """Of a picture or film; what it takes to look into one is about 16 bytes each."""
     typing_expires_s: Annotated[int, Field(ge=1)] = 10
 
     @model_validator(mode="after")
@@ -283,7 +327,7 @@ class Settings(BaseSettings):
     messaging: ServiceSettings = ServiceSettings(port=9090)
     chat: ServiceSettings = ServiceSettings(port=50051)
     stream: ServiceSettings = ServiceSettings(port=50052)
-    media: ServiceSettings = ServiceSettings(port=50055)
+    media: MediaSettings = MediaSettings()
     notification: NotificationSettings = NotificationSettings()
     postgres: PostgresSettings = PostgresSettings()
     redis: BackendSettings = BackendSettings()

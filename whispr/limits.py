@@ -14,6 +14,9 @@ from whispr.http2.limits import Limits as Http2Limits
 from whispr.realtime.limits import Limits as SocketLimits
 from whispr.rpc.limits import RpcLimits
 from whispr.services.auth.service import AuthLimits
+from whispr.services.media.domain import MediaLimits
+from whispr.services.media.findings import Bounds
+from whispr.services.media.service import MediaOptions
 from whispr.services.notification.notifier import Options as NotificationOptions
 from whispr.services.notification.requests import Addresses
 from whispr.services.notification.service import Setup as PushSetup
@@ -119,6 +122,31 @@ def gateway(settings: Settings) -> GatewayOptions:
         drain_s=settings.drain_s,
         cors_origins=settings.gateway.cors_origins,
         trusted_proxies=settings.gateway.trusted_proxies,
+    )
+
+
+def media(settings: Settings) -> MediaOptions:
+    """Limits and choices of media."""
+    own, limits = settings.media, settings.limits
+    return MediaOptions(
+        key_folder=own.key_dir or settings.data_dir / "keys" / "media",
+        work_folder=settings.data_dir / "media" / "work",
+        limits=MediaLimits(
+            file_bytes=limits.media_file_bytes,
+            user_bytes=limits.media_user_bytes,
+            pending_uploads=limits.media_pending_uploads,
+            uploads_per_min=limits.media_uploads_per_min,
+            streams=limits.media_streams,
+            page_size=limits.page_size,
+            page_size_max=limits.page_size_max,
+            upload_url_s=own.upload_url_s,
+            download_url_s=own.download_url_s,
+            unlinked_s=own.unlinked_h * 3600.0,
+        ),
+        bounds=Bounds(pixels=limits.media_pixels),
+        workers=own.workers,
+        scan_command=own.scan_command,
+        scan_clamd=own.scan_clamd,
     )
 
 

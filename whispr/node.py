@@ -18,6 +18,7 @@ from whispr import limits, neighbours
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.jetstream import JetStream
+from whispr.adapters.objects import S3Options, objects_at
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.config import SERVICES, Settings
@@ -30,7 +31,7 @@ from whispr.events import Consumer, Expander
 from whispr.events.consumers import Consumers
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
-from whispr.gateway.server import Gateway
+from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.online import Online
 from whispr.peers import Peers
@@ -47,6 +48,8 @@ from whispr.rpc.metrics import Measured
 from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
 from whispr.services.auth.service import AuthService
+from whispr.services.media.service import PATH as MEDIA_PATH
+from whispr.services.media.service import MediaService
 from whispr.services.messaging.service import MessagingService
 from whispr.services.notification.service import NotificationService
 from whispr.services.notification.surroundings import Services as NotificationNeighbours
@@ -119,6 +122,7 @@ class Node:
         self._conversations: Conversations | None = None
         self._conversing = False
         self._gateway: Gateway | None = None
+        self._endpoints: list[Endpoint] = []
         self._consumers: list[Consumer] = []
         self._consuming: Consumers | None = None
 
@@ -188,7 +192,7 @@ class Node:
         """Build a service, run its background jobs, mount its topics and serve its RPCs."""
         makers: Mapping[str, Callable[[], Service]] = {
             "auth": self._make_auth, "user": self._make_user, "messaging": self._make_messaging,
-            "notification": self._make_notification,
+            "notification": self._make_notification, "media": self._make_media,
         }  # fmt: skip
         service = makers[name]()
         if self._conversations is not None and not self._conversing:
@@ -228,6 +232,7 @@ class Node:
             readiness=self.readiness,
             voucher=self._credentials.service_token,
             options=limits.gateway(self._settings),
+            endpoints=self._endpoints,
         )
         self.ports["gateway"] = await self._listen("gateway", nursery, gateway.serve)
 
@@ -278,6 +283,19 @@ class Node:
     def _make_messaging(self) -> MessagingService:
         return MessagingService(self._the_conversations())
 
+    def _make_media(self) -> MediaService:
+        own = self._settings.media
+        folder = self._settings.data_dir / "media" / "objects"
+        service = MediaService(
+            self._db,
+            objects_at(self._db.bridge, own.store_url, folder, S3Options(own.s3_endpoint, own.s3_region)),
+            limiter=RateLimiter(self._cache),
+            base_url=self._public_url,
+            options=limits.media(self._settings),
+        )
+        self._endpoints.append(Endpoint("media", MEDIA_PATH, service.endpoints))
+        return service
+
     def _make_notification(self) -> NotificationService:
         others = NotificationNeighbours(
             UserServiceStub(self._channels["user"]).CheckUserBlocks,
@@ -298,6 +316,12 @@ class Node:
         )
 
     # What the parts ask of the process
+
+    def _public_url(self) -> str:
+        """Where clients reach this process's gateway."""
+        settings = self._settings
+        host = settings.public_host or settings.reach_host("gateway")
+        return settings.media.public_url.rstrip("/") or f"http://{host}:{self.ports['gateway']}"
 
     def _announce(self, topic: str, event: str, payload: object) -> None:
         """Broadcast to the sockets of every node, from a process with a hub or without."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import trio
 from obstore.store import S3Store
 
 from tests.s3 import CREDENTIALS, S3, serving_s3
-from whispr.adapters.objects import MissingObjectError, Objects, S3Options, open_objects
+from whispr.adapters.objects import MissingObjectError, Objects, S3Options, objects_at
 from whispr.bridge import Bridge
 from whispr.errors import Code, WhisprError
 
@@ -26,15 +26,15 @@ def s3() -> Iterator[S3]:
 @pytest.fixture(params=["folder", "s3"])
 async def objects(
     request: pytest.FixtureRequest, bridge: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Objects]:
+) -> Objects:
     url, options = "", S3Options()
     if request.param == "s3":
         s3: S3 = request.getfixturevalue("s3")
         for name, value in CREDENTIALS.items():
             monkeypatch.setenv(name, value)
         url, options = f"{s3.url}/{tmp_path.name}", S3Options(endpoint=s3.endpoint)
-    async with open_objects(bridge, url, tmp_path / "objects", options) as objects:
-        yield objects
+    await trio.lowlevel.checkpoint()
+    return objects_at(bridge, url, tmp_path / "objects", options)
 
 
 async def whole(objects: Objects, key: str, start: int = 0, end: int | None = None) -> bytes:
@@ -98,15 +98,15 @@ async def test_a_read_can_be_left(objects: Objects) -> None:
 async def test_a_store_that_is_away_is_unavailable(bridge: Bridge, tmp_path: Path) -> None:
     """Without an answer the error says so, and the caller's deadline holds."""
     options = S3Options(endpoint="http://127.0.0.1:9")
-    async with open_objects(bridge, "s3://bucket", tmp_path, options) as objects:
-        objects._store = S3Store(
-            "bucket",
-            config={"endpoint": "http://127.0.0.1:9", "access_key_id": "a", "secret_access_key": "b"},
-            client_options={"allow_http": True},
-            retry_config={"max_retries": 0},
-        )
-        with pytest.raises(WhisprError) as caught, trio.fail_after(5):
-            await objects.put("x", b"x")
+    objects = objects_at(bridge, "s3://bucket", tmp_path, options)
+    objects._store = S3Store(
+        "bucket",
+        config={"endpoint": "http://127.0.0.1:9", "access_key_id": "a", "secret_access_key": "b"},
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    with pytest.raises(WhisprError) as caught, trio.fail_after(5):
+        await objects.put("x", b"x")
     assert caught.value.code is Code.UNAVAILABLE
 
 
@@ -114,5 +114,4 @@ async def test_a_store_that_is_away_is_unavailable(bridge: Bridge, tmp_path: Pat
 async def test_other_urls_are_refused(bridge: Bridge, tmp_path: Path, url: str) -> None:
     """A store that we cannot open is an error that names the setting."""
     with pytest.raises(WhisprError, match="WHISPR_MEDIA_STORE_URL"):
-        async with open_objects(bridge, url, tmp_path):
-            pass
+        objects_at(bridge, url, tmp_path)

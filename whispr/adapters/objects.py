@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -60,7 +59,7 @@ class S3Options:
 
 
 class Objects:
-    """One store. Made by `open_objects`. All methods raise UNAVAILABLE when the store is away."""
+    """One store. Made by `objects_at`. All methods raise UNAVAILABLE when the store is away."""
 
     def __init__(self, bridge: Bridge, store: LocalStore | S3Store, root: Path | None) -> None:
         self._bridge = bridge
@@ -172,33 +171,24 @@ def _fsync(path: Path) -> None:
             os.close(descriptor)
 
 
-@asynccontextmanager
-async def open_objects(
-    bridge: Bridge, url: str, folder: Path, s3: S3Options | None = None
-) -> AsyncIterator[Objects]:
-    """Open the store at `url`: `s3://bucket/prefix`, `file:///folder`, or `folder` when it is empty.
+def objects_at(bridge: Bridge, url: str, folder: Path, s3: S3Options | None = None) -> Objects:
+    """Return the store at `url`: `s3://bucket/prefix`, `file:///folder`, or `folder` when it is empty.
 
     Nothing is asked of it yet. Raises FAILED_PRECONDITION (bad_setting) for any other URL.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3" and parts.netloc:
-        yield Objects(bridge, _s3(parts.netloc, parts.path.strip("/"), s3 or S3Options()), None)
-        return
+        return Objects(bridge, _s3(parts.netloc, parts.path.strip("/"), s3 or S3Options()), None)
     if parts.scheme == "file" and parts.path not in ("", "/") and not parts.netloc:
         folder = Path(parts.path)
     elif url:
         raise conflict(
             f"WHISPR_MEDIA_STORE_URL: {url!r} is neither s3://bucket/prefix nor file:///folder", "bad_setting"
         )
-    root = await trio.to_thread.run_sync(_made, folder)
-    # Empty folders go with their last object. A folder that vanishes under a write is made again by the write.
-    yield Objects(bridge, LocalStore(root, automatic_cleanup=True), root)
-
-
-def _made(folder: Path) -> Path:
-    """Make a folder that its owner alone can look into; return its real path."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder.resolve()
+    root = folder.resolve()
+    # Empty folders go with their last object. A folder that vanishes under a write is made again by the write.
+    return Objects(bridge, LocalStore(root, automatic_cleanup=True), root)
 
 
 def _s3(bucket: str, prefix: str, options: S3Options) -> S3Store:

@@ -114,6 +114,8 @@ class Postgres(_Queries):
 
     def __init__(self, bridge: Bridge, url: str, pool_size: int) -> None:
         assert pool_size > 0
+        self.bridge = bridge
+        """The loop it runs on, for other adapters to run beside it."""
         self._bridge = bridge
         self._url = url
         self._pool_size = pool_size

@@ -36,7 +36,7 @@ class MediaServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MediaService/GetDownloadUrl is not implemented")
 
     async def DeleteMedia(self, input_message: media_pb2.DeleteMediaRequest) -> media_pb2.DeleteMediaResponse:
-        """Deletes a medium of the caller's, finished or not, and every link to it. Deleting what is gone is OK.
+        """Deletes a medium of the caller's, finished or not, and every link to it. NOT_FOUND when it is gone;
         PERMISSION_DENIED when the caller may read it but does not own it.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MediaService/DeleteMedia is not implemented")
@@ -46,8 +46,8 @@ class MediaServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MediaService/ListMedia is not implemented")
 
     async def ValidateMediaAccess(self, input_message: media_pb2.ValidateMediaAccessRequest) -> media_pb2.ValidateMediaAccessResponse:
-        """Whether a person may read, link or download a medium: its owner, and the members of a conversation where
-        it is linked. With `conversation_id`, reading is judged by that conversation's links alone, and linking
+        """Whether a person may read, link or download a medium: its owner, the members of a conversation where it is
+        linked, and everybody when it is somebody's avatar. With `conversation_id`, reading is judged by that conversation's links alone, and linking
         needs membership there. A person asks about themselves, a service about anybody.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MediaService/ValidateMediaAccess is not implemented")

@@ -130,7 +130,7 @@ def test_keys_that_will_not_do(tmp_path: Path, content: str, mode: int) -> None:
     ("bytes=10-19", Plan(206, 10, 20)), ("bytes=90-500", Plan(206, 90, 100)), ("bytes=-1", Plan(206, 99, 100)),
     ("bytes=-500", Plan(206, 0, 100)), ("bytes=99-", Plan(206, 99, 100)), ("bytes=100-", Plan(416)),
     ("bytes=-0", Plan(416)), ("bytes=5-4", Plan(200, 0, 100)), ("bytes=0-1,5-6", Plan(200, 0, 100)),
-    ("lines=0-1", Plan(200, 0, 100)), ("bytes=a-b", Plan(200, 0, 100)), 
+    ("lines=0-1", Plan(200, 0, 100)), ("bytes=a-b", Plan(200, 0, 100)),
     ("bytes=99999999999999999999-", Plan(200, 0, 100)),
 ])  # fmt: skip
 def test_ranges(asked: str, expected: Plan) -> None:
@@ -188,7 +188,7 @@ def test_some_names_are_none(name: str) -> None:
 
 
 @pytest.mark.parametrize(("declared", "kept"), [
-    ("image/JPG", "image/jpeg"), ("audio/webm;codecs=opus", "audio/webm"), 
+    ("image/JPG", "image/jpeg"), ("audio/webm;codecs=opus", "audio/webm"),
     ("Text/Plain; charset=utf-8", "text/plain"),
     ("application/octet-stream", "application/octet-stream"),
     ("application/vnd.x.y+json", "application/vnd.x.y+json"),

@@ -23,6 +23,7 @@ CREATE TABLE media.media (
     -- As declared; what the parts must add up to.
     declared_bytes    bigint NOT NULL CHECK (declared_bytes > 0),
     received_bytes    bigint NOT NULL DEFAULT 0 CHECK (received_bytes BETWEEN 0 AND declared_bytes),
+    part_count        integer NOT NULL DEFAULT 0,
     -- What it takes of its owner's quota: declared at first, then what is stored. 0 when it has failed.
     reserved_bytes    bigint NOT NULL CHECK (reserved_bytes >= 0),
     width             integer,
@@ -94,7 +95,8 @@ CREATE TABLE media.links (
     media_id        uuid NOT NULL REFERENCES media.media (id) ON DELETE CASCADE,
     message_id      uuid NOT NULL,
     conversation_id uuid NOT NULL,
-    linked_by       uuid NOT NULL,
+    -- Null when they have deleted their account.
+    linked_by       uuid,
     linked_at       timestamptz NOT NULL DEFAULT now(),
     UNIQUE (media_id, message_id)
 );
