@@ -138,7 +138,7 @@ class Permissions:
         """Check that a person may open a direct conversation with another; never answered from memory.
 
         Raises PERMISSION_DENIED, with reason blocked only when it is the person's own block: whom others
-        blocked is theirs to know. UNAVAILABLE when the user service is away.
+        blocked is theirs to know, and so is of whom they take messages. UNAVAILABLE when the user service is away.
         """
         request = user_pb2.CheckUserBlocksRequest(user_id=user_id, target_user_ids=[other_id])
         with trio.move_on_after(CALL_S) as scope:
@@ -147,7 +147,7 @@ class Permissions:
             raise unavailable("the user service did not answer in time")
         if reply.is_blocked[other_id]:
             raise denied("you have blocked this person", reason="blocked")
-        if reply.has_blocked[other_id]:
+        if reply.has_blocked[other_id] or not reply.may_message[other_id]:
             raise denied("you cannot open a conversation with this person")
 
     def forget(self, *ids: str) -> None:
@@ -226,5 +226,7 @@ def _refusal(reason: str, conversation_id: str) -> WhisprError:
             return not_found("conversation", conversation_id)
         case "blocked":
             return denied("one of you has blocked the other", reason="blocked")
+        case "privacy":
+            return denied("they do not take your direct messages", reason="privacy")
         case _:
             return denied("you may not do this in this conversation", reason=reason or "forbidden")
