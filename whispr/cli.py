@@ -7,6 +7,7 @@
     whispr config show           every setting, its value and where that came from
     whispr chat --user NAME      sign up or in, and talk
     whispr rpc list|describe|call   what gRPC servers offer, and calls to them
+    whispr events lag|list-dead|…   how far events have come, dead letters, replays
 
 Exit codes: 0 done, 1 it could not be done (said on standard error), 2 bad usage or configuration;
 64 + its status for a failed `rpc`.
@@ -24,6 +25,7 @@ import typer
 from whispr import __version__
 from whispr.config import SERVICES, ConfigError, Loaded, Section, load, without_password
 from whispr.errors import WhisprError
+from whispr.events_cli import events_app
 from whispr.rpc_cli import rpc_app
 from whispr.telemetry.logging import configure_logging
 
@@ -36,6 +38,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
 app.add_typer(config_app, name="config")
 app.add_typer(rpc_app, name="rpc")
+app.add_typer(events_app, name="events")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")

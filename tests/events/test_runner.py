@@ -96,6 +96,9 @@ class MemoryLedger:
     async def begin(self, consumer: str, stream: str, position: Position) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def listens(self, *_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def keep(self, consumer: str, positions: Iterable[tuple[str, Position, Mapping[str, Any]]]) -> bool:
         await trio.lowlevel.checkpoint()
         for _, at, attempts in positions:

@@ -5,6 +5,7 @@ addresses, once all answer. `python -m whispr.embed DATA_DIR` runs them alone, f
 """
 
 from whispr.embed.folder import open_folder
+from whispr.embed.neighbours import find_running
 from whispr.embed.supervisor import ALL, Backends, Status, run_children
 
-__all__ = ["ALL", "Backends", "Status", "open_folder", "run_children"]
+__all__ = ["ALL", "Backends", "Status", "find_running", "open_folder", "run_children"]

@@ -94,7 +94,7 @@ async def run_children(
         urls = ", ".join(f"WHISPR_{name.upper()}_URL" for name in wanted)
         raise conflict(f"the embedded servers need Linux; elsewhere set {urls}", "embedded_linux_only")
     with open_folder(data_dir) as data:
-        children = [_Child(_MAKERS[name](data), data, on_ready) for name in ALL if name in wanted]
+        children = [_Child(MAKERS[name](data), data, on_ready) for name in ALL if name in wanted]
         async with trio.open_nursery() as nursery:
             failure = await _start_all(nursery, children)
             if failure is None:
@@ -106,7 +106,8 @@ async def run_children(
             raise failure
 
 
-_MAKERS: Mapping[str, Callable[[DataFolder], Engine]] = {"postgres": Postgres, "redis": Valkey, "nats": Nats}
+MAKERS: Mapping[str, Callable[[DataFolder], Engine]] = {"postgres": Postgres, "redis": Valkey, "nats": Nats}
+"""Server → what makes its engine."""
 
 
 def _backends(children: Sequence[_Child]) -> Backends:

@@ -27,7 +27,8 @@ class Consumer:
     name: str
     """Unique and for ever: its position is kept under it. Lower-case words joined by hyphens."""
     subjects: tuple[str, ...]
-    """Such as "messaging.events.message_sent", or "user.events.*" for all of a stream."""
+    """Such as "messaging.events.message_sent", or "user.events.*" for all of a stream. One that is added later is
+    heard from then on; a replay brings what came before."""
     handle: Callable[[Event], Awaitable[None]]
     deadline_s: float = 30.0
     attempts_max: int = 8

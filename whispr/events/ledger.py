@@ -114,6 +114,14 @@ class Ledger:
             consumer, stream, position.incarnation, position.floor,
         )  # fmt: skip
 
+    async def listens(self, consumer: str, stream: str, subjects: Sequence[str]) -> None:
+        """Note what a consumer listens to, for those who look at its lag from outside."""
+        await self._db.execute(
+            "UPDATE events.positions SET subjects = $3"
+            " WHERE consumer = $1 AND stream = $2 AND subjects IS DISTINCT FROM $3",
+            consumer, stream, list(subjects),
+        )  # fmt: skip
+
     async def keep(self, consumer: str, positions: Iterable[tuple[str, Position, Mapping[str, int]]]) -> bool:
         """Keep positions; False when the lease is somebody else's by now, and nothing was written."""
         rows = [

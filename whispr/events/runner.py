@@ -148,6 +148,7 @@ class Runner:
         position = self._positions.get(stream)
         if position is None or position.incarnation != state.created:
             position = self._positions[stream] = await self._kept(stream, state)
+            await self._ledger.listens(self.consumer.name, stream, self._subjects[stream])
         if 0 < position.last < state.first_seq - 1:
             missed = state.first_seq - 1 - position.last
             metrics.MISSED.labels(self.consumer.name).inc(missed)
