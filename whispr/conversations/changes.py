@@ -19,8 +19,7 @@ from whispr.conversations.ids import new_id
 from whispr.events.outbox import current_trace
 
 _RECORD = (
-    "SELECT change, at, conversation_kind"
-    " FROM conversations.change($1, $2, $3, $4, $5::text::jsonb, $6, $7)"
+    "SELECT change, at, conversation_kind FROM conversations.change($1, $2, $3, $4, $5::text::jsonb, $6, $7)"
 )
 
 _json = msgspec.json.Encoder().encode
@@ -38,8 +37,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     seq: int | None = None
     """Of the message that changed, if it is one."""
     actor_id: str | None = None
-    event_id: str
-    """Of the event that tells of it."""
+    event_id: str = ""
+    """Of the event that tells of it, where it has just been recorded."""
 
     def payload(self, **more: object) -> dict[str, object]:
         """Build what its broadcast carries, with `more` that is not logged, such as a message's content."""

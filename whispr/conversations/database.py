@@ -30,7 +30,7 @@ class Queries(Protocol):
 class Database(Queries, Protocol):
     """The pool: each statement by itself, or several in a transaction."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+    def transaction(self, isolation: str = "READ COMMITTED") -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction: committed when the block ends, rolled back when it raises."""
 
     def ring(self) -> None:

@@ -34,7 +34,8 @@ EXTRA_COLUMNS = f"""
         ) g
     ) AS reactions,
     (SELECT json_agg(json_build_object('link_id', a.id, 'media_id', a.media_id, 'media_type', a.media_type,
-            'metadata', coalesce(a.metadata, jsonb_build_object()), 'state', a.state) ORDER BY a.created_at, a.id)::text
+            'metadata', coalesce(a.metadata, jsonb_build_object()), 'state', a.state)
+            ORDER BY a.created_at, a.id)::text
         FROM conversations.attachments a WHERE a.conversation_id = m.conversation_id AND a.seq = m.seq
     ) AS attachments
 """  # noqa: S608  # constants of ours

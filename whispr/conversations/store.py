@@ -90,7 +90,7 @@ _LIST_AFTER = _CONVERSATIONS.format(
     limit="$2",
 )
 _ONE = _CONVERSATIONS.format(condition="AND c.id = $2", limit="1")
-_SEVERAL = _CONVERSATIONS.format(condition="AND c.id = ANY ($2::uuid[])", limit="cardinality($2::uuid[])")
+SEVERAL = _CONVERSATIONS.format(condition="AND c.id = ANY ($2::uuid[])", limit="cardinality($2::uuid[])")
 
 _MARK_READ = "SELECT * FROM conversations.mark_read($1, $2, $3)"
 _TARGET = "least($3::bigint, c.last_seq)"
