@@ -87,7 +87,7 @@ async def test_a_read_can_be_left(objects: Objects) -> None:
     await objects.put("big", bytes(6 * 1024 * 1024))
     reading = objects.read("big")
     assert await anext(reading)
-    await reading.aclose()  # type: ignore[attr-defined]  # an async generator
+    await reading.aclose()
     with trio.move_on_after(0.001) as scope:
         await whole(objects, "big")
         await trio.sleep_forever()

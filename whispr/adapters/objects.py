@@ -11,7 +11,7 @@ for `RETRY_S`; after that UNAVAILABLE is raised.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -88,7 +88,7 @@ class Objects:
 
     async def read(
         self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 0
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield an object's bytes from `start` up to `end`, or to its end, as they are taken.
 
         Each piece is a request of its own, so a slow reader keeps nothing open. Raises MissingObjectError.
@@ -126,7 +126,7 @@ class Objects:
         await self.delete(keys)
         return len(keys)
 
-    async def list(self, folder: str) -> AsyncIterator[str]:
+    async def list(self, folder: str) -> AsyncGenerator[str, None]:
         """Yield the keys that begin with `folder` and a slash."""
         pages = obstore.list(self._store, folder, chunk_size=1000)
         while (page := await self._call(folder, lambda: _next(pages))) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -132,7 +133,7 @@ class MediaEndpoints:
         start = patch.offset if patch is not None else 0
         if size.isdecimal() and start + int(size[:18]) > medium.declared_bytes:
             raise TusFault(413, "too_large", f"the upload was announced with {medium.declared_bytes} bytes")
-        body = _body(receive)
+        body = _Body(receive)
         if patch is not None:
             received = await self._uploads.append(medium, patch.offset, body, patch.checksum)
         else:
@@ -216,13 +217,15 @@ class MediaEndpoints:
             raise unavailable("there are too many downloads going on", BUSY_RETRY_S)
         self._sending += 1
         try:
-            pieces = self._objects.read(stored.key, plan.start, plan.end)
-            first = await anext(pieces)  # What is wrong with the store shows here, before anything is said.
-            await _begin(send, plan.status, said)
-            await _send_piece(send, first)
-            async for piece in pieces:
-                await _send_piece(send, piece)
-            await send({"type": "http.response.body", "body": b""})
+            async with aclosing(self._objects.read(stored.key, plan.start, plan.end)) as pieces:
+                first = await anext(
+                    pieces
+                )  # What is wrong with the store shows here, before anything is said.
+                await _begin(send, plan.status, said)
+                await _send_piece(send, first)
+                async for piece in pieces:
+                    await _send_piece(send, piece)
+                await send({"type": "http.response.body", "body": b""})
         finally:
             self._sending -= 1
 
@@ -251,23 +254,32 @@ def _described(medium: Medium, stored: Stored, granted: Granted, etag: str) -> d
     }
 
 
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    """Yield a request's body. Raises ClientGoneError when it breaks off."""
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise ClientGoneError("the client left in the middle of its upload")
-        if event.get("body"):
-            yield event["body"]
-        if not event.get("more_body", False):
-            return
+class _Body:
+    """A request's body, a piece at a time; it may be left at any of them."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next piece. Raises ClientGoneError when there is none though there should be."""
+        while self._more:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise ClientGoneError("the client left in the middle of its upload")
+            self._more = event.get("more_body", False)
+            if event.get("body"):
+                piece: bytes = event["body"]
+                return piece
+        raise StopAsyncIteration
 
 
 async def _any(receive: Receive) -> bool:
     """Whether a request has a body with anything in it."""
-    async for _ in _body(receive):
-        return True
-    return False
+    return await anext(_Body(receive), None) is not None
 
 
 def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

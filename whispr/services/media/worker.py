@@ -13,7 +13,7 @@ import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -160,9 +160,10 @@ class Worker:
         try:
             async with await trio.open_file(path, "wb") as file:
                 for part in await self._store.parts(job.medium.id):
-                    async for piece in self._objects.read(part.key, 0, part.bytes, part.bytes):
-                        await file.write(piece)
-                        size += len(piece)
+                    async with aclosing(self._objects.read(part.key, 0, part.bytes, part.bytes)) as pieces:
+                        async for piece in pieces:
+                            await file.write(piece)
+                            size += len(piece)
         except MissingObjectError as error:
             log.error("media_part_lost", media_id=job.medium.id, key=error.key)
             raise Refused("lost", "a part of it is not in the store any more; send it again") from None
