@@ -97,12 +97,19 @@ class Http:
     async def _request(
         self, method: str, url: str, headers: Sequence[tuple[str, str]], content: bytes
     ) -> Answer:
-        body = bytearray()
+        body, enough = bytearray(), False
         async with self._pool.stream(method, url, headers=list(headers), content=content) as response:
-            async for chunk in response.aiter_stream():
-                body += chunk
-                if len(body) >= RESPONSE_BYTES_MAX:
-                    break  # leaving the block closes the connection, with whatever else was coming
+            try:
+                async for chunk in response.aiter_stream():
+                    body += chunk
+                    if len(body) >= RESPONSE_BYTES_MAX:
+                        enough = True
+                        # The connection goes with whatever else was coming. The iteration is not left but ends
+                        # by this, so that no generator of httpcore's stays behind unfinished.
+                        await response.aclose()
+            except _FAILURES:
+                if not enough:
+                    raise
         named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         return Answer(response.status, named, bytes(body[:RESPONSE_BYTES_MAX]))
 
