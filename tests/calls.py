@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from whispr.errors import Code
 Request = Callable[[World, str], Awaitable[Mapping[str, Any]]]
 """Makes the request of somebody of that role, as proto3 JSON."""
 
+SOON = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 ALL = frozenset(ROLES)
 SIGNED_IN = frozenset(PEOPLE)
 PEOPLE_AND_SERVICES = SIGNED_IN | {"service"}
@@ -324,7 +326,7 @@ about_a_message("MessagingService/PinMessage", MODERATORS)
 about_a_message("MessagingService/UnpinMessage", MODERATORS)
 about_a_group("MessagingService/ListPins", MEMBERS)
 about_a_group("MessagingService/SearchMessages", MEMBERS, query="hello")
-about_a_group("MessagingService/ScheduleMessage", MEMBERS, content="aGVsbG8=", send_at="2099-01-01T00:00:00Z")
+about_a_group("MessagingService/ScheduleMessage", MEMBERS, content="aGVsbG8=", send_at=SOON)
 same("MessagingService/ListScheduledMessages", SIGNED_IN, {})
 about_a_group("MessagingService/SaveDraft", MEMBERS, content="aGVsbG8=")
 about_a_group("MessagingService/GetDraft", MEMBERS)
@@ -340,7 +342,7 @@ exports("MessagingService")
 
 @row("MessagingService/CancelScheduledMessage", {"member"})
 async def _(world: World, role: str) -> Mapping[str, Any]:
-    body = {"conversation_id": await world.group(), "content": "aGVsbG8=", "send_at": "2099-01-01T00:00:00Z"}
+    body = {"conversation_id": await world.group(), "content": "aGVsbG8=", "send_at": SOON}
     kept = await world.call("MessagingService/ScheduleMessage", body, "member")
     return {"scheduled_id": kept.scheduled.id}
 

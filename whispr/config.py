@@ -131,6 +131,17 @@ class AuthSettings(ServiceSettings):
         return self
 
 
+class MessagingSettings(ServiceSettings):
+    """MessagingService, and the conversations that it and ChatService are faces of."""
+
+    port: Port = 9090
+    search_language: Annotated[str, Field(pattern="^[a-z][a-z_]*$")] = "simple"
+    """A text search configuration of PostgreSQL. Changed later, the index is made anew by
+    `whispr events replay messaging-search`."""
+    keep_messages: bool = False
+    """Whether what a deleted account has sent stays, as of a deleted account, instead of being erased."""
+
+
 class NotificationSettings(ServiceSettings):
     """NotificationService, and the push services it uses."""
 
@@ -283,6 +294,14 @@ class Limits(Section):
     media_pixels: Annotated[int, Field(ge=1, le=200_000_000)] = 50_000_000
     """Of a picture or film; what it takes to look into one is about 16 bytes each."""
     typing_expires_s: Annotated[int, Field(ge=1)] = 10
+    edit_window_s: Limit = 24 * 3600
+    erase_window_s: Limit = 48 * 3600
+    """For how long its sender may delete a message for everyone; moderators always may."""
+    message_reactions: Limit = 50
+    """Different emoji on one message."""
+    conversation_pins: Limit = 10
+    user_scheduled: Limit = 100
+    """Messages of one person that wait to be sent."""
 
     @model_validator(mode="after")
     def _relations(self) -> Limits:
@@ -324,7 +343,7 @@ class Settings(BaseSettings):
     websocket: WebSocketSettings = WebSocketSettings()
     auth: AuthSettings = AuthSettings()
     user: ServiceSettings = ServiceSettings(port=50054)
-    messaging: ServiceSettings = ServiceSettings(port=9090)
+    messaging: MessagingSettings = MessagingSettings()
     chat: ServiceSettings = ServiceSettings(port=50051)
     stream: ServiceSettings = ServiceSettings(port=50052)
     media: MediaSettings = MediaSettings()

@@ -63,6 +63,11 @@ def conversations(settings: Settings) -> ConversationLimits:
         page_size=limits.page_size,
         page_size_max=limits.page_size_max,
         typing_expires_s=limits.typing_expires_s,
+        edit_window_s=limits.edit_window_s,
+        erase_window_s=limits.erase_window_s,
+        message_reactions=limits.message_reactions,
+        conversation_pins=limits.conversation_pins,
+        user_scheduled=limits.user_scheduled,
     )
 
 

@@ -56,6 +56,7 @@ from whispr.services.notification.surroundings import Services as NotificationNe
 from whispr.services.user.service import UserService
 from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
+from whispr.v1.media_grpc import MediaServiceStub
 from whispr.v1.messaging_grpc import MessagingServiceStub
 from whispr.v1.user_grpc import UserServiceStub
 
@@ -333,12 +334,17 @@ class Node:
     def _the_conversations(self) -> Conversations:
         """The process's conversations, made when the first service that is a face of them starts."""
         if self._conversations is None:
+            own = self._settings.messaging
             self._conversations = Conversations(
                 self._db,
                 hub=self._the_hub(),
                 permissions=Permissions(UserServiceStub(self._channels["user"]), self._acting_for),
                 limiter=RateLimiter(self._cache),
                 limits=limits.conversations(self._settings),
+                media=MediaServiceStub(self._channels["media"]),
+                metadata=self._acting_for,
+                search_language=own.search_language,
+                keep_messages=own.keep_messages,
             )
         return self._conversations
 

@@ -1,12 +1,16 @@
-"""The channels `conversation:<id>` and `user:<id>`: pushes in, replies and events out.
+"""The channels `conversation:<id>`, `room:<id>` and `user:<id>`: pushes in, replies and events out.
 
-Events of `conversation:<id>`, in: send_message, mark_read, mark_delivered, typing_start, typing_stop,
-get_history. Out: new_message, typing_indicator, read_receipt, delivery_status, member_added, member_removed,
-settings_changed, user_kicked, presence_state, presence_diff.
+Events of a conversation or a room, in: send_message, edit_message, delete_message, add_reaction, remove_reaction,
+pin_message, unpin_message, mark_read, mark_delivered, typing_start, typing_stop, get_history, save_draft. Out:
+new_message, typing_indicator, read_receipt, delivery_status, presence_state, presence_diff; and, with their
+number as `change`: message_edited, message_deleted, reaction_added, reaction_removed, message_pinned,
+message_unpinned, media_linked, media_unlinked, member_added, member_removed, settings_changed. Before the
+server closes the channel: user_kicked.
 
-Events of `user:<id>`, only for the user themselves, in: update_status, get_conversations. Out: new_message
-(a preview, for conversations that the socket has not joined), conversation_invitation, conversation_updated,
-presence_state and presence_diff of the user's own devices.
+Events of `user:<id>`, only for the user themselves, in: update_status, get_conversations, mark_all_read, sync. Out:
+new_message (a preview, for conversations that the socket has not joined), conversation_invitation,
+conversation_updated, message_deleted (by the user for themselves), scheduled_failed, presence_state and
+presence_diff of the user's own devices.
 """
 
 from __future__ import annotations
@@ -17,13 +21,17 @@ import trio
 
 from whispr.conversations import wire
 from whispr.conversations.domain import Draft, clamp_page, not_a_member
-from whispr.conversations.ids import is_id
+from whispr.conversations.ids import is_id, parse_id
 from whispr.conversations.operations import Operations
+from whispr.conversations.sync_json import sync_json
 from whispr.conversations.tickets import Ticket
 from whispr.errors import denied, invalid, not_found
 from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
 
+_MESSAGE_EVENTS = frozenset(
+    {"edit_message", "delete_message", "add_reaction", "remove_reaction", "pin_message", "unpin_message"}
+)
 STATUSES = ("online", "away", "busy", "offline")
 """What a person may show; whoever shows offline is not in any presence."""
 
@@ -90,6 +98,7 @@ class ConversationChannel(Channel):
         self.link.push_presence_state()
         response = {
             "seq": missed.seq,
+            "change": missed.change,
             "messages": [wire.message_json(message) for message in missed.messages],
             "has_more": missed.has_more,
             "members": members,
@@ -125,6 +134,10 @@ class ConversationChannel(Channel):
                 return {"seq": mark.seq}
             case "get_history":
                 return await self._history(wire.parse(payload, wire.GetHistory))
+            case "save_draft":
+                return await self._save_draft(wire.parse(payload, wire.SaveDraft))
+            case _ if event in _MESSAGE_EVENTS:
+                return await self._change_message(event, payload)
             case _:
                 return await super().handle(event, payload)
 
@@ -151,6 +164,38 @@ class ConversationChannel(Channel):
 
         ticket.on_settled(settled)
         return reply
+
+    async def _change_message(self, event: str, payload: object) -> object:
+        """Handle what is done to messages that are there."""
+        do, here, me = self._operations, self._conversation_id, self._user_id
+        match event:
+            case "edit_message":
+                edit = wire.parse(payload, wire.EditMessage)
+                edited = await do.edit(
+                    here, parse_id(edit.message_id, "message_id"), me, wire.new_content(edit)
+                )
+                return {"message_id": edited.id, "seq": edited.seq, "edited_at": edited.edited_at}
+            case "delete_message":
+                gone = wire.parse(payload, wire.DeleteMessage)
+                message_id = parse_id(gone.message_id, "message_id")
+                await do.editing.delete(here, message_id, me, for_everyone=gone.for_everyone)
+            case "add_reaction" | "remove_reaction":
+                react = wire.parse(payload, wire.React)
+                act = do.react if event == "add_reaction" else do.reactions.remove
+                await act(here, parse_id(react.message_id, "message_id"), me, react.emoji)
+            case _:
+                pin = wire.parse(payload, wire.PinMessage)
+                act_on = do.reactions.pin if event == "pin_message" else do.reactions.unpin
+                await act_on(here, parse_id(pin.message_id, "message_id"), me)
+        return None
+
+    async def _save_draft(self, wanted: wire.SaveDraft) -> object:
+        nothing = wanted.text is None and wanted.content is None
+        body = b"" if nothing else wire.body_of(wanted.text, wanted.content)
+        reply_to = parse_id(wanted.reply_to_id, "reply_to_id") if wanted.reply_to_id else ""
+        personal = self._operations.personal
+        draft = await personal.save_draft(self._conversation_id, self._user_id, body, reply_to)
+        return {"updated_at": draft.updated_at if draft is not None else None}
 
     async def _history(self, wanted: wire.GetHistory) -> object:
         if wanted.after_seq is not None:
@@ -225,12 +270,20 @@ class UserChannel(Channel):
                 wanted = wire.parse(payload, wire.GetConversations)
                 clamp_page(wanted.page_size, self._operations.limits)
                 conversations, next_token = await self._operations.store.conversations(
-                    self._user_id, wanted.page_size, wanted.page_token
+                    self._user_id, wanted.page_size, wanted.page_token, archived=wanted.archived
                 )
                 return {
                     "conversations": [wire.conversation_json(each) for each in conversations],
                     "next_page_token": next_token,
                 }
+            case "mark_all_read":
+                named = wire.parse(payload, wire.MarkAllRead).conversation_ids
+                ids = [parse_id(each, "conversation_ids") for each in named]
+                return {"marked_count": await self._operations.mark_all_read(self._user_id, ids)}
+            case "sync":
+                since = wire.parse(payload, wire.Sync)
+                synced = await self._operations.sync.since(self._user_id, since.since, since.page_size)
+                return sync_json(synced)
             case _:
                 return await super().handle(event, payload)
 

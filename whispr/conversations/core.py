@@ -12,13 +12,17 @@ import trio
 
 from whispr.conversations import expander
 from whispr.conversations.announcer import Announcer
+from whispr.conversations.attachments import Attachments, MediaStub
 from whispr.conversations.channels import ConversationChannel, Statuses, UserChannel
 from whispr.conversations.database import Database
 from whispr.conversations.domain import Limits, Message
+from whispr.conversations.expiry import Expiry
 from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
 from whispr.conversations.operations import Limiter, Operations
-from whispr.conversations.permissions import Permissions
+from whispr.conversations.permissions import Metadata, Permissions
+from whispr.conversations.privacy import Privacy
+from whispr.conversations.search_index import SearchIndex
 from whispr.conversations.store import Store
 from whispr.events import Consumer, Expander
 from whispr.realtime.channel import ChannelFactory
@@ -30,11 +34,23 @@ class Conversations:
     """Log, reads, membership, permissions and broadcasts of one process.
 
     `permissions` asks the user service; tell it of changed blocks with `permissions.forget`. Call `heard` for
-    every broadcast of another node, after the hub has delivered it.
+    every broadcast of another node, after the hub has delivered it. `media` is the media service's stub, called
+    with the metadata that `metadata` makes on behalf of a person. `search_language` is a text search configuration
+    of PostgreSQL. `keep_messages` keeps what deleted accounts have sent.
     """
 
     def __init__(
-        self, db: Database, *, hub: Hub, permissions: Permissions, limiter: Limiter, limits: Limits
+        self,
+        db: Database,
+        *,
+        hub: Hub,
+        permissions: Permissions,
+        limiter: Limiter,
+        limits: Limits,
+        media: MediaStub | None = None,
+        metadata: Metadata = lambda _: (),
+        search_language: str = "simple",
+        keep_messages: bool = False,
     ) -> None:
         self.db = db
         self.hub = hub
@@ -54,7 +70,13 @@ class Conversations:
             limiter=limiter,
             announcer=self.announcer,
             limits=limits,
+            db=db,
+            language=search_language,
         )
+        self.attachments = Attachments(db, self.announcer, media, metadata)
+        self.privacy = Privacy(db, self.announcer, keep_messages=keep_messages)
+        self.search_index = SearchIndex(db, search_language)
+        self.expiry = Expiry(db, self.announcer)
         self.expanders: Mapping[str, Expander] = {expander.NAME: expander.expand}
         """What makes events of the batches that appends put into the outbox."""
         statuses = Statuses()
@@ -71,7 +93,7 @@ class Conversations:
     @property
     def consumers(self) -> Sequence[Consumer]:
         """What it listens to on the event bus."""
-        return ()
+        return (self.search_index.consumer, self.attachments.consumer, self.privacy.consumer)
 
     def watch(self, watcher: Callable[[Sequence[Message]], None]) -> None:
         """Call `watcher` with new messages of this process once announced; it must neither wait nor raise."""
@@ -91,8 +113,12 @@ class Conversations:
         await self.log.drain()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write messages and send previews until cancelled."""
+        """Write messages, send previews and do what is due until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.log.run)
             nursery.start_soon(self.announcer.run)
+            nursery.start_soon(self.operations.schedule.run)
+            nursery.start_soon(self.expiry.run)
+            nursery.start_soon(self.attachments.run)
+            nursery.start_soon(self.search_index.run)
             task_status.started()

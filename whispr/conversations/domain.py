@@ -119,6 +119,15 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """How long it lives; 0 leaves that to the conversation. A stored message has `expires_at` instead."""
 
 
+class NewContent(msgspec.Struct, frozen=True):
+    """What a message says from now on; an empty `metadata` leaves the old one."""
+
+    content: bytes
+    metadata: Mapping[str, str]
+    signature: bytes = b""
+    sender_public_key: bytes = b""
+
+
 class Reaction(msgspec.Struct, frozen=True):
     """One emoji on a message, and whose it is, the first ones first."""
 
@@ -328,6 +337,14 @@ def check_member_limit(count: int, limits: Limits) -> None:
 
 
 # Who may do what
+
+
+def role_named(name: str, field: str) -> Role:
+    """Return the role of that name. Raises INVALID_ARGUMENT naming `field`."""
+    try:
+        return Role(name)
+    except ValueError:
+        raise invalid({field: f"must be one of {', '.join(Role)}"}) from None
 
 
 def may_send(role: Role | None) -> bool:

@@ -6,8 +6,7 @@ other's stale state: what comes after a deletion finds the message gone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from whispr.conversations import domain, seats, targets
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.changes import Change, record
 from whispr.conversations.database import Database, Transaction
-from whispr.conversations.domain import Draft, Limits, Message
+from whispr.conversations.domain import Draft, Limits, Message, NewContent
 from whispr.conversations.message_rules import check_may_edit, check_may_erase, no_message, not_editable
 from whispr.conversations.rows import encode_map
 from whispr.conversations.wire import message_json
@@ -40,16 +39,6 @@ _UNCOUNT = """
 """
 
 _decode = msgspec.json.decode
-
-
-@dataclass(frozen=True, slots=True)
-class NewContent:
-    """What a message says from now on; an empty `metadata` leaves the old one."""
-
-    content: bytes
-    metadata: Mapping[str, str]
-    signature: bytes = b""
-    sender_public_key: bytes = b""
 
 
 class Editing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 
@@ -18,7 +19,7 @@ from whispr.conversations.database import Database, Transaction
 from whispr.conversations.domain import Kind, Limits, Member, Role
 from whispr.conversations.ids import new_id
 from whispr.conversations.rows import encode_map, map_of
-from whispr.errors import WhisprError, conflict, invalid, not_found
+from whispr.errors import WhisprError, conflict, denied, invalid, not_found
 
 _MAKE_DIRECT = """
     WITH made AS (
@@ -118,7 +119,7 @@ class Membership:
         async with self._db.transaction() as tx:
             if group_id and await _made_before(tx, group_id, actor_id):
                 return group_id
-            await seats.check_people(tx, people)
+            await seats.check_people(tx, {*people, actor_id})
             await tx.execute(
                 _MAKE_GROUP,
                 *(conversation_id, name, actor_id, encode_map(kept).decode(), len(people) + 1, ttl_s),
@@ -147,13 +148,7 @@ class Membership:
             name = name or conversation["name"]
             if settings == before and name == conversation["name"]:
                 return None
-            await tx.execute(
-                "UPDATE conversations.conversations SET name = $2, settings = $3::jsonb, message_ttl_s = $4"
-                " WHERE id = $1",
-                *(conversation_id, name, encode_map(settings).decode(), domain.message_ttl_s(settings)),
-            )
-            data = {"name": name, "settings": settings, "changed_by": actor_id}
-            return await record(tx, conversation_id, "settings_changed", actor_id=actor_id, data=data)
+            return await _set(tx, conversation_id, name, settings, actor_id)
 
     async def add(self, conversation_id: str, actor_id: str, user_ids: Collection[str], role: Role) -> Added:
         """Add people; those present already stay as they are.
@@ -195,6 +190,38 @@ class Membership:
             domain.check_may_remove(Kind(conversation["kind"]), actor.role, target.role, oneself=oneself)
             return await remove_seat(tx, conversation_id, target, actor_id)
 
+    async def notified(
+        self, conversation_id: str, event_type: str, user_id: str, metadata: Mapping[str, str], at: datetime
+    ) -> tuple[tuple[Change, ...], tuple[Member, ...]]:
+        """Make true what another service tells: return the changes, none if it was so, and who was added.
+
+        Raises INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED for members of what is no group.
+        """
+        told = {"metadata": dict(metadata), "occurred_at": at}
+        async with self._db.transaction() as tx:
+            conversation = await seats.lock(tx, conversation_id)
+            if event_type == "settings_changed":
+                settings = domain.merged_settings(map_of(conversation["settings"]), metadata)
+                if settings == map_of(conversation["settings"]):
+                    return (), ()
+                return (await _set(tx, conversation_id, conversation["name"], settings, None, **told),), ()
+            if conversation["kind"] != Kind.GROUP:
+                raise denied("other services tell of the members of groups alone")
+            seat = await seats.seat_or_none(tx, conversation_id, user_id)
+            if event_type == "member_removed":
+                if seat is None:
+                    return (), ()
+                return (await remove_seat(tx, conversation_id, seat, None, **told)).changes, ()
+            if seat is not None:
+                return (), ()
+            domain.check_member_limit(conversation["member_count"] + 1, self._limits)
+            role = domain.role_named(metadata.get("role", "") or Role.MEMBER.value, "metadata.role")
+            await seats.check_people(tx, [user_id])
+            await seats.seat_people(tx, conversation_id, [user_id], role, conversation["last_seq"])
+            await seats.recount(tx, conversation_id, 1)
+            members = tuple(await seats.seats(tx, conversation_id, [user_id]))
+            return await record_added(tx, conversation_id, members, None, **told), members
+
     async def set_role(
         self, conversation_id: str, actor_id: str, user_id: str, role: Role
     ) -> tuple[Member, tuple[Change, ...]]:
@@ -219,8 +246,30 @@ class Membership:
             return member, tuple(logged)
 
 
+async def _set(
+    tx: Transaction,
+    conversation_id: str,
+    name: str,
+    settings: Mapping[str, str],
+    actor_id: str | None,
+    **more: object,
+) -> Change:
+    """Write a name and settings, and log it."""
+    await tx.execute(
+        "UPDATE conversations.conversations SET name = $2, settings = $3::jsonb, message_ttl_s = $4"
+        " WHERE id = $1",
+        *(conversation_id, name, encode_map(settings).decode(), domain.message_ttl_s(settings)),
+    )
+    data = {"name": name, "settings": settings, "changed_by": actor_id, **more}
+    return await record(tx, conversation_id, "settings_changed", actor_id=actor_id, data=data)
+
+
 async def record_added(
-    tx: Transaction, conversation_id: str, members: Collection[Member], actor_id: str
+    tx: Transaction,
+    conversation_id: str,
+    members: Collection[Member],
+    actor_id: str | None,
+    **more: object,
 ) -> tuple[Change, ...]:
     """Log that people have been given seats."""
     return tuple(
@@ -234,6 +283,7 @@ async def record_added(
                     "user_id": member.user_id,
                     "member": msgspec.to_builtins(member),
                     "added_by": actor_id,
+                    **more,
                 },
             )
             for member in members
@@ -241,10 +291,12 @@ async def record_added(
     )
 
 
-async def remove_seat(tx: Transaction, conversation_id: str, target: Member, actor_id: str) -> Removed:
+async def remove_seat(
+    tx: Transaction, conversation_id: str, target: Member, actor_id: str | None, **more: object
+) -> Removed:
     """Take a seat away under the lock, log it, and crown an heir when it was the owner's."""
     await seats.unseat(tx, conversation_id, target.user_id)
-    data = {"user_id": target.user_id, "removed_by": actor_id}
+    data = {"user_id": target.user_id, "removed_by": actor_id, **more}
     logged = [await record(tx, conversation_id, "member_removed", actor_id=actor_id, data=data)]
     heir = await seats.crown(tx, conversation_id) if target.role is Role.OWNER else None
     if heir is not None:

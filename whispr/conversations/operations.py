@@ -7,19 +7,39 @@ and every read then checks membership again in its own statement.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Protocol
 
 from whispr.conversations import domain
 from whispr.conversations.announcer import Announcer
-from whispr.conversations.domain import Action, Conversation, Draft, Limits, Member, Role
+from whispr.conversations.database import Database
+from whispr.conversations.domain import (
+    Action,
+    Conversation,
+    Draft,
+    Limits,
+    Member,
+    Message,
+    MessageType,
+    NewContent,
+    Role,
+)
+from whispr.conversations.editing import Editing
 from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
 from whispr.conversations.permissions import Permissions
+from whispr.conversations.personal import Personal
+from whispr.conversations.reactions import Reactions
+from whispr.conversations.schedule import Schedule, Scheduled
+from whispr.conversations.search import Search
 from whispr.conversations.store import Resumption, Store, Watermark
+from whispr.conversations.sync import Sync
 from whispr.conversations.tickets import Ticket
 from whispr.errors import invalid
 
 MINUTE_S = 60.0
+MARK_ALL_MAX = 100
+"""Conversations named in one `mark_all_read`."""
 
 
 class Limiter(Protocol):
@@ -42,6 +62,8 @@ class Operations:
         limiter: Limiter,
         announcer: Announcer,
         limits: Limits,
+        db: Database,
+        language: str,
     ) -> None:
         self.log = log
         self.store = store
@@ -50,6 +72,12 @@ class Operations:
         self.limits = limits
         self._membership = membership
         self._limiter = limiter
+        self.editing = Editing(db, announcer, limits)
+        self.reactions = Reactions(db, announcer, limits)
+        self.personal = Personal(db, announcer, limits)
+        self.schedule = Schedule(db, announcer, self.send_scheduled, limits)
+        self.search = Search(db, limits, language)
+        self.sync = Sync(db, limits)
 
     # Messages
 
@@ -92,6 +120,41 @@ class Operations:
         if mark.moved:
             self.announcer.delivered(conversation_id, actor_id, mark)
         return mark
+
+    async def mark_all_read(self, actor_id: str, conversation_ids: Collection[str]) -> int:
+        """Read these conversations, or all, to their ends; return how many had something unread."""
+        if len(conversation_ids) > MARK_ALL_MAX:
+            raise invalid({"conversation_ids": f"at most {MARK_ALL_MAX}"})
+        unread = await self.store.unread(actor_id, tuple(conversation_ids))
+        for conversation_id in unread:
+            await self.mark_read(conversation_id, actor_id, 0)
+        return len(unread)
+
+    async def check_change(self, actor_id: str, conversation_id: str) -> None:
+        """Check that a person may change what was said: permission as for sending, and their rate."""
+        await self.permissions.check_send(actor_id, conversation_id, MessageType.TEXT.value)
+        if per_min := self.limits.user_messages_per_min:
+            await self._limiter.take(f"changes:{actor_id}", per_min, MINUTE_S)
+
+    async def edit(self, conversation_id: str, message_id: str, actor_id: str, new: NewContent) -> Message:
+        """Replace what the actor's own message says. Raises as `Editing.edit`, and as `check_change`."""
+        await self.check_change(actor_id, conversation_id)
+        return await self.editing.edit(conversation_id, message_id, actor_id, new)
+
+    async def react(self, conversation_id: str, message_id: str, actor_id: str, emoji: str) -> None:
+        """Add the actor's reaction. Raises as `Reactions.add`, and as `check_change`."""
+        await self.check_change(actor_id, conversation_id)
+        await self.reactions.add(conversation_id, message_id, actor_id, emoji)
+
+    async def schedule_message(self, draft: Draft, send_at: datetime) -> Scheduled:
+        """Keep a message to be sent later, if it could be sent now. Raises as `send`, and as `Schedule.keep`."""
+        domain.check_draft(draft, self.limits)
+        await self.permissions.check_send(draft.sender_id, draft.conversation_id, draft.message_type)
+        return await self.schedule.keep(draft, send_at)
+
+    async def send_scheduled(self, draft: Draft) -> Message:
+        """Send a message that has waited."""
+        return await (await self.send(draft)).wait()
 
     # Conversations
 
@@ -151,6 +214,25 @@ class Operations:
         """Remove somebody, or leave, and tell everybody."""
         removed = await self._membership.remove(conversation_id, actor_id, user_id)
         self.announcer.removed(removed.changes)
+
+    async def notified(
+        self, conversation_id: str, event_type: str, user_id: str, metadata: Mapping[str, str], at: datetime
+    ) -> str:
+        """Make true what another service tells of a conversation, and tell everybody.
+
+        Returns the event's id; an empty one when it was so already. Raises as `Membership.notified`.
+        """
+        change, members = await self._membership.notified(conversation_id, event_type, user_id, metadata, at)
+        if not change:
+            return ""
+        if event_type == "member_added":
+            theirs = await self.store.conversation(conversation_id, user_id, members=False)
+            self.announcer.added(theirs, members, change, "")
+        elif event_type == "member_removed":
+            self.announcer.removed(change)
+        else:
+            self.announcer.updated(change[0], await self.store.member_ids(conversation_id))
+        return change[0].event_id
 
     async def set_role(self, conversation_id: str, actor_id: str, user_id: str, role: Role) -> Member:
         """Give somebody a role and tell everybody."""

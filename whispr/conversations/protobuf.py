@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whispr.conversations.domain import Attachment, Conversation, DraftText, Member, Message
+from whispr.conversations.schedule import Scheduled
 from whispr.v1 import messaging_pb2 as pb
 
 
@@ -79,4 +80,23 @@ def conversation_pb(conversation: Conversation) -> pb.Conversation:
         draft=draft_pb(conversation.draft) if conversation.draft is not None else None,
         last_change=conversation.last_change,
         is_active=conversation.is_active,
+    )
+
+
+def scheduled_pb(scheduled: Scheduled) -> pb.ScheduledMessage:
+    """Build `whispr.v1.ScheduledMessage`."""
+    draft = scheduled.draft
+    return pb.ScheduledMessage(
+        id=scheduled.id,
+        conversation_id=draft.conversation_id,
+        content=draft.content,
+        message_type=draft.message_type,
+        client_id=draft.client_id,
+        reply_to_id=draft.reply_to_id,
+        metadata=draft.metadata,
+        expire_after_s=draft.expire_after_s,
+        send_at=scheduled.send_at,
+        created_at=scheduled.created_at,
+        failed_at=scheduled.failed_at,
+        failure=scheduled.failure,
     )

@@ -22,6 +22,7 @@ from whispr.conversations.domain import (
     Member,
     Message,
     MessageType,
+    NewContent,
     Reaction,
 )
 from whispr.conversations.ids import new_id, parse_id
@@ -173,6 +174,16 @@ def draft_of(push: SendMessage, conversation_id: str, sender_id: str) -> Draft:
     )
 
 
+def new_content(push: EditMessage) -> NewContent:
+    """Turn a push into what a message says from now on. Raises INVALID_ARGUMENT when it has no body or two."""
+    return NewContent(
+        body_of(push.text, push.content),
+        push.metadata or {},
+        push.signature or b"",
+        push.sender_public_key or b"",
+    )
+
+
 def body_of(text: str | None, content: bytes | None) -> bytes:
     """Return the one body given. Raises INVALID_ARGUMENT when there is none or two."""
     if (text is None) == (content is None):
@@ -250,7 +261,7 @@ class Sent(msgspec.Struct, frozen=True):
 
 def message_json(message: Message) -> MessageJson:
     """Build the JSON of a message."""
-    text, content = text_or_content(message.content)
+    text, content = (None, None) if message.deleted_at else text_or_content(message.content)
     return MessageJson(
         id=message.id,
         conversation_id=message.conversation_id,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import purerpc
 
 from whispr.errors import Code, WhisprError
+from whispr.v1 import common_pb2
 from whispr.v1 import messaging_pb2
 
 if TYPE_CHECKING:
@@ -18,63 +20,214 @@ class MessagingServiceServicer(purerpc.Servicer):
 
     async def CreateConversation(self, input_message: messaging_pb2.CreateConversationRequest) -> messaging_pb2.CreateConversationResponse:
         """Opens a conversation. For a pair of people there is at most one direct conversation: asking again
-        returns it with `created` false.
+        returns it with `created` false. INVALID_ARGUMENT; NOT_FOUND for people; PERMISSION_DENIED (blocked).
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/CreateConversation is not implemented")
 
     async def GetConversation(self, input_message: messaging_pb2.GetConversationRequest) -> messaging_pb2.GetConversationResponse:
-        """Handle GetConversation."""
+        """A conversation with its members, to one of them. PERMISSION_DENIED (not_a_member); NOT_FOUND."""
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/GetConversation is not implemented")
 
     async def ListConversations(self, input_message: messaging_pb2.ListConversationsRequest) -> messaging_pb2.ListConversationsResponse:
         """The caller's conversations, the most recently active first, each with its last message and the
-        caller's unread count.
+        caller's unread count; those that the caller has archived only when `archived` says so.
+        INVALID_ARGUMENT for a page out of bounds.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/ListConversations is not implemented")
 
     async def UpdateConversation(self, input_message: messaging_pb2.UpdateConversationRequest) -> messaging_pb2.UpdateConversationResponse:
-        """Renames a group or merges settings into it; its admins and owner only."""
+        """Renames a group or merges settings into it; its admins and owner only. The setting `message_ttl_s` is
+        how many seconds new messages live; in a direct conversation either of the two may set it, and nothing
+        else. INVALID_ARGUMENT; PERMISSION_DENIED (forbidden, not_a_member); NOT_FOUND.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/UpdateConversation is not implemented")
 
     async def ListMembers(self, input_message: messaging_pb2.ListMembersRequest) -> messaging_pb2.ListMembersResponse:
-        """Handle ListMembers."""
+        """Those present, to one of them. PERMISSION_DENIED (not_a_member); NOT_FOUND."""
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/ListMembers is not implemented")
 
     async def AddMember(self, input_message: messaging_pb2.AddMemberRequest) -> messaging_pb2.AddMemberResponse:
-        """Adds people to a group; its moderators and above only."""
+        """Adds people to a group; its moderators and above only. Those present already stay as they are.
+        INVALID_ARGUMENT past the limit of members; PERMISSION_DENIED; NOT_FOUND.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/AddMember is not implemented")
 
     async def RemoveMember(self, input_message: messaging_pb2.RemoveMemberRequest) -> messaging_pb2.RemoveMemberResponse:
-        """Removes a person of a lower role, or the caller: leaving."""
+        """Removes a person of a lower role, or the caller: leaving. Removing who is not there changes nothing.
+        PERMISSION_DENIED; NOT_FOUND.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/RemoveMember is not implemented")
 
     async def SetMemberRole(self, input_message: messaging_pb2.SetMemberRoleRequest) -> messaging_pb2.SetMemberRoleResponse:
-        """Changes a role to one below the caller's own; an owner may hand over ownership."""
+        """Changes a role to one below the caller's own; an owner may hand over ownership. INVALID_ARGUMENT;
+        PERMISSION_DENIED; NOT_FOUND.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/SetMemberRole is not implemented")
 
     async def SendMessage(self, input_message: messaging_pb2.SendMessageRequest) -> messaging_pb2.SendMessageResponse:
         """Appends a message; the reply means that it is on disk. With a `client_id` a repeat returns the
         original message; the same id with another body is ALREADY_EXISTS (duplicate_mismatch).
+        INVALID_ARGUMENT (message_too_large); PERMISSION_DENIED (not_a_member, blocked, muted{until});
+        RESOURCE_EXHAUSTED (rate_limited, slow_mode); FAILED_PRECONDITION (room_closed); NOT_FOUND; UNAVAILABLE.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/SendMessage is not implemented")
 
     async def GetMessages(self, input_message: messaging_pb2.GetMessagesRequest) -> messaging_pb2.GetMessagesResponse:
         """A page of history in ascending seq: the last before `before_seq`, the first after `after_seq`, or
-        the latest when neither is set.
+        the latest when neither is set. Messages that the caller has deleted for themselves are left out; those
+        deleted for everyone are there, without what they said. INVALID_ARGUMENT; PERMISSION_DENIED
+        (not_a_member); NOT_FOUND.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/GetMessages is not implemented")
 
+    async def GetMessage(self, input_message: messaging_pb2.GetMessageRequest) -> messaging_pb2.GetMessageResponse:
+        """One message. PERMISSION_DENIED (not_a_member); NOT_FOUND, also when the caller has deleted it."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/GetMessage is not implemented")
+
+    async def EditMessage(self, input_message: messaging_pb2.EditMessageRequest) -> messaging_pb2.EditMessageResponse:
+        """Replaces what a message of the caller's says, within 24 hours of its sending (a setting); the latest
+        text is kept, and `edited_at`. PERMISSION_DENIED (not_editable when it is another's, too old, deleted, or
+        not text; not_a_member; muted{until}; blocked); INVALID_ARGUMENT (message_too_large); NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/EditMessage is not implemented")
+
+    async def DeleteMessage(self, input_message: messaging_pb2.DeleteMessageRequest) -> messaging_pb2.DeleteMessageResponse:
+        """Deletes a message: for the caller alone, or for everyone. For everyone its sender may within 48 hours (a
+        setting), and moderators and above at any time where its sender does not rank above them; then its
+        content is gone for good, and a tombstone keeps its seq. PERMISSION_DENIED (not_deletable, not_a_member);
+        NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/DeleteMessage is not implemented")
+
+    async def AddReaction(self, input_message: messaging_pb2.AddReactionRequest) -> messaging_pb2.AddReactionResponse:
+        """Adds the caller's reaction; again changes nothing. RESOURCE_EXHAUSTED (too_many_reactions) past 50
+        different emoji on a message; INVALID_ARGUMENT for what is no emoji; PERMISSION_DENIED (not_a_member,
+        muted{until}, blocked); NOT_FOUND, also for a deleted message.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/AddReaction is not implemented")
+
+    async def RemoveReaction(self, input_message: messaging_pb2.RemoveReactionRequest) -> messaging_pb2.RemoveReactionResponse:
+        """Takes the caller's reaction back; without one nothing changes. As AddReaction."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/RemoveReaction is not implemented")
+
+    async def PinMessage(self, input_message: messaging_pb2.PinMessageRequest) -> messaging_pb2.PinMessageResponse:
+        """Pins a message: in a direct conversation either of the two, elsewhere moderators and above; again
+        changes nothing. RESOURCE_EXHAUSTED (too_many_pins) past 10; PERMISSION_DENIED; NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/PinMessage is not implemented")
+
+    async def UnpinMessage(self, input_message: messaging_pb2.UnpinMessageRequest) -> messaging_pb2.UnpinMessageResponse:
+        """Takes a pin off; without one nothing changes. As PinMessage."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/UnpinMessage is not implemented")
+
+    async def ListPins(self, input_message: messaging_pb2.ListPinsRequest) -> messaging_pb2.ListPinsResponse:
+        """What is pinned, the latest pin first. PERMISSION_DENIED (not_a_member); NOT_FOUND."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/ListPins is not implemented")
+
+    async def SearchMessages(self, input_message: messaging_pb2.SearchMessagesRequest) -> messaging_pb2.SearchMessagesResponse:
+        """Finds messages of the caller's conversations, or of one, that have all words of `query`; "several words"
+        in quotes stand next to each other, -word must not be there. Text that the server can read only, not
+        deleted, hidden or expired; the latest first. New messages are found within moments, not at once.
+        INVALID_ARGUMENT; PERMISSION_DENIED (not_a_member); NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/SearchMessages is not implemented")
+
+    async def ScheduleMessage(self, input_message: messaging_pb2.ScheduleMessageRequest) -> messaging_pb2.ScheduleMessageResponse:
+        """Keeps a message to be sent at a time, once, also over restarts; what SendMessage would refuse then is
+        refused then, and the caller is told on `user:<id>` (scheduled_failed). With a `client_id` a repeat
+        returns what is kept already. INVALID_ARGUMENT; PERMISSION_DENIED; RESOURCE_EXHAUSTED
+        (too_many_scheduled) past 100 that wait; ALREADY_EXISTS (duplicate_mismatch); NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/ScheduleMessage is not implemented")
+
+    async def ListScheduledMessages(self, input_message: messaging_pb2.ListScheduledMessagesRequest) -> messaging_pb2.ListScheduledMessagesResponse:
+        """The caller's messages that wait or have failed, the earliest first. INVALID_ARGUMENT."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/ListScheduledMessages is not implemented")
+
+    async def CancelScheduledMessage(self, input_message: messaging_pb2.CancelScheduledMessageRequest) -> messaging_pb2.CancelScheduledMessageResponse:
+        """Drops a scheduled message. FAILED_PRECONDITION (being_sent) when it is too late; NOT_FOUND when it has
+        been sent or dropped, or is another's.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/CancelScheduledMessage is not implemented")
+
+    async def SaveDraft(self, input_message: messaging_pb2.SaveDraftRequest) -> messaging_pb2.SaveDraftResponse:
+        """Keeps what the caller is writing, for their other devices; an empty one is none. INVALID_ARGUMENT
+        (message_too_large); PERMISSION_DENIED (not_a_member); NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/SaveDraft is not implemented")
+
+    async def GetDraft(self, input_message: messaging_pb2.GetDraftRequest) -> messaging_pb2.GetDraftResponse:
+        """The caller's draft; unset when there is none. PERMISSION_DENIED (not_a_member); NOT_FOUND."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/GetDraft is not implemented")
+
+    async def ArchiveConversation(self, input_message: messaging_pb2.ArchiveConversationRequest) -> messaging_pb2.ArchiveConversationResponse:
+        """Puts a conversation aside for the caller, or takes it back. It stays aside when messages come.
+        PERMISSION_DENIED (not_a_member); NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/ArchiveConversation is not implemented")
+
+    async def MuteConversation(self, input_message: messaging_pb2.MuteConversationRequest) -> messaging_pb2.MuteConversationResponse:
+        """Stops notifications of a conversation for the caller, for a time or for good, or starts them again.
+        INVALID_ARGUMENT; PERMISSION_DENIED (not_a_member); NOT_FOUND.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/MuteConversation is not implemented")
+
     async def MarkDelivered(self, input_message: messaging_pb2.MarkDeliveredRequest) -> messaging_pb2.MarkDeliveredResponse:
-        """Moves the caller's delivered watermark forward; never back."""
+        """Moves the caller's delivered watermark forward; never back. PERMISSION_DENIED (not_a_member); NOT_FOUND."""
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/MarkDelivered is not implemented")
 
     async def MarkRead(self, input_message: messaging_pb2.MarkReadRequest) -> messaging_pb2.MarkReadResponse:
-        """Moves the caller's read watermark forward; never back."""
+        """Moves the caller's read watermark forward; never back. PERMISSION_DENIED (not_a_member); NOT_FOUND."""
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/MarkRead is not implemented")
 
+    async def MarkAllRead(self, input_message: messaging_pb2.MarkAllReadRequest) -> messaging_pb2.MarkAllReadResponse:
+        """Reads several conversations, or all, to their ends; those that the caller is not in are left out.
+        INVALID_ARGUMENT.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/MarkAllRead is not implemented")
+
+    async def Sync(self, input_message: messaging_pb2.SyncRequest) -> messaging_pb2.SyncResponse:
+        """Everything that changed for the caller since a cursor, over all conversations: new messages, changes,
+        receipts, and the caller's own state. Start without `since`: then it is the list of conversations, each
+        `truncated`, and a cursor. Ask again with the cursor of each answer, at once while `has_more`.
+
+        Nothing is missed; what happened up to 30 seconds before a cursor may come again, so apply by seq and
+        change number. What is `truncated` has more than a page tells: refetch it with GetMessages, and
+        forget what is kept of it. INVALID_ARGUMENT for a cursor that no answer gave.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/Sync is not implemented")
+
+    async def NotifyConversationEvent(self, input_message: messaging_pb2.NotifyConversationEventRequest) -> messaging_pb2.NotifyConversationEventResponse:
+        """Tells a conversation what another service knows of it, and makes it true: member_added and
+        member_removed seat and unseat `user_id` in a group, settings_changed merges `metadata` into the settings.
+        Returns the id of the event by which everybody is told; empty when it was so already. INVALID_ARGUMENT;
+        NOT_FOUND; PERMISSION_DENIED (forbidden) for members of what is no group.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/NotifyConversationEvent is not implemented")
+
+    async def NotifyGroupCreation(self, input_message: messaging_pb2.NotifyGroupCreationRequest) -> messaging_pb2.NotifyGroupCreationResponse:
+        """Opens the conversation of a group that another service has made, under the group's id; again returns it.
+        INVALID_ARGUMENT; NOT_FOUND for people; FAILED_PRECONDITION (group_id_taken).
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/NotifyGroupCreation is not implemented")
+
+    async def LinkMediaToMessage(self, input_message: messaging_pb2.LinkMediaRequest) -> messaging_pb2.LinkMediaResponse:
+        """Links a medium to a message, for its sender or for a service; again returns the same link. It is
+        `pending` until the media service has confirmed it, which happens at once unless that is away.
+        PERMISSION_DENIED (forbidden, media_forbidden); NOT_FOUND; INVALID_ARGUMENT; RESOURCE_EXHAUSTED
+        (too_many_attachments) past 20.
+        """
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/LinkMediaToMessage is not implemented")
+
     async def GetConversationStats(self, input_message: messaging_pb2.GetConversationStatsRequest) -> messaging_pb2.GetConversationStatsResponse:
-        """Counters of a conversation: message_count, unread_count (of `user_id`), last_activity (Unix seconds)."""
+        """Counters of a conversation: message_count (deleted ones apart), unread_count (of `user_id`),
+        last_activity (Unix seconds). INVALID_ARGUMENT; PERMISSION_DENIED (not_a_member); NOT_FOUND.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/GetConversationStats is not implemented")
+
+    def ExportUserData(self, input_message: common_pb2.ExportUserDataRequest) -> AsyncIterator[common_pb2.DataRecord]:
+        """Everything held about a person: memberships, messages, reactions, drafts, scheduled messages."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.MessagingService/ExportUserData is not implemented")
 
     @property
     def service(self) -> purerpc.Service:
@@ -131,6 +284,86 @@ class MessagingServiceServicer(purerpc.Servicer):
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.GetMessagesRequest, messaging_pb2.GetMessagesResponse),
         )
         service.add_method(
+            "GetMessage",
+            self.GetMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.GetMessageRequest, messaging_pb2.GetMessageResponse),
+        )
+        service.add_method(
+            "EditMessage",
+            self.EditMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.EditMessageRequest, messaging_pb2.EditMessageResponse),
+        )
+        service.add_method(
+            "DeleteMessage",
+            self.DeleteMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.DeleteMessageRequest, messaging_pb2.DeleteMessageResponse),
+        )
+        service.add_method(
+            "AddReaction",
+            self.AddReaction,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.AddReactionRequest, messaging_pb2.AddReactionResponse),
+        )
+        service.add_method(
+            "RemoveReaction",
+            self.RemoveReaction,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.RemoveReactionRequest, messaging_pb2.RemoveReactionResponse),
+        )
+        service.add_method(
+            "PinMessage",
+            self.PinMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.PinMessageRequest, messaging_pb2.PinMessageResponse),
+        )
+        service.add_method(
+            "UnpinMessage",
+            self.UnpinMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.UnpinMessageRequest, messaging_pb2.UnpinMessageResponse),
+        )
+        service.add_method(
+            "ListPins",
+            self.ListPins,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.ListPinsRequest, messaging_pb2.ListPinsResponse),
+        )
+        service.add_method(
+            "SearchMessages",
+            self.SearchMessages,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.SearchMessagesRequest, messaging_pb2.SearchMessagesResponse),
+        )
+        service.add_method(
+            "ScheduleMessage",
+            self.ScheduleMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.ScheduleMessageRequest, messaging_pb2.ScheduleMessageResponse),
+        )
+        service.add_method(
+            "ListScheduledMessages",
+            self.ListScheduledMessages,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.ListScheduledMessagesRequest, messaging_pb2.ListScheduledMessagesResponse),
+        )
+        service.add_method(
+            "CancelScheduledMessage",
+            self.CancelScheduledMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.CancelScheduledMessageRequest, messaging_pb2.CancelScheduledMessageResponse),
+        )
+        service.add_method(
+            "SaveDraft",
+            self.SaveDraft,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.SaveDraftRequest, messaging_pb2.SaveDraftResponse),
+        )
+        service.add_method(
+            "GetDraft",
+            self.GetDraft,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.GetDraftRequest, messaging_pb2.GetDraftResponse),
+        )
+        service.add_method(
+            "ArchiveConversation",
+            self.ArchiveConversation,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.ArchiveConversationRequest, messaging_pb2.ArchiveConversationResponse),
+        )
+        service.add_method(
+            "MuteConversation",
+            self.MuteConversation,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.MuteConversationRequest, messaging_pb2.MuteConversationResponse),
+        )
+        service.add_method(
             "MarkDelivered",
             self.MarkDelivered,
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.MarkDeliveredRequest, messaging_pb2.MarkDeliveredResponse),
@@ -141,9 +374,39 @@ class MessagingServiceServicer(purerpc.Servicer):
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.MarkReadRequest, messaging_pb2.MarkReadResponse),
         )
         service.add_method(
+            "MarkAllRead",
+            self.MarkAllRead,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.MarkAllReadRequest, messaging_pb2.MarkAllReadResponse),
+        )
+        service.add_method(
+            "Sync",
+            self.Sync,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.SyncRequest, messaging_pb2.SyncResponse),
+        )
+        service.add_method(
+            "NotifyConversationEvent",
+            self.NotifyConversationEvent,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.NotifyConversationEventRequest, messaging_pb2.NotifyConversationEventResponse),
+        )
+        service.add_method(
+            "NotifyGroupCreation",
+            self.NotifyGroupCreation,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.NotifyGroupCreationRequest, messaging_pb2.NotifyGroupCreationResponse),
+        )
+        service.add_method(
+            "LinkMediaToMessage",
+            self.LinkMediaToMessage,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.LinkMediaRequest, messaging_pb2.LinkMediaResponse),
+        )
+        service.add_method(
             "GetConversationStats",
             self.GetConversationStats,
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, messaging_pb2.GetConversationStatsRequest, messaging_pb2.GetConversationStatsResponse),
+        )
+        service.add_method(
+            "ExportUserData",
+            self.ExportUserData,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_STREAM, common_pb2.ExportUserDataRequest, common_pb2.DataRecord),
         )
         return service
 
@@ -162,6 +425,28 @@ class MessagingServiceStub:
         self.SetMemberRole = channel.unary_unary("/whispr.v1.MessagingService/SetMemberRole", messaging_pb2.SetMemberRoleRequest, messaging_pb2.SetMemberRoleResponse)
         self.SendMessage = channel.unary_unary("/whispr.v1.MessagingService/SendMessage", messaging_pb2.SendMessageRequest, messaging_pb2.SendMessageResponse)
         self.GetMessages = channel.unary_unary("/whispr.v1.MessagingService/GetMessages", messaging_pb2.GetMessagesRequest, messaging_pb2.GetMessagesResponse)
+        self.GetMessage = channel.unary_unary("/whispr.v1.MessagingService/GetMessage", messaging_pb2.GetMessageRequest, messaging_pb2.GetMessageResponse)
+        self.EditMessage = channel.unary_unary("/whispr.v1.MessagingService/EditMessage", messaging_pb2.EditMessageRequest, messaging_pb2.EditMessageResponse)
+        self.DeleteMessage = channel.unary_unary("/whispr.v1.MessagingService/DeleteMessage", messaging_pb2.DeleteMessageRequest, messaging_pb2.DeleteMessageResponse)
+        self.AddReaction = channel.unary_unary("/whispr.v1.MessagingService/AddReaction", messaging_pb2.AddReactionRequest, messaging_pb2.AddReactionResponse)
+        self.RemoveReaction = channel.unary_unary("/whispr.v1.MessagingService/RemoveReaction", messaging_pb2.RemoveReactionRequest, messaging_pb2.RemoveReactionResponse)
+        self.PinMessage = channel.unary_unary("/whispr.v1.MessagingService/PinMessage", messaging_pb2.PinMessageRequest, messaging_pb2.PinMessageResponse)
+        self.UnpinMessage = channel.unary_unary("/whispr.v1.MessagingService/UnpinMessage", messaging_pb2.UnpinMessageRequest, messaging_pb2.UnpinMessageResponse)
+        self.ListPins = channel.unary_unary("/whispr.v1.MessagingService/ListPins", messaging_pb2.ListPinsRequest, messaging_pb2.ListPinsResponse)
+        self.SearchMessages = channel.unary_unary("/whispr.v1.MessagingService/SearchMessages", messaging_pb2.SearchMessagesRequest, messaging_pb2.SearchMessagesResponse)
+        self.ScheduleMessage = channel.unary_unary("/whispr.v1.MessagingService/ScheduleMessage", messaging_pb2.ScheduleMessageRequest, messaging_pb2.ScheduleMessageResponse)
+        self.ListScheduledMessages = channel.unary_unary("/whispr.v1.MessagingService/ListScheduledMessages", messaging_pb2.ListScheduledMessagesRequest, messaging_pb2.ListScheduledMessagesResponse)
+        self.CancelScheduledMessage = channel.unary_unary("/whispr.v1.MessagingService/CancelScheduledMessage", messaging_pb2.CancelScheduledMessageRequest, messaging_pb2.CancelScheduledMessageResponse)
+        self.SaveDraft = channel.unary_unary("/whispr.v1.MessagingService/SaveDraft", messaging_pb2.SaveDraftRequest, messaging_pb2.SaveDraftResponse)
+        self.GetDraft = channel.unary_unary("/whispr.v1.MessagingService/GetDraft", messaging_pb2.GetDraftRequest, messaging_pb2.GetDraftResponse)
+        self.ArchiveConversation = channel.unary_unary("/whispr.v1.MessagingService/ArchiveConversation", messaging_pb2.ArchiveConversationRequest, messaging_pb2.ArchiveConversationResponse)
+        self.MuteConversation = channel.unary_unary("/whispr.v1.MessagingService/MuteConversation", messaging_pb2.MuteConversationRequest, messaging_pb2.MuteConversationResponse)
         self.MarkDelivered = channel.unary_unary("/whispr.v1.MessagingService/MarkDelivered", messaging_pb2.MarkDeliveredRequest, messaging_pb2.MarkDeliveredResponse)
         self.MarkRead = channel.unary_unary("/whispr.v1.MessagingService/MarkRead", messaging_pb2.MarkReadRequest, messaging_pb2.MarkReadResponse)
+        self.MarkAllRead = channel.unary_unary("/whispr.v1.MessagingService/MarkAllRead", messaging_pb2.MarkAllReadRequest, messaging_pb2.MarkAllReadResponse)
+        self.Sync = channel.unary_unary("/whispr.v1.MessagingService/Sync", messaging_pb2.SyncRequest, messaging_pb2.SyncResponse)
+        self.NotifyConversationEvent = channel.unary_unary("/whispr.v1.MessagingService/NotifyConversationEvent", messaging_pb2.NotifyConversationEventRequest, messaging_pb2.NotifyConversationEventResponse)
+        self.NotifyGroupCreation = channel.unary_unary("/whispr.v1.MessagingService/NotifyGroupCreation", messaging_pb2.NotifyGroupCreationRequest, messaging_pb2.NotifyGroupCreationResponse)
+        self.LinkMediaToMessage = channel.unary_unary("/whispr.v1.MessagingService/LinkMediaToMessage", messaging_pb2.LinkMediaRequest, messaging_pb2.LinkMediaResponse)
         self.GetConversationStats = channel.unary_unary("/whispr.v1.MessagingService/GetConversationStats", messaging_pb2.GetConversationStatsRequest, messaging_pb2.GetConversationStatsResponse)
+        self.ExportUserData = channel.unary_stream("/whispr.v1.MessagingService/ExportUserData", common_pb2.ExportUserDataRequest, common_pb2.DataRecord)

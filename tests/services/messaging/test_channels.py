@@ -117,6 +117,7 @@ async def test_joining_tells_what_was_missed_and_who_is_there(services: World) -
     async with joined(services, f"conversation:{group}", one) as (mine,):
         assert mine.response == {
             "seq": 0,
+            "change": 1,
             "messages": [],
             "has_more": False,
             "members": cast("Json", mine.response)["members"],

@@ -16,7 +16,7 @@ class MessagingService:
     """MessagingService of one process, on the conversations of that process, which somebody else runs."""
 
     def __init__(self, conversations: Conversations) -> None:
-        self.servicer = MessagingServicer(conversations.operations)
+        self.servicer = MessagingServicer(conversations)
         self.channels: Mapping[str, ChannelFactory] = {}
         self.consumers: Sequence[Consumer] = ()
 
