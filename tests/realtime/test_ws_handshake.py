@@ -19,8 +19,7 @@ HOST = "chat.example:4000"
         ("/", 404, "not_found"),
         ("//[", 404, "not_found"),
         ("/socket/longpoll?vsn=2.0.0&token=T", 404, "not_found"),
-        ("/socket/websocket?token=T", 403, "unsupported_version"),
-        ("/socket/websocket?vsn=1.0.0&token=T", 403, "unsupported_version"),
+        ("/socket/websocket?vsn=3.0.0&token=T", 403, "unsupported_version"),
         ("/socket/websocket?vsn=2.1.0&token=T", 403, "unsupported_version"),
         ("/socket/websocket?vsn=2.0.0", 403, "unauthorized"),
         ("/socket/websocket?vsn=2.0.0&token=", 403, "unauthorized"),
@@ -34,6 +33,12 @@ def test_a_bad_target_is_refused_with_a_reason(target: str, status: int, reason:
     body = json.loads(raised.value.body)
     assert body["reason"] == reason
     assert body["message"]
+
+
+@pytest.mark.parametrize(("query", "version"), [("", 1), ("&vsn=1.0.0", 1), ("&vsn=2.0.0", 2)])
+def test_the_version_is_the_one_asked_for_or_the_first(query: str, version: int) -> None:
+    """A client of before `vsn` is understood, as by Phoenix."""
+    assert check_upgrade(f"/socket/websocket?token=T{query}", {}, HOST, ()).version == version
 
 
 def test_the_token_is_read_from_the_query() -> None:

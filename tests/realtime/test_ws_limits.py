@@ -59,7 +59,7 @@ GOOD = "/socket/websocket?vsn=2.0.0&token=alice"
     ("head", "status", "reason"),
     [
         (upgrade_head("/elsewhere"), b"404", b"not_found"),
-        (upgrade_head("/socket/websocket?token=alice"), b"403", b"unsupported_version"),
+        (upgrade_head("/socket/websocket?vsn=3.0.0&token=alice"), b"403", b"unsupported_version"),
         (upgrade_head("/socket/websocket?vsn=2.0.0"), b"403", b"unauthorized"),
         (upgrade_head("/socket/websocket?vsn=2.0.0&token=expired"), b"403", b"token_expired"),
         (upgrade_head(GOOD, "Origin: https://evil.example"), b"403", b"forbidden_origin"),

@@ -2,6 +2,7 @@
 
     frames     PURE  RFC 6455 frames: bytes in, messages out; whole frames as bytes
     protocol   PURE  Phoenix V2 serializer: JSON and binary
+    serializers PURE version 2 of the protocol, and version 1
     presence   PURE  who is on a topic, and what changed
     replication PURE the same over several nodes
     handshake  PURE  what an upgrade request must say

@@ -2,6 +2,8 @@
 
     GET /socket/websocket?vsn=2.0.0&token=<access token>
 
+Without `vsn` it is version 1 of the protocol, as in Phoenix.
+
 The token may ride in the query or, as phoenix.js's `authToken` option sends it, as the second of the
 subprotocols `phoenix, base64url.bearer.phx.<token in base64>`, to which the server must answer `phoenix`.
 """
@@ -19,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 PATH = "/socket/websocket"
 ANY_ORIGIN = "*"
 
-_VERSION = re.compile(r"2\.0\.\d+")
+_VERSION = re.compile(r"([12])\.0\.\d+")
 _BEARER = "base64url.bearer.phx."
 _HOST = re.compile(rb"^host:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
@@ -45,10 +47,11 @@ class Refused(Exception):  # noqa: N818  # an outcome of the handshake, answered
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """A request that may be authenticated: its token, and the subprotocol to answer with."""
+    """A request that may be authenticated: its token, the subprotocol to answer with, and the protocol's version."""
 
     token: str
     subprotocol: str | None
+    version: int = 2
 
 
 def check_upgrade(
@@ -68,18 +71,17 @@ def check_upgrade(
         raise Refused(404, "not_found", f"WebSockets are served at {PATH}")
     _check_origin(headers.get(b"origin"), host, origins)
     query = parse_qs(query_text)
-    version = query.get("vsn", [""])[0]
-    if not _VERSION.fullmatch(version):
-        said = f"vsn={version}" if version else "no vsn (version 1)"
-        raise Refused(
-            403, "unsupported_version", f"this server speaks vsn=2.0.0, the request asked for {said}"
-        )
+    asked = query.get("vsn", ["1.0.0"])[0]
+    version = _VERSION.fullmatch(asked)
+    if version is None:
+        told = f"this server speaks vsn=2.0.0 and 1.0.0, the request asked for vsn={asked}"
+        raise Refused(403, "unsupported_version", told)
     token = query.get("token", [""])[0] or _bearer(subprotocols)
     if not token:
         raise Refused(
             403, "unauthorized", "a token is needed: token=<access token>, or authToken in phoenix.js"
         )
-    return Upgrade(token, "phoenix" if "phoenix" in subprotocols else None)
+    return Upgrade(token, "phoenix" if "phoenix" in subprotocols else None, int(version[1]))
 
 
 def bearer_subprotocol(token: str) -> str:

@@ -36,6 +36,7 @@ from whispr.realtime.link import Link, State
 from whispr.realtime.presence import Diff, Meta
 from whispr.realtime.presence import State as PresenceState
 from whispr.realtime.replication import Timing, Tracker, pack, unpack
+from whispr.realtime.serializers import V1, V2
 from whispr.realtime.socket import Socket
 from whispr.realtime.transport import Flusher
 
@@ -102,6 +103,8 @@ class Hub:
         self._counted: set[str] = set()
         """Topics with so many people that they are counted."""
         self._empty = trio.Event()
+        self._older = 0
+        """Sockets that speak version 1."""
 
     # ── for services ──
 
@@ -137,8 +140,7 @@ class Hub:
         links = self._topics.get(topic)
         if not links:
             return 0
-        frame = protocol.encode_broadcast(topic, event, payload)
-        return self._fan_out(links, frame, seq, exclude, unless_joined)
+        return self._fan_out(links, (topic, event, payload), seq, exclude, unless_joined)
 
     def deliver(self, broadcast: Broadcast) -> int:
         """Send what another node broadcast to the subscribers here. Returns how many it was offered to."""
@@ -148,8 +150,8 @@ class Hub:
         if not links:
             return 0
         payload = broadcast.payload if broadcast.binary else msgspec.Raw(broadcast.payload)
-        frame = protocol.encode_broadcast(broadcast.topic, broadcast.event, payload)
-        return self._fan_out(links, frame, broadcast.seq, None, broadcast.unless_joined)
+        said = (broadcast.topic, broadcast.event, payload)
+        return self._fan_out(links, said, broadcast.seq, None, broadcast.unless_joined)
 
     def listen(self, topic: str, tap: Tap) -> Callable[[], None]:
         """Call `tap` with every JSON broadcast of a topic, from here and elsewhere; it must neither wait nor raise.
@@ -290,12 +292,14 @@ class Hub:
         """Register a socket that begins to run."""
         self.sockets.add(socket)
         self._users.setdefault(socket.session.user_id, []).append(socket)
+        self._older += socket.serializer is V1
         self._watched(socket.session.user_id, None)
         metrics.SOCKETS.inc()
 
     def remove(self, socket: Socket) -> None:
         """Unregister a socket whose channels have left."""
         self.sockets.discard(socket)
+        self._older -= socket.serializer is V1
         beside = self._users[socket.session.user_id]
         beside.remove(socket)
         if not beside:
@@ -336,14 +340,22 @@ class Hub:
             tap(event, payload, seq)
 
     def _fan_out(
-        self, links: set[Link], frame: bytes, seq: int | None, exclude: Link | None, unless_joined: str | None
+        self,
+        links: set[Link],
+        said: tuple[str, str, object],
+        seq: int | None,
+        exclude: Link | None,
+        unless_joined: str | None,
     ) -> int:
-        # Delivering never changes the set: a socket that fails or overflows ends in its own task, later.
+        """Encode topic, event and payload once for each serializer, and offer the frame to every link."""
+        frame = V2.broadcast(*said)
+        older = V1.broadcast(*said) if self._older else frame
         count = 0
+        # Delivering never changes the set: a socket that fails or overflows ends in its own task, later.
         for link in links:
             if link is exclude or (unless_joined is not None and unless_joined in link.socket.links):
                 continue
-            link.deliver(frame, seq)
+            link.deliver(frame if link.socket.serializer is V2 else older, seq)
             count += 1
         metrics.BROADCASTS.inc()
         metrics.DELIVERIES.inc(count)
@@ -392,7 +404,7 @@ class Hub:
             event, payload = "presence_count", {"count": self.presence_count(topic)}
         elif was_crowded:
             event, payload = "presence_state", self._presence.view.state(topic)
-        self._fan_out(links, protocol.encode_broadcast(topic, event, payload), None, None, None)
+        self._fan_out(links, (topic, event, payload), None, None, None)
 
     def _is_crowded(self, topic: str) -> bool:
         limit = self.limits.presence_people

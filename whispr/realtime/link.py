@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from whispr.errors import WhisprError, internal, unavailable
-from whispr.realtime import metrics, protocol
+from whispr.realtime import metrics
 from whispr.realtime.channel import (
     NO_REPLY,
     Channel,
@@ -30,7 +30,7 @@ from whispr.realtime.channel import (
     Session,
     error_response,
 )
-from whispr.realtime.protocol import Message, Ref
+from whispr.realtime.protocol import EMPTY, Message, Ref
 
 if TYPE_CHECKING:
     from whispr.realtime.hub import Hub
@@ -40,7 +40,6 @@ log = structlog.get_logger()
 Args = TypeVarTuple("Args")
 
 _CRASH = {"reason": "channel_crash"}
-_EMPTY: dict[str, object] = {}
 _OVERDUE_SLACK_S = 1.0  # the hub's coarse clock: no reply is failed early
 
 UNMATCHED = {"reason": "unmatched topic"}
@@ -131,7 +130,7 @@ class Link:
 
     def push(self, event: str, payload: object) -> None:
         """Send an event to this client alone; while joining, right after the join reply."""
-        frame = protocol.encode_push(self.join_ref, self.topic, event, payload)
+        frame = self.socket.serializer.push(self.join_ref, self.topic, event, payload)
         self.deliver(frame, None)
 
     def broadcast(self, event: str, payload: object, *, seq: int | None = None) -> None:
@@ -187,7 +186,7 @@ class Link:
         if event is not None:
             self.push(event, payload)
         self.end("kicked")
-        self.socket.send(protocol.encode_end(self.join_ref, self.topic, "phx_close"))
+        self.socket.end(self.join_ref, self.topic, "phx_close")
 
     # ── for the hub ──
 
@@ -251,6 +250,8 @@ class Link:
         """Stop delivering, cancel what the channel does, and have it leave."""
         if self.state is State.ENDED:
             return
+        if reason == "closed" and any(message.event == "phx_leave" for message in self._inbox):
+            reason = "left"  # said goodbye and hung up in one breath
         self.state = State.ENDED
         self._leave_reason = reason
         self._held = None
@@ -321,14 +322,14 @@ class Link:
             self._refuse_join(message.ref, error)
         finally:
             if replaced is not None:
-                self.socket.send(protocol.encode_end(replaced.join_ref, self.topic, "phx_close"))
+                self.socket.end(replaced.join_ref, self.topic, "phx_close")
 
     def _go_live(self, ref: Ref, joined: Joined) -> None:
         """Send the join reply, what was held, and from now on what comes. No step of this waits."""
         if self._overflowed:
             raise unavailable("the topic is too busy to join just now")
-        response = _EMPTY if joined.response is None else joined.response
-        reply = protocol.encode_reply(self.join_ref, ref, self.topic, "ok", response)
+        response = EMPTY if joined.response is None else joined.response
+        reply = self.socket.serializer.reply(self.join_ref, ref, self.topic, "ok", response)
         held, self._held = self._held or [], None
         self._floor = -1 if joined.seq is None else joined.seq
         self.state = State.JOINED
@@ -356,8 +357,8 @@ class Link:
             self._slot = self._slot or trio.Event()
             await self._slot.wait()
         self.end("left")
-        self.socket.reply(self.join_ref, message.ref, self.topic, "ok", _EMPTY)
-        self.socket.send(protocol.encode_end(self.join_ref, self.topic, "phx_close"))
+        self.socket.reply(self.join_ref, message.ref, self.topic, "ok", EMPTY)
+        self.socket.end(self.join_ref, self.topic, "phx_close")
 
     async def _push(self, message: Message) -> None:
         while len(self._deferred) >= self.hub.limits.deferred_len:
@@ -396,7 +397,7 @@ class Link:
             self._deferred[result] = (ref, self.hub.now + self.hub.limits.push_s + _OVERDUE_SLACK_S)
             result.listen(self._settled)
         elif ref is not None and result is not NO_REPLY:
-            self.socket.reply(self.join_ref, ref, self.topic, "ok", _EMPTY if result is None else result)
+            self.socket.reply(self.join_ref, ref, self.topic, "ok", EMPTY if result is None else result)
 
     def _settled(self, deferred: Deferred, result: object) -> None:
         """Send a deferred reply. Called by whoever settles it, who must not suffer from our failure."""
@@ -427,7 +428,7 @@ class Link:
         metrics.CRASHES.inc()
         log.error("channel crashed", topic=self.topic, exc_info=error)
         self.end("crashed")
-        self.socket.send(protocol.encode_end(self.join_ref, self.topic, "phx_error", _CRASH))
+        self.socket.end(self.join_ref, self.topic, "phx_error", _CRASH)
 
     async def _run_beside(self, start: Callable[[], Awaitable[None]]) -> None:
         if self.state is State.ENDED:

@@ -28,7 +28,8 @@ Ref = str | int | None
 
 _PUSH, _REPLY, _BROADCAST = 0, 1, 2
 _FIELD_BYTES_MAX = 255
-_EMPTY: Mapping[str, object] = {}
+EMPTY: Mapping[str, object] = {}
+"""The payload of what needs none."""
 
 
 class MalformedMessage(Exception):  # noqa: N818  # a fact about the input; callers turn it into a close code
@@ -140,7 +141,7 @@ def encode_broadcast(topic: str, event: str, payload: object) -> bytes:
     return encode_frame(TEXT, _encode((None, None, topic, event, payload)))
 
 
-def encode_end(join_ref: Ref, topic: str, event: str, payload: Mapping[str, object] = _EMPTY) -> bytes:
+def encode_end(join_ref: Ref, topic: str, event: str, payload: object = EMPTY) -> bytes:
     """Build `phx_close` or `phx_error`: both refs are the join_ref of the channel that ended."""
     return encode_frame(TEXT, _encode((join_ref, join_ref, topic, event, payload)))
 

@@ -1,7 +1,7 @@
 """The listener: accepts, performs the opening handshake on trio-websocket, and runs a `Socket` per connection.
 
-A refused upgrade is an HTTP response with a JSON body `{"reason", "message"}`: 404 another path; 403 a missing or
-unsupported `vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`;
+A refused upgrade is an HTTP response with a JSON body `{"reason", "message"}`: 404 another path; 403 an unsupported
+`vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`;
 503 while draining or when the verifier is away.
 """
 
@@ -12,7 +12,7 @@ import os
 import socket as stdlib
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import ExitStack
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import structlog
 import trio
@@ -21,8 +21,9 @@ from trio_websocket import ConnectionClosed
 from whispr.errors import Code, WhisprError
 from whispr.realtime import metrics
 from whispr.realtime.channel import Session
-from whispr.realtime.handshake import Refused, check_upgrade, host_of
+from whispr.realtime.handshake import Refused, Upgrade, check_upgrade, host_of
 from whispr.realtime.hub import Hub
+from whispr.realtime.serializers import V1, V2, Serializer
 from whispr.realtime.socket import Socket
 from whispr.realtime.upgrade import Request, read_request
 
@@ -85,6 +86,13 @@ async def _listen(host: str, port: int, stack: ExitStack) -> list[stdlib.socket]
     return listeners
 
 
+class _Guest(NamedTuple):
+    """Who has been let in, and what they speak."""
+
+    session: Session
+    serializer: Serializer
+
+
 class _Server:
     """What the connections of one listener share."""
 
@@ -116,13 +124,13 @@ class _Server:
 
     async def _connection(self, sock: stdlib.socket) -> None:
         try:
-            session = await self._handshake(sock)
-            if session is None:
+            guest = await self._handshake(sock)
+            if guest is None:
                 return
             try:
-                await Socket(self._hub, sock, session).run()
+                await Socket(self._hub, sock, guest.session, guest.serializer).run()
             finally:
-                self._hub.leave_seat(session.user_id)
+                self._hub.leave_seat(guest.session.user_id)
         except Exception:  # one connection's failure, ours to find in the log, must not end the others
             log.exception("connection failed")
         finally:
@@ -130,36 +138,36 @@ class _Server:
                 trio.lowlevel.notify_closing(sock)
                 sock.close()
 
-    async def _handshake(self, sock: stdlib.socket) -> Session | None:
+    async def _handshake(self, sock: stdlib.socket) -> _Guest | None:
         """Upgrade the connection and take the user's seat; None when it was refused or came to nothing."""
         outcome = "dropped"
-        session: Session | None = None
+        guest: _Guest | None = None
         with trio.move_on_after(self._hub.limits.handshake_s):
             request = await read_request(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
             if request is not None:
                 try:
-                    session, outcome = await self._answer(request)
+                    guest, outcome = await self._answer(request)
                 except ConnectionClosed:
                     log.debug("the peer hung up during the handshake")
         metrics.UPGRADES.labels(outcome).inc()
-        return session
+        return guest
 
-    async def _answer(self, request: Request) -> tuple[Session | None, str]:
-        """Accept or refuse; returns the session of an accepted request, and the outcome."""
+    async def _answer(self, request: Request) -> tuple[_Guest | None, str]:
+        """Accept or refuse; returns who was accepted, and the outcome."""
         try:
-            session, subprotocol = await self._admit(request)
+            session, upgrade = await self._admit(request)
         except Refused as refusal:
             headers = [(b"content-type", b"application/json")]
             await request.websocket.reject(refusal.status, extra_headers=headers, body=refusal.body)
             return None, refusal.reason
         try:
-            await request.websocket.accept(subprotocol=subprotocol)
+            await request.websocket.accept(subprotocol=upgrade.subprotocol)
         except BaseException:  # whatever stopped us, also a cancel: the seat is not taken
             self._hub.leave_seat(session.user_id)
             raise
-        return session, "ok"
+        return _Guest(session, V2 if upgrade.version == 2 else V1), "ok"
 
-    async def _admit(self, request: Request) -> tuple[Session, str | None]:
+    async def _admit(self, request: Request) -> tuple[Session, Upgrade]:
         """Check everything, the cheapest first, and take the user's seat. Raises Refused."""
         if self._hub.draining.is_set():
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
@@ -174,4 +182,4 @@ class _Server:
         except WhisprError as error:
             status = _STATUS.get(error.code, 403)
             raise Refused(status, error.reason, error.message, error.retry_after_s) from None
-        return session, upgrade.subprotocol
+        return session, upgrade

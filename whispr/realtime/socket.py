@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING
 import trio
 
 from whispr.errors import WhisprError, exhausted
-from whispr.realtime import frames, metrics, protocol
+from whispr.realtime import frames, metrics
 from whispr.realtime.channel import Session, error_response
 from whispr.realtime.frames import CloseCode, Closed, FrameError, FrameReader, Ping
 from whispr.realtime.limits import OperationBudget
 from whispr.realtime.link import UNMATCHED, Link
-from whispr.realtime.protocol import MalformedMessage, Message, Ref
+from whispr.realtime.protocol import EMPTY, MalformedMessage, Message, Ref
+from whispr.realtime.serializers import V2, Serializer
 from whispr.realtime.transport import Transport
 
 if TYPE_CHECKING:
     from whispr.realtime.hub import Hub
 
 _RECEIVE_BYTES = 16 * 1024  # bounds how long one flooding socket keeps the others from being read
-_EMPTY: dict[str, object] = {}
 _FRAME_ERRORS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG})
 _ids = itertools.count(1)
 
@@ -56,13 +56,15 @@ class Socket:
         "links",
         "nursery",
         "send",
+        "serializer",
         "session",
     )
 
     nursery: trio.Nursery
 
-    def __init__(self, hub: Hub, sock: socket.socket, session: Session) -> None:
+    def __init__(self, hub: Hub, sock: socket.socket, session: Session, serializer: Serializer = V2) -> None:
         self.id = next(_ids)
+        self.serializer = serializer
         self.hub = hub
         self.session = session
         self.links: dict[str, Link] = {}
@@ -99,7 +101,11 @@ class Socket:
 
     def reply(self, join_ref: Ref, ref: Ref, topic: str, status: str, response: object) -> None:
         """Answer one message."""
-        self.send(protocol.encode_reply(join_ref, ref, topic, status, response))
+        self.send(self.serializer.reply(join_ref, ref, topic, status, response))
+
+    def end(self, join_ref: Ref, topic: str, event: str, payload: object = EMPTY) -> None:
+        """Tell the client that a channel has ended: `phx_close` or `phx_error`."""
+        self.send(self.serializer.end(join_ref, topic, event, payload))
 
     def close(self, code: int, reason: str) -> None:
         """Begin to close: nothing sent or received from now on counts. The first reason given is the one sent."""
@@ -178,7 +184,7 @@ class Socket:
 
     async def _message(self, data: str | bytes) -> None:
         try:
-            message = protocol.decode(data)
+            message = self.serializer.decode(data)
         except MalformedMessage as error:
             self.close(CloseCode.INTERNAL_ERROR, f"malformed message: {error}")
             return
@@ -193,7 +199,7 @@ class Socket:
         """Answer what concerns the socket itself; return the link that must take the message."""
         topic, event = message.topic, message.event
         if topic == "phoenix":
-            response = _EMPTY if event == "heartbeat" else UNMATCHED
+            response = EMPTY if event == "heartbeat" else UNMATCHED
             status = "ok" if event == "heartbeat" else "error"
             self.reply(None, message.ref, topic, status, response)
             return None
@@ -217,7 +223,7 @@ class Socket:
 
     def _leave(self, message: Message, link: Link | None) -> Link | None:
         if link is None:
-            self.reply(message.join_ref, message.ref, message.topic, "ok", _EMPTY)
+            self.reply(message.join_ref, message.ref, message.topic, "ok", EMPTY)
             return None
         stale = message.join_ref is not None and message.join_ref != link.join_ref
         return None if stale else link

@@ -111,14 +111,16 @@ class Server:
         return open_phoenix(self.url, user, heartbeat_s=heartbeat_s)
 
     @asynccontextmanager
-    async def wire(self, user: str, *, receive_buffer_bytes: int | None = None) -> AsyncIterator[Wire]:
+    async def wire(
+        self, user: str, *, receive_buffer_bytes: int | None = None, version: str = "2.0.0"
+    ) -> AsyncIterator[Wire]:
         """Connect frame by frame. A small receive buffer makes a slow reader of a test that does not read."""
         sock = trio.socket.socket()
         if receive_buffer_bytes is not None:
             sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer_bytes)
         await sock.connect(("127.0.0.1", self.port))
         async with trio.SocketStream(sock) as stream:
-            target = f"/socket/websocket?vsn=2.0.0&token={user}"
+            target = f"/socket/websocket?vsn={version}&token={user}"
             await request_upgrade(stream, f"127.0.0.1:{self.port}", target)
             yield Wire(stream)
 
