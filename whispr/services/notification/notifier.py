@@ -23,7 +23,7 @@ from whispr.services.notification.deliveries import Deliveries
 from whispr.services.notification.devices import Devices
 from whispr.services.notification.domain import Notice, Priority, Why, why_not, words_for
 from whispr.services.notification.inbox import Entry, Inbox
-from whispr.services.notification.senders.port import Push
+from whispr.services.notification.senders.port import Push, fitted
 from whispr.services.notification.surroundings import Announce, Neighbours, Presence
 from whispr.services.notification.wishes import Standing, Wishes
 
@@ -456,7 +456,7 @@ def _push_of(entry: Entry, badge: int, *, silent: bool) -> Push:
         "actor_id": entry.actor_id,
         "count": str(entry.count),
     }
-    return Push(
+    push = Push(
         type=entry.type,
         notification_id=entry.id,
         title=entry.title,
@@ -467,3 +467,4 @@ def _push_of(entry: Entry, badge: int, *, silent: bool) -> Push:
         silent=silent,
         badge=badge,
     )
+    return fitted(push)

@@ -28,6 +28,27 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     """Unread entries of the inbox."""
 
 
+TITLE_BYTES_MAX = 300
+BODY_BYTES_MAX = 800
+"""As JSON. With `domain.DATA_BYTES_MAX` of data and our own, below the 4,096 bytes that push services take."""
+
+
+def fitted(push: Push) -> Push:
+    """Cut title and body so that the push fits whatever script they are in."""
+    return msgspec.structs.replace(
+        push, title=_cut(push.title, TITLE_BYTES_MAX), body=_cut(push.body, BODY_BYTES_MAX)
+    )
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    size = len(msgspec.json.encode(text))
+    while size > bytes_max:
+        # At least as many characters go as there are bytes too many, over the most that one may take.
+        text = text[: -max(2, (size - bytes_max) // 6)] + "…"
+        size = len(msgspec.json.encode(text))
+    return text
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """A device as its sender sees it."""
 
