@@ -67,6 +67,9 @@ def message_facts(row: Row) -> dict[str, object]:
             facts[name] = str(row[name])
     if row["expires_at"]:
         facts["expires_at"] = row["expires_at"].isoformat()
+    if row["sender_public_key"]:
+        # What its recipients alone can read, whatever it looks like.
+        facts["encrypted"] = True
     if row["deleted_at"]:
         facts["deleted"] = True
     elif (text := plain_text(row["content"])) is not None:

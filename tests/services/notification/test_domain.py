@@ -190,6 +190,8 @@ def test_pauses_grow_and_end(attempts: int, retry_after_s: float | None, seed: i
 @given(
     st.text(max_size=256), st.text(max_size=512), st.dictionaries(st.text(max_size=20), st.text(max_size=90))
 )
+@example("漢" * 256, "\U0001f600" * 512, {"k": "v" * 2036})
+@example('"' * 256, "\\" * 512, {"k": '"' * 1018})
 def test_the_largest_push_fits(title: str, body: str, data: dict[str, str]) -> None:
     """What the limits allow fits into the 4,096 bytes that push services take."""
     if domain.size_of(data) > domain.DATA_BYTES_MAX:
