@@ -4,6 +4,8 @@
     whispr migrate               bring the database up to date and stop
     whispr doctor                say what would keep it from running here, and what to do about it
     whispr token SERVICE         print a token for calls between services
+    whispr keys list|rotate|retire   the keys that sign tokens
+    whispr account show|promote|…   accounts; the first administrator, data exports, deletion
     whispr config show           every setting, its value and where that came from
     whispr chat --user NAME      sign up or in, and talk
     whispr rpc list|describe|call   what gRPC servers offer, and calls to them
@@ -23,9 +25,11 @@ import trio
 import typer
 
 from whispr import __version__
+from whispr.account_cli import account_app
 from whispr.config import SERVICES, ConfigError, Loaded, Section, load, without_password
 from whispr.errors import WhisprError
 from whispr.events_cli import events_app
+from whispr.keys_cli import keys_app
 from whispr.rpc_cli import rpc_app
 from whispr.telemetry.logging import configure_logging
 
@@ -39,6 +43,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at the configuration."
 app.add_typer(config_app, name="config")
 app.add_typer(rpc_app, name="rpc")
 app.add_typer(events_app, name="events")
+app.add_typer(keys_app, name="keys")
+app.add_typer(account_app, name="account")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")

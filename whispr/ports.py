@@ -55,6 +55,15 @@ def publish(data_dir: Path, ports: Mapping[str, int]) -> None:
     draft.replace(data_dir / FILE)
 
 
+def read(data_dir: Path) -> Mapping[str, int]:
+    """Return the ports that a running process has published; none when there is none."""
+    try:
+        published: dict[str, int] = json.loads((data_dir / FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return published
+
+
 def withdraw(data_dir: Path) -> None:
     """Remove `ports.json`: nothing listens any more."""
     with contextlib.suppress(FileNotFoundError):

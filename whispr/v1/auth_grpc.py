@@ -113,7 +113,8 @@ class AuthServiceServicer(purerpc.Servicer):
         """Deletes the caller's account. At once nobody can sign in to it and its sessions end; every
         service then erases what it holds of the person, or makes it anonymous (the event
         `user.events.account_deleted`), and the username becomes free. What others received stays, as of a
-        deleted account. UNAUTHENTICATED (bad_credentials) for a wrong password, FAILED_PRECONDITION
+        deleted account. An administrator (`auth:admin`) may name another account, and then needs no
+        password. UNAUTHENTICATED (bad_credentials) for a wrong password, FAILED_PRECONDITION
         (last_admin) for the only administrator. There is no way back.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/DeleteAccount is not implemented")

@@ -255,10 +255,12 @@ class ReactivateUserResponse(_message.Message):
     def __init__(self, user: _Optional[_Union[UserInfo, _Mapping]] = ...) -> None: ...
 
 class DeleteAccountRequest(_message.Message):
-    __slots__ = ("password",)
+    __slots__ = ("password", "user_id")
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
     password: str
-    def __init__(self, password: _Optional[str] = ...) -> None: ...
+    user_id: str
+    def __init__(self, password: _Optional[str] = ..., user_id: _Optional[str] = ...) -> None: ...
 
 class DeleteAccountResponse(_message.Message):
     __slots__ = ()

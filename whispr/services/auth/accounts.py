@@ -98,7 +98,7 @@ class Accounts:
         name: str | None = await self._db.fetchval(_SET_DISPLAY_NAME, account_id, display_name)
         return name
 
-    async def delete(self, account_id: str) -> Changed:
+    async def delete(self, account_id: str, actor_id: str | None) -> Changed:
         """Delete an account as far as anybody can tell: its data are erased soon after.
 
         Raises NOT_FOUND when it was deleted already, FAILED_PRECONDITION (last_admin).
@@ -112,7 +112,7 @@ class Accounts:
             account = account_of(await tx.fetchrow(_DELETE, account_id))
             assert account is not None, "its row is locked"
             ended = await _end_sessions(tx, account_id, "account_deleted")
-            await tell(tx, "account_deleted", account_id, account_id, {})
+            await tell(tx, "account_deleted", account_id, actor_id, {})
             return Changed(account, ended)
 
     async def erase_deleted(self) -> int:

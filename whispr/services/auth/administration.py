@@ -64,6 +64,12 @@ async def reactivate(auth: AuthService, actor: Actor, user_id: str) -> Account:
     return (await auth.accounts.reopen(user_id, _by(actor))).account
 
 
+async def delete(auth: AuthService, actor: Actor, user_id: str) -> None:
+    """Delete an account, on a request that its owner made otherwise. Raises as the proto says."""
+    check_administers(actor)
+    await auth.delete_account(user_id, _by(actor))
+
+
 async def issue_service_token(
     auth: AuthService, actor: Actor, request: auth_pb2.IssueServiceTokenRequest
 ) -> auth_pb2.IssueServiceTokenResponse:

@@ -113,8 +113,12 @@ class AuthServicer(AuthServiceServicer):
         self, input_message: auth_pb2.DeleteAccountRequest
     ) -> auth_pb2.DeleteAccountResponse:
         """See the proto."""
-        address = await client_address(self._auth.identity)
-        await self._auth.delete_account(_session(), input_message.password, address)
+        named, actor = input_message.user_id, current_actor()
+        if named and parse_id(named, "user_id") != actor.user_id:
+            await administration.delete(self._auth, actor, parse_id(named, "user_id"))
+        else:
+            address = await client_address(self._auth.identity)
+            await self._auth.delete_own_account(_session(), input_message.password, address)
         return auth_pb2.DeleteAccountResponse()
 
     # Who may what

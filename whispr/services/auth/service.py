@@ -283,10 +283,14 @@ class AuthService:
         await self.tell_ended(changed, "password_changed")
         return len(changed.ended)
 
-    async def delete_account(self, session: Claims, password: str, address: str) -> None:
+    async def delete_own_account(self, session: Claims, password: str, address: str) -> None:
         """Delete the account of a session, which the password confirms. Raises as the proto says."""
         await self._proven_owner(session, password, address)
-        deleted = await self.accounts.delete(session.user_id)
+        await self.delete_account(session.user_id, session.user_id)
+
+    async def delete_account(self, account_id: str, actor_id: str | None) -> None:
+        """Delete an account: for everybody at once, its data soon after. Raises as the proto says."""
+        deleted = await self.accounts.delete(account_id, actor_id)
         self._deleted.set()
         await self.tell_ended(deleted, "account_deleted")
 
