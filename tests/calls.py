@@ -171,9 +171,12 @@ async def _(world: World, role: str) -> Mapping[str, Any]:
     return {"token": (await world.sign_up()).token, "reason": "test"}
 
 
-@row("AuthService/ChangePassword", SIGNED_IN, own_session=True)
-async def _(world: World, role: str) -> Mapping[str, Any]:
-    return {"current_password": PASSWORD, "new_password": PASSWORD}
+same(
+    "AuthService/ChangePassword",
+    SIGNED_IN,
+    {"current_password": "not the password", "new_password": PASSWORD},
+    Code.UNAUTHENTICATED,
+)
 
 
 @row("AuthService/CheckPermissions", PEOPLE_AND_SERVICES)
@@ -248,7 +251,7 @@ async def _(world: World, role: str) -> Mapping[str, Any]:
 
 
 same("UserService/ListBlocks", SIGNED_IN, {})
-same("UserService/SearchUsers", PEOPLE_AND_SERVICES, {"query": "person"})
+same("UserService/SearchUsers", SIGNED_IN, {"query": "person"})
 
 
 @row("UserService/GetProfile", PEOPLE_AND_SERVICES)
@@ -353,7 +356,7 @@ async def _(world: World, role: str) -> Mapping[str, Any]:
     return {"group_id": str(uuid4()), "group_name": "made elsewhere", **people}
 
 
-@row("MessagingService/LinkMediaToMessage", {"member"}, Code.FAILED_PRECONDITION)
+@row("MessagingService/LinkMediaToMessage", {"member"} | SERVICE, Code.FAILED_PRECONDITION)
 async def _(world: World, role: str) -> Mapping[str, Any]:
     message = await world.message(await world.group())
     return {"message_id": message.id, "media_id": await world.medium(), "media_type": "image"}
@@ -440,7 +443,7 @@ async def _(world: World, role: str) -> Mapping[str, Any]:
 
 A_FILE = {"filename": "a.png", "content_type": "image/png", "file_size": 100}
 same("MediaService/CreateUpload", SIGNED_IN, A_FILE)
-same("MediaService/ValidateMediaMetadata", PEOPLE_AND_SERVICES, A_FILE)
+same("MediaService/ValidateMediaMetadata", SIGNED_IN, A_FILE)
 same("MediaService/ListMedia", SIGNED_IN, {})
 exports("MediaService")
 

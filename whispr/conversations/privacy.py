@@ -8,7 +8,7 @@ conversations are closed, and reactions, drafts and scheduled messages go.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import msgspec
@@ -61,7 +61,7 @@ class Privacy:
             "messaging-accounts", ("user.events.account_deleted",), self.account_deleted, deadline_s=600.0
         )
 
-    async def export(self, user_id: str) -> AsyncIterator[Record]:
+    async def export(self, user_id: str) -> AsyncGenerator[Record, None]:
         """Yield everything held of a person: memberships, messages, reactions, drafts, what waits to be sent."""
         memberships = await self._db.fetch(_SEATS, user_id)
         for seat in memberships:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from whispr.conversations.ids import parse_id
@@ -60,8 +61,9 @@ class ForServices(Servicer):
         )
         return pb.LinkMediaResponse(link_id=link.link_id, state=link.state)
 
-    async def ExportUserData(self, input_message: ExportUserDataRequest) -> AsyncIterator[DataRecord]:
+    async def ExportUserData(self, input_message: ExportUserDataRequest) -> AsyncGenerator[DataRecord, None]:
         """Hand over everything held about a person."""
         user_id = parse_id(input_message.user_id, "user_id")
-        async for kind, json in self._core.privacy.export(user_id):
-            yield DataRecord(source="messaging", kind=kind, json=json)
+        async with aclosing(self._core.privacy.export(user_id)) as records:
+            async for kind, json in records:
+                yield DataRecord(source="messaging", kind=kind, json=json)
