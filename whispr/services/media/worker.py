@@ -110,6 +110,7 @@ class Worker:
                     nursery.start_soon(self._keep, job, working)
                     await self._attempt(job)
                     nursery.cancel_scope.cancel(reason="the job is done")
+        self.ring()  # It may have been put off by less than the queue was to be left alone for.
 
     async def _keep(self, job: Job, working: trio.CancelScope) -> None:
         """Renew the lease while the job is worked on; stop the work when the lease is lost."""
