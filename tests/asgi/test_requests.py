@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from whispr.asgi.limits import HttpLimits
 from whispr.asgi.reader import RequestReader
 from whispr.asgi.refusals import Refusal
+from whispr.asgi.request import KNOWN_BYTES_MAX, KNOWN_MAX, Known
 
 BASE: dict[str, Any] = {"type": "http", "http_version": "1.1", "scheme": "http"}
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(lambda name: f"x-{name}")
@@ -280,3 +281,61 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
         HttpLimits(line_bytes=100, head_bytes=50)
     with pytest.raises(ValueError, match="ahead_bytes"):
         HttpLimits(ahead_bytes=0)
+
+
+def test_a_head_seen_before_is_a_request_of_its_own() -> None:
+    """Each connection's own addresses, and nothing of what an application did to the last one's scope."""
+    known = Known()
+    head = b"GET /a?b HTTP/1.1\r\nhost: x\r\nx-one: 1\r\n\r\n"
+    scopes = []
+    for client in (("10.0.0.1", 1), ("10.0.0.2", 2), ("10.0.0.3", 3)):
+        reader = RequestReader(HttpLimits(), {**BASE, "client": client}, known)
+        reader.feed(head)
+        request = reader.head()
+        assert request is not None
+        scopes.append(dict(request.scope, headers=list(request.scope["headers"])))
+        request.scope["headers"].append((b"x-two", b"2"))
+        request.scope["path"] = "/elsewhere"
+        request.scope["state"] = {}
+    assert [scope.pop("client") for scope in scopes] == [("10.0.0.1", 1), ("10.0.0.2", 2), ("10.0.0.3", 3)]
+    assert scopes[0] == scopes[1] == scopes[2]
+
+
+@given(st.lists(st.sampled_from(range(4)), max_size=12))
+def test_heads_seen_before_mean_what_they_meant(picked: list[int]) -> None:
+    """Bodies, versions and closes too, in any order on any connection."""
+    several = [
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n",
+    ]
+    bodies = [b"", b"ab", b"0\r\n\r\n", b""]
+    known = Known()
+    for number in picked:
+        told = []
+        for shared in (known, Known()):
+            reader = RequestReader(HttpLimits(), BASE, shared)
+            reader.feed(several[number] + bodies[number])
+            request = reader.head()
+            assert request is not None
+            told.append((request.scope, reader.body(), reader.body_done, request.keep_alive, request.http11))
+            told[-1] += (request.expects_continue, request.chunked, request.body_length)  # type: ignore[assignment]
+        assert told[0] == told[1]
+
+
+def test_heads_that_are_remembered_are_few_and_short() -> None:
+    """Requests that never come again do not fill the memory, nor do long ones."""
+    known = Known()
+    reader = RequestReader(HttpLimits(), BASE, known)
+    for number in range(3 * KNOWN_MAX):
+        reader.feed(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number)
+        assert reader.head() is not None
+        assert len(known) <= KNOWN_MAX
+    for long in (False, True):
+        known = Known()
+        reader = RequestReader(HttpLimits(), BASE, known)
+        for _ in range(3):
+            reader.feed(b"GET / HTTP/1.1\r\nhost: x\r\nx-a: %b\r\n\r\n" % (b"a" * KNOWN_BYTES_MAX * long))
+            assert reader.head() is not None
+        assert len(known) == (not long)

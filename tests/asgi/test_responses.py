@@ -196,3 +196,18 @@ def test_a_file_is_as_long_as_it_says() -> None:
     response.start(200, [(b"content-length", b"10")])
     with pytest.raises(AppError):
         response.file(9)
+
+
+def test_headers_said_before_are_said_again() -> None:
+    """The same headers give the same head; those that differ in one value do not; lists for pairs are well."""
+    for value in (b"1", b"2", b"1"):
+        for headers in (
+            [(b"x-a", value), (b"connection", b"close")],
+            [[b"x-a", value], [b"connection", b"close"]],
+        ):
+            head, _, response = answer([b"hello"], headers=headers)
+            assert dict(head.headers)[b"x-a"] == value
+            assert not response.keep_alive
+    for _ in range(2):
+        with pytest.raises(AppError):
+            answer([b""], headers=[(b"x-a", b"1\r\nx-b: 2")])

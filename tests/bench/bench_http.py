@@ -1,6 +1,6 @@
 """Requests a second: Whispr's HTTP server beside uvicorn's, and a REST call through the gateway.
 
-    python -m tests.bench.bench_http [--rounds 3] [--seconds 2] [--connections 32]
+    python -m tests.bench.bench_http [--rounds 3] [--seconds 2] [--connections 32] [--vary]
 
 Both servers run the same Starlette application, uvicorn with httptools and uvloop; `rest` is `GET /v1/users/{id}`
 through the gateway and over gRPC on loopback to a service in the same process. Each server has a process of its
@@ -12,6 +12,7 @@ medians of the rounds, and `CPU` is the server process's own time for a request,
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import selectors
 import shutil
@@ -104,11 +105,17 @@ class Load:
     p99_ms: float
 
 
-def load(port: int, path: str, connections: int, seconds: int) -> Load:
+def load(port: int, path: str, connections: int, seconds: int, vary: bool) -> Load:
     """Load a server from a process of its own."""
-    if shutil.which("wrk") is None:
+    if vary or shutil.which("wrk") is None:
         command = [sys.executable, "-m", "tests.bench.bench_http", "--load", str(port), path]
-        command += ["--connections", str(connections), "--seconds", str(seconds)]
+        command += [
+            "--connections",
+            str(connections),
+            "--seconds",
+            str(seconds),
+            *(["--vary"] if vary else []),
+        ]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return Load(*(float(word) for word in printed.split()))
     url = f"http://127.0.0.1:{port}{path}"
@@ -128,9 +135,11 @@ def _percentile(printed: str, name: str) -> float:
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
 
 
-def raw_load(port: int, path: str, connections: int, seconds: int) -> None:
+def raw_load(port: int, path: str, connections: int, seconds: int, vary: bool) -> None:
     """Ask over and over on each connection, one request at a time; print rate and percentiles."""
-    request = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer token\r\n\r\n".encode()
+    asking = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer token\r\n%s\r\n"
+    # Either the same bytes again and again, as pollers send them, or no two requests alike.
+    numbers = (f"x-request-id: {number}\r\n" if vary else "" for number in itertools.count())
     selector = selectors.EpollSelector()
     clients: dict[int, socket.socket] = {}
     asked: dict[int, float] = {}
@@ -141,7 +150,7 @@ def raw_load(port: int, path: str, connections: int, seconds: int) -> None:
         selector.register(client, selectors.EVENT_READ)
         clients[client.fileno()] = client
         asked[client.fileno()], received[client.fileno()] = time.perf_counter(), b""
-        client.sendall(request)
+        client.sendall((asking % next(numbers)).encode())
     times: list[float] = []
     began = now = time.perf_counter()
     while now < began + seconds:
@@ -152,7 +161,7 @@ def raw_load(port: int, path: str, connections: int, seconds: int) -> None:
                 now = time.perf_counter()
                 times.append(now - asked[key.fd])
                 asked[key.fd] = now
-                clients[key.fd].sendall(request)
+                clients[key.fd].sendall((asking % next(numbers)).encode())
     times.sort()
     print(len(times) / (now - began), times[len(times) // 2] * 1e3, times[len(times) * 99 // 100] * 1e3)
 
@@ -181,11 +190,11 @@ def measure(options: argparse.Namespace) -> dict[str, list[tuple[Load, float]]]:
     try:
         ports = {name: int(server.stdout.readline()) for name, server in servers.items() if server.stdout}
         for name, port in ports.items():
-            load(port, PATHS[name], options.connections, 1)
+            load(port, PATHS[name], options.connections, 1, options.vary)
         for _ in range(options.rounds):
             for name, port in ports.items():
                 before = cpu_s(servers[name].pid)
-                result = load(port, PATHS[name], options.connections, options.seconds)
+                result = load(port, PATHS[name], options.connections, options.seconds, options.vary)
                 used = cpu_s(servers[name].pid) - before
                 found[name].append((result, used / (result.rate * options.seconds) * 1e6))
     finally:
@@ -203,6 +212,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--vary", action="store_true", help="no two requests alike")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -210,7 +220,7 @@ def main() -> None:
         serve(options.serve)
         return
     if options.load:
-        raw_load(int(options.load[0]), options.load[1], options.connections, options.seconds)
+        raw_load(int(options.load[0]), options.load[1], options.connections, options.seconds, options.vary)
         return
     found = measure(options)
     for name, rounds in found.items():

@@ -23,7 +23,7 @@ from whispr.asgi.exchange import Exchange, Message
 from whispr.asgi.limits import HttpLimits
 from whispr.asgi.reader import RequestReader
 from whispr.asgi.refusals import Refusal, Renderer, plain
-from whispr.asgi.request import RequestHead
+from whispr.asgi.request import Known, RequestHead
 from whispr.asgi.response import AppError, ResponseWriter, refusal_bytes
 from whispr.asgi.wire import LINGER_S, ClientGoneError, Wire
 
@@ -44,6 +44,7 @@ class Serving:
     render: Renderer = plain
     server_header: bytes = b""
     date: DateLine = field(default_factory=DateLine)
+    heads: Known = field(default_factory=Known)
 
 
 class Connection:
@@ -53,7 +54,7 @@ class Connection:
         """`base`: what is the same in the ASGI scope of every request."""
         self.limits = serving.limits
         self.wire = wire
-        self.reader = RequestReader(serving.limits, base)
+        self.reader = RequestReader(serving.limits, base, serving.heads)
         self.draining = False
         self._serving = serving
         self._peer = base["client"]

@@ -11,7 +11,7 @@ from typing import Any
 from whispr.asgi.body import BodyDecoder, ChunkedBody, LengthBody
 from whispr.asgi.limits import HttpLimits
 from whispr.asgi.refusals import Refusal, bad_request
-from whispr.asgi.request import HeadParser, RequestHead
+from whispr.asgi.request import HeadParser, Known, RequestHead
 
 _NOT_HTTP = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|(?<!\r)\n|\r(?=[^\n])")
 """Found in a head, it will never be one: better said now than when the time for it is up."""
@@ -27,10 +27,10 @@ class RequestReader:
 
     __slots__ = ("_body", "_body_bytes", "_buffer", "_limits", "_parser", "_scanned")
 
-    def __init__(self, limits: HttpLimits, base: dict[str, Any]) -> None:
-        """`base`: what is the same in the scope of every request."""
+    def __init__(self, limits: HttpLimits, base: dict[str, Any], known: Known | None = None) -> None:
+        """`base`: what is the same in the scope of every request. `known`: shared by readers of the same limits."""
         self._limits = limits
-        self._parser = HeadParser(base, limits.headers)
+        self._parser = HeadParser(base, limits.headers, Known() if known is None else known)
         self._buffer = b""
         self._scanned = 0
         self._body: BodyDecoder | None = None

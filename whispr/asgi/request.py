@@ -33,6 +33,42 @@ _METHOD = re.compile(rb"[A-Z]{1,24} ")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.DOTALL)
 
 
+KNOWN_MAX: Final = 256
+KNOWN_BYTES_MAX: Final = 1024
+"""How many heads are remembered, and how long each may be."""
+
+
+class Known:
+    """Heads that have come more than once lately: clients that keep asking send the same bytes again."""
+
+    __slots__ = ("_heads", "_seen")
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, RequestHead] = {}
+        self._seen: set[int] = set()
+        """Hashes of heads that came once, most of which never come again."""
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def get(self, head: bytes) -> RequestHead | None:
+        """What it was found to mean. It belongs to nobody: see `RequestHead.again`."""
+        return self._heads.get(head)
+
+    def note(self, head: bytes, request: RequestHead) -> None:
+        """Remember a head, if it has come before and is short."""
+        number = hash(head)
+        if number not in self._seen:
+            if len(self._seen) >= KNOWN_MAX:
+                self._seen.clear()
+            self._seen.add(number)
+        elif len(head) <= KNOWN_BYTES_MAX:
+            if len(self._heads) >= KNOWN_MAX:
+                self._heads.clear()
+            # The application may change what it is given.
+            self._heads[head] = request.again(request.scope)
+
+
 class RequestHead:
     """A request whose headers are all there."""
 
@@ -47,15 +83,31 @@ class RequestHead:
         self.body_length = 0
         """What Content-Length says."""
 
+    def again(self, base: dict[str, Any]) -> RequestHead:
+        """The same request, made anew on the connection of `base`."""
+        request = RequestHead({**self.scope, **base, "headers": self.scope["headers"].copy()})
+        request.http11 = self.http11
+        request.keep_alive = self.keep_alive
+        request.expects_continue = self.expects_continue
+        request.chunked = self.chunked
+        request.body_length = self.body_length
+        if not self.http11:
+            request.scope["http_version"] = "1.0"
+        return request
+
 
 class HeadParser:
     """Parses one head after another, each given whole. After a Refusal it is of no more use."""
 
-    __slots__ = ("_base", "_headers", "_headers_max", "_parser", "_special", "_url")
+    __slots__ = ("_base", "_headers", "_headers_max", "_known", "_parser", "_special", "_url")
 
-    def __init__(self, base: dict[str, Any], headers_max: int) -> None:
-        """`base`: what is the same in the scope of every request. `headers_max`: 0 for any number."""
+    def __init__(self, base: dict[str, Any], headers_max: int, known: Known) -> None:
+        """`base`: what is the same in the scope of every request. `headers_max`: 0 for any number.
+
+        `known`: what parsers with the same `headers_max` share.
+        """
         self._base = base
+        self._known = known
         self._headers_max = headers_max
         self._headers: Headers = []
         self._special: dict[bytes, bytes] = {}
@@ -85,6 +137,14 @@ class HeadParser:
 
     def parse(self, head: bytes) -> RequestHead:
         """Return the request in `head`, which ends with the empty line. Raises Refusal."""
+        known = self._known.get(head)
+        if known is not None:
+            return known.again(self._base)
+        request = self._parsed(head)
+        self._known.note(head, request)
+        return request
+
+    def _parsed(self, head: bytes) -> RequestHead:
         self._headers = []
         self._special.clear()
         parser = self._parser or httptools.HttpRequestParser(self)

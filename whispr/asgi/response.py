@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 from whispr.asgi.refusals import Refusal, Renderer
 
@@ -29,6 +30,65 @@ class _Framing(Enum):
     LENGTH = auto()
     CHUNKED = auto()
     CLOSE = auto()
+
+
+class _Fields(NamedTuple):
+    """The application's headers, and what they mean for the server."""
+
+    lines: bytes
+    """Without those that are the server's matter."""
+    declared: int | None
+    """The length in Content-Length."""
+    closes: bool
+    dated: bool
+    has_server: bool
+
+
+def _fields(headers: Iterable[tuple[bytes, bytes]]) -> _Fields:
+    """Read the headers of an answer. Raises AppError for what is no header."""
+    given = tuple(headers)
+    try:
+        known = _KNOWN.get(given)
+    except TypeError:  # ASGI allows lists for pairs, which have no hash
+        return _read(given)
+    if known is None:
+        known = _read(given)
+        if len(known.lines) <= _KNOWN_BYTES_MAX:
+            if len(_KNOWN) >= _KNOWN_MAX:
+                _KNOWN.clear()
+            _KNOWN[given] = known
+    return known
+
+
+_KNOWN: dict[tuple[tuple[bytes, bytes], ...], _Fields] = {}
+"""Headers of answers lately: an application says the same again and again."""
+_KNOWN_MAX = 256
+_KNOWN_BYTES_MAX = 1024
+
+
+def _read(headers: Iterable[tuple[bytes, bytes]]) -> _Fields:
+    lines: list[bytes] = []
+    declared: int | None = None
+    closes = dated = has_server = False
+    for given, value in headers:
+        name = given if given.islower() else given.lower()
+        if name in _OURS:
+            if name == b"content-length":
+                if not value.isdigit() or declared not in (None, int(value)):
+                    raise AppError("Content-Length is malformed, or there are several")
+                declared = int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                closes = True
+            if name not in (b"date", b"server"):
+                continue
+            dated = dated or name == b"date"
+            has_server = has_server or name == b"server"
+        lines.append(b"%b: %b\r\n" % (name, value))
+    written, count = b"".join(lines), len(lines)
+    # Whatever a header smuggles in, it would take a line of its own, or a NUL.
+    if written.count(b"\n") != count or written.count(b"\r") != count or b"\0" in written:
+        raise AppError("a header holds a line break or a NUL")
+    return _Fields(written, declared, closes, dated, has_server)
 
 
 @lru_cache(maxsize=64)
@@ -93,66 +153,42 @@ class ResponseWriter:
 
     def _head(self, size: int | None) -> bytes:
         """Write the head, of a body of `size` bytes if that is known. Raises AppError."""
-        lines = [_status_line(self._status)]
-        dated = self._add_headers(lines)
-        lines += self._frame(size)
+        fields = _fields(self._headers)
+        if fields.closes:
+            self.keep_alive = False
+        self._declared = fields.declared
+        lines = [_status_line(self._status), fields.lines, self._frame(size)]
+        if self._server and not fields.has_server:
+            lines.append(b"server: %b\r\n" % self._server)
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         elif not self._http11:
             lines.append(b"connection: keep-alive\r\n")
-        if not dated:
+        if not fields.dated:
             lines.append(self._date())
-        head = b"".join(lines)
-        count = len(lines)
-        # Whatever a header smuggles in, it would take a line of its own, or a NUL.
-        if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
-            raise AppError("a header holds a line break or a NUL")
+        lines.append(b"\r\n")
         self.started = True
-        return head + b"\r\n"
+        return b"".join(lines)
 
-    def _add_headers(self, lines: list[bytes]) -> bool:
-        """Add the application's headers, except those that are the server's matter; whether it dates itself."""
-        dated, server = False, self._server
-        for given, value in self._headers:
-            name = given if given.islower() else given.lower()
-            if name in _OURS:
-                if name == b"content-length":
-                    self._declare(value)
-                elif name == b"connection" and value.lower() == b"close":
-                    self.keep_alive = False
-                if name not in (b"date", b"server"):
-                    continue
-                dated = dated or name == b"date"
-                server = b"" if name == b"server" else server
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if server:
-            lines.append(b"server: %b\r\n" % server)
-        return dated
-
-    def _declare(self, value: bytes) -> None:
-        if not value.isdigit() or self._declared not in (None, int(value)):
-            raise AppError("Content-Length is malformed, or there are several")
-        self._declared = int(value)
-
-    def _frame(self, size: int | None) -> list[bytes]:
-        """Decide how the body's end is known; return the headers that say so."""
+    def _frame(self, size: int | None) -> bytes:
+        """Decide how the body's end is known; return the header that says so."""
         declared = self._declared
         if self._head_only or self._status in (204, 304):
             # HEAD shows the length that GET would have; nothing is known of one that comes in parts.
             if declared is None or self._status == 204:
-                return []
-            return [b"content-length: %d\r\n" % declared]
+                return b""
+            return b"content-length: %d\r\n" % declared
         if declared is None and size is not None:
             declared = size
         if declared is not None:
             self._framing, self._remaining = _Framing.LENGTH, declared
-            return [b"content-length: %d\r\n" % declared]
+            return b"content-length: %d\r\n" % declared
         if self._http11:
             self._framing = _Framing.CHUNKED
-            return [b"transfer-encoding: chunked\r\n"]
+            return b"transfer-encoding: chunked\r\n"
         self._framing = _Framing.CLOSE
         self.keep_alive = False
-        return []
+        return b""
 
     def _framed(self, data: bytes, more: bool) -> bytes:
         if self._framing is _Framing.LENGTH:
