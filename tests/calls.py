@@ -162,7 +162,7 @@ exports("AuthService")
 async def _(world: World, role: str) -> Mapping[str, Any]:
     token = await world.new_token(role)
     own = await world.call_with("AuthService/ListSessions", {}, token) if role in PEOPLE else None
-    current = next((session.id for session in own.sessions if session.current), "") if own else ""
+    current = next((s.session_id for s in own.sessions if s.current), "") if own else ""
     return {"session_id": current or world.people["member"].session_id}
 
 
@@ -395,7 +395,7 @@ exports("ChatService")
 @row("ChatService/DeleteMessage", {"member"} | ROOM_MODERATORS)
 async def _(world: World, role: str) -> Mapping[str, Any]:
     message = await world.room_message(await world.room())
-    return {"room_id": message.room_id, "message_id": message.id}
+    return {"room_id": message.conversation_id, "message_id": message.id}
 
 
 @row("ChatService/SendDirectMessage", SIGNED_IN)
