@@ -84,6 +84,10 @@ bench-log: _dev
 bench-scale *arguments: _dev
     {{ python }} -m tests.bench.bench_scale {{ arguments }}
 
+# events per second through the outbox: published, and handled
+bench-events: _dev
+    {{ python }} -m tests.bench.bench_events
+
 # pin the dependencies anew; the files hold versions and hashes, no addresses
 lock: _venv
     {{ compile }} --group build pyproject.toml -o config/requirements.txt

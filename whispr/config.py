@@ -239,7 +239,7 @@ class EventSettings(Section):
     """How long JetStream knows an event again that is published twice."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """Copies in a NATS cluster."""
-    busy_per_s: Annotated[int, Field(ge=0)] = 1000
+    busy_per_s: Annotated[int, Field(ge=0)] = 200
     """Events that the relay and each consumer handle in a second while the process is busy with calls; 0 lifts it."""
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ class Streams:
         self._jetstream = jetstream
         self._limits = limits
         self._ensured = False
+        self._ensuring = trio.Lock()
 
     def forget(self) -> None:
         """Look at the streams again before the next use: NATS may have lost them."""
@@ -25,9 +26,12 @@ class Streams:
         if self._ensured:
             await trio.lowlevel.checkpoint()
             return
-        for source, name in STREAMS.items():
-            await self._jetstream.ensure_stream(name, [f"{source}.events.>"], self._limits)
-        self._ensured = True
+        async with self._ensuring:
+            if self._ensured:
+                return
+            for source, name in STREAMS.items():
+                await self._jetstream.ensure_stream(name, [f"{source}.events.>"], self._limits)
+            self._ensured = True
 
     async def state(self, name: str) -> StreamState:
         """Return what is in a stream, which is made if it is missing. Raises UNAVAILABLE while NATS is away."""
