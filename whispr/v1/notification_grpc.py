@@ -51,9 +51,10 @@ class NotificationServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.NotificationService/ListNotifications is not implemented")
 
     async def RegisterDevice(self, input_message: notification_pb2.RegisterDeviceRequest) -> notification_pb2.RegisterDeviceResponse:
-        """Registers a device of the caller's for pushes. A token that is registered already is updated and, if it was
-        somebody else's, moves. INVALID_ARGUMENT (platform, token, keys; an address that may not be called),
-        FAILED_PRECONDITION (platform_disabled), RESOURCE_EXHAUSTED (too_many_devices, rate_limited).
+        """Registers a device of the caller's for pushes. A token that is registered already is updated and, if it
+        was somebody else's, moves. All but webhooks end with the session in which they were registered.
+        INVALID_ARGUMENT (platform, token, keys; an address that may not be called), FAILED_PRECONDITION
+        (platform_disabled), RESOURCE_EXHAUSTED (too_many_devices, rate_limited).
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.NotificationService/RegisterDevice is not implemented")
 

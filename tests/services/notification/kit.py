@@ -201,10 +201,12 @@ def message_event(
     )  # fmt: skip
 
 
-def event(kind: str, subject: str, **data: Any) -> Event:
+def event(kind: str, subject: str, actor: str = "", **data: Any) -> Event:
     """Make another event."""
-    source = "user" if kind.startswith("account") else "messaging"
-    return Event(id=new_id(), type=kind, time=datetime.now(UTC), source=source, subject=subject, data=data)
+    source = "user" if kind.startswith(("account", "session")) else "messaging"
+    return Event(
+        id=new_id(), type=kind, time=datetime.now(UTC), source=source, subject=subject, actor=actor, data=data
+    )
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conversations.kit import a_group, sign_up
 from tests.services.kit import as_
-from tests.services.notification.kit import AT_ONCE, World, event, message_event, world
+from tests.services.notification.kit import AT_ONCE, Subscription, World, event, message_event, world
 from tests.services.notification.servers import PushServer, Reply
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.ids import new_id
@@ -330,6 +330,73 @@ async def test_a_deleted_message_is_not_told_and_its_words_vanish(
     await notifications.service.teller.deleted(event("message_deleted", group, message_id=waiting.id))
     await notifications.tell()
     assert not push.requests
+
+
+async def test_an_edited_message_is_told_without_its_words(notifications: World, push: PushServer) -> None:
+    """What it said before is shown nowhere: not in a push that comes later, and no more in the inbox."""
+    group, (ann, bob) = await a_group(notifications.db)
+    shown = await notifications.sent(group, ann, 1, "oops")
+    await notifications.tell()
+    await notifications.service.teller.edited(event("message_edited", group, message_id=shown.id))
+    assert (await notifications.inbox(bob)).notifications[0].body == "This message was edited"
+    other, (cid, dan) = await a_group(notifications.db)
+    await notifications.webhook(dan, push.url)
+    waiting = await notifications.sent(other, cid, 1, "oops")
+    await notifications.service.teller.edited(event("message_edited", other, message_id=waiting.id))
+    await notifications.tell()
+    assert [told["body"] for told in bodies(push)] == ["New message"]
+
+
+async def test_people_are_told_who_brought_them_in(notifications: World, push: PushServer) -> None:
+    """Added to a group or invited to a room: by whom, once, and not who did it themselves."""
+    group, (ann, bob) = await a_group(notifications.db)
+    await notifications.webhook(bob, push.url)
+    teller = notifications.service.teller
+    created = event(
+        "conversation_created", group, ann, conversation_id=group, conversation_kind="group",
+        member_ids=[ann, bob], name="Chess",
+    )  # fmt: skip
+    notifications.others.names = {group: "Chess"}
+    for each in (
+        created,
+        created,
+        event("member_added", group, ann, conversation_id=group, conversation_kind="group", user_id=bob),
+        event("member_added", group, conversation_id=group, conversation_kind="group", user_id=bob),
+        event("user_invited", group, ann, room_id=group, user_id=bob),
+        event("member_added", group, bob, conversation_id=group, conversation_kind="group", user_id=bob),
+        event(
+            "conversation_created",
+            group,
+            ann,
+            conversation_id=group,
+            conversation_kind="direct",
+            member_ids=[bob],
+        ),
+    ):
+        await teller.invited(each)
+        await notifications.pushed()
+    assert [(told["type"], told["title"], told["body"]) for told in bodies(push)] == [
+        ("member_added", "Chess", "Somebody added you"),
+        ("member_added", "Chess", "Somebody added you"),
+        ("member_added", "A group", "You were added"),
+        ("user_invited", "Chess", "Somebody invited you"),
+    ]
+    assert (await notifications.inbox(bob)).notifications[-1].id == created.id
+    assert (await notifications.inbox(ann)).unread_count == 0
+
+
+async def test_devices_end_with_their_session(notifications: World, push: PushServer) -> None:
+    """Whoever signs out hears no more on that device; a webhook, which is none, stays."""
+    ann, bob = await sign_up(notifications.db, 2)
+    for user_id in (ann, bob):
+        browser = Subscription(f"{push.url}/{user_id}")
+        await notifications.stub.RegisterDevice(browser.request(), metadata=as_(user_id))
+    await notifications.webhook(ann, push.url)
+    await notifications.service.teller.session_ended(
+        event("session_revoked", ann, user_id=ann, session_id="s", reason="logout")
+    )
+    left = await notifications.db.fetch("SELECT user_id, platform FROM notifications.devices")
+    assert {(str(row["user_id"]), row["platform"]) for row in left} == {(ann, "webhook"), (bob, "webpush")}
 
 
 async def test_an_inbox_keeps_its_length(db: Postgres, tmp_path: Any) -> None:

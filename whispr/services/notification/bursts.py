@@ -134,6 +134,10 @@ class Bursts:
             burst.conversation_id, burst.lease_until, after_s,
         )  # fmt: skip
 
+    async def hide(self, tx: Transaction, message_id: str) -> None:
+        """Tell of a message without its words, which are not what they were."""
+        await tx.execute("UPDATE notifications.messages SET preview = NULL WHERE message_id = $1", message_id)
+
     async def forget(self, tx: Transaction, message_id: str) -> None:
         """Leave a message out."""
         await tx.execute("DELETE FROM notifications.messages WHERE message_id = $1", message_id)

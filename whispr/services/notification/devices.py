@@ -22,14 +22,15 @@ REFUSALS_MAX = 25
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('notifications.devices:' || $1, 0))"
 _REGISTER = """
-    INSERT INTO notifications.devices AS d (id, user_id, platform, token, token_sha256, p256dh, auth, secret, name)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    INSERT INTO notifications.devices AS d (
+        id, user_id, platform, token, token_sha256, p256dh, auth, secret, name, session_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
     ON CONFLICT (platform, token_sha256) DO UPDATE SET
         -- A device that moves is another one: what waits for it was meant for somebody else.
         id = CASE WHEN d.user_id = excluded.user_id THEN d.id ELSE excluded.id END,
         created_at = CASE WHEN d.user_id = excluded.user_id THEN d.created_at ELSE now() END,
         user_id = excluded.user_id, p256dh = excluded.p256dh, auth = excluded.auth, secret = excluded.secret,
-        name = excluded.name, refusals = 0
+        name = excluded.name, session_id = excluded.session_id, refusals = 0
     RETURNING d.*
 """
 
@@ -42,6 +43,8 @@ class NewDevice(msgspec.Struct, frozen=True, kw_only=True):
     p256dh: bytes = b""
     auth: bytes = b""
     name: str = ""
+    session_id: str = ""
+    """The sign-in that it ends with; empty for none."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +76,7 @@ class Devices:
             await tx.execute(_LOCK, user_id)
             row: Any = await tx.fetchrow(
                 _REGISTER, new_id(), user_id, new.platform.value, new.token, digest,
-                new.p256dh or None, new.auth or None, secret or None, new.name,
+                new.p256dh or None, new.auth or None, secret or None, new.name, new.session_id or None,
             )  # fmt: skip
             count = await tx.fetchval(
                 "SELECT count(*) FROM notifications.devices WHERE user_id = $1", user_id
@@ -91,6 +94,12 @@ class Devices:
         )
         if not found:
             raise not_found("device", device_id)
+
+    async def end_session(self, tx: Queries, user_id: str, session_id: str) -> None:
+        """Remove the devices that were registered in a sign-in that has ended."""
+        await tx.execute(
+            "DELETE FROM notifications.devices WHERE session_id = $2 AND user_id = $1", user_id, session_id
+        )
 
     async def of(self, user_id: str) -> list[Device]:
         """Return the user's devices, the oldest first."""

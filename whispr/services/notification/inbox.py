@@ -12,8 +12,6 @@ from whispr.conversations.paging import Place, from_token, to_token
 from whispr.conversations.rows import Row
 from whispr.services.notification.domain import Priority
 
-DELETED = "This message was deleted"
-
 _ADD = """
     INSERT INTO notifications.inbox AS i (
         user_id, id, type, conversation_id, actor_id, message_id, seq, title, body, data, priority, count, at,
@@ -180,12 +178,12 @@ class Inbox:
         )  # fmt: skip
         return [_pair(row) for row in rows]
 
-    async def forget(self, tx: Queries, message_id: str) -> None:
+    async def forget(self, tx: Queries, message_id: str, instead: str) -> None:
         """Take the words of a message out of the entries that show them."""
         await tx.execute(
             "UPDATE notifications.inbox SET body = $2 WHERE message_id = $1 AND count = 1",
             message_id,
-            DELETED,
+            instead,
         )
 
 

@@ -67,6 +67,8 @@ class Telling(msgspec.Struct, frozen=True, kw_only=True):
     data: Mapping[str, str] = {}
     priority: Priority = Priority.NORMAL
     silent: bool = False
+    id: str = ""
+    """Of the event it comes from: then it is told once, under that id."""
     message_id: str = ""
     """Set for a message: then it is told once, to members who do not read along."""
     preview: str = ""
@@ -225,7 +227,7 @@ class Notifier:
         names = await self.wishes.names([telling.actor_id] if telling.actor_id else [])
         async with self._db.transaction() as tx:
             again = await self.inbox.sent_for(tx, telling.message_id) if telling.message_id else None
-            notification_id = again or new_id()
+            notification_id = again or telling.id or new_id()
             about = f"message:{telling.message_id}" if telling.message_id else f"sent:{notification_id}"
             entries = {
                 user_id: _entry(telling, notification_id, user_id, standings[user_id], names)
@@ -241,6 +243,10 @@ class Notifier:
         if again is None:
             await self._announce_new(entries.values())
         return Told(notification_id=notification_id, about=about, skipped=skipped, devices=devices)
+
+    async def name_of(self, conversation_id: str, kind: Kind, member_id: str) -> str:
+        """Return what a conversation is called, empty when nobody says so."""
+        return await self._neighbours.name_of(conversation_id, kind, member_id)
 
     async def _skipped(self, telling: Telling, standings: Mapping[str, Standing]) -> dict[str, Why]:
         """Find who is not pushed, and why."""

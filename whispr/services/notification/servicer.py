@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
 import trio
 
 from whispr.adapters.postgres import Postgres
@@ -205,6 +206,9 @@ class NotificationServicer(NotificationServiceServicer):
         new = requests.new_device(input_message, self._addresses)
         if new.platform not in self._platforms:
             raise conflict(f"{new.platform} is not set up on this server", "platform_disabled")
+        actor = current_actor()
+        if new.platform is not Platform.WEBHOOK and not actor.is_service:
+            new = msgspec.structs.replace(new, session_id=actor.claims.session_id)
         device, secret = await self._notifier.devices.register(user_id, new)
         return pb.RegisterDeviceResponse(device=protobuf.device(device), secret=secret)
 

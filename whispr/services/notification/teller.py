@@ -18,8 +18,8 @@ from whispr.events import Consumer, Event, once
 from whispr.services.notification import inbox as inboxes
 from whispr.services.notification.bursts import Burst, NewMessage
 from whispr.services.notification.dispatcher import POLL_S, Bell, Dispatcher, forever
-from whispr.services.notification.domain import mentioned_in, preview_of
-from whispr.services.notification.notifier import Notifier
+from whispr.services.notification.domain import TITLE_CHARS_MAX, mentioned_in, one_line, preview_of
+from whispr.services.notification.notifier import RECIPIENTS_MAX, Notifier, Telling
 from whispr.services.notification.personal import erase
 
 STALE_S = 3600.0
@@ -29,6 +29,9 @@ BURSTS_MAX = 4
 TELL_S = 30.0
 AGAIN_S = 5.0
 """When a burst is tried again that could not be told of."""
+
+DELETED = "This message was deleted"
+EDITED = "This message was edited"
 
 _ID = re.compile(UUID_PATTERN)
 
@@ -59,10 +62,28 @@ class Read(msgspec.Struct):
     seq: int
 
 
-class Deleted(msgspec.Struct):
-    """The data of `message_deleted`."""
+class Changed(msgspec.Struct):
+    """The data of `message_edited` and `message_deleted`."""
 
     message_id: str
+
+
+class Invited(msgspec.Struct):
+    """The data of `member_added`, `user_invited` and `conversation_created`."""
+
+    user_id: str = ""
+    member_ids: list[str] = []
+    conversation_id: str = ""
+    conversation_kind: Kind = Kind.ROOM
+    room_id: str = ""
+    name: str = ""
+
+
+class SessionEnded(msgspec.Struct):
+    """The data of `session_revoked`."""
+
+    user_id: str
+    session_id: str
 
 
 class Teller:
@@ -87,10 +108,26 @@ class Teller:
             ),
             Consumer("notification-read", tuple(subject.format("read") for subject in both), self.read),
             Consumer(
+                "notification-edited",
+                tuple(subject.format("message_edited") for subject in both),
+                self.edited,
+            ),
+            Consumer(
                 "notification-deleted",
                 tuple(subject.format("message_deleted") for subject in both),
                 self.deleted,
             ),
+            Consumer(
+                "notification-invitations",
+                (
+                    "messaging.events.conversation_created",
+                    "messaging.events.member_added",
+                    "chat.events.user_invited",
+                ),
+                self.invited,
+                from_start=False,
+            ),
+            Consumer("notification-sessions", ("user.events.session_revoked",), self.session_ended),
             Consumer("notification-accounts", ("user.events.account_deleted",), self.account_deleted),
         )
 
@@ -127,12 +164,52 @@ class Teller:
             self._dispatcher.wake()
             await self._notifier.announce_read(read.user_id, entries)
 
+    async def edited(self, event: Event) -> None:
+        """Show nothing of a message that says something else now."""
+        changed = msgspec.convert(event.data, Changed)
+        async with self._db.transaction() as tx:
+            await self._notifier.bursts.hide(tx, changed.message_id)
+            await self._notifier.inbox.forget(tx, changed.message_id, EDITED)
+
     async def deleted(self, event: Event) -> None:
         """Forget what a message that is deleted for everyone said."""
-        deleted = msgspec.convert(event.data, Deleted)
+        changed = msgspec.convert(event.data, Changed)
         async with self._db.transaction() as tx:
-            await self._notifier.bursts.forget(tx, deleted.message_id)
-            await self._notifier.inbox.forget(tx, deleted.message_id)
+            await self._notifier.bursts.forget(tx, changed.message_id)
+            await self._notifier.inbox.forget(tx, changed.message_id, DELETED)
+
+    async def invited(self, event: Event) -> None:
+        """Tell people who were added to a group, or invited to a room, by somebody else."""
+        facts = msgspec.convert(event.data, Invited)
+        conversation_id = facts.conversation_id or facts.room_id
+        people = [each for each in (facts.user_id, *facts.member_ids) if each and each != event.actor]
+        fresh = event.time >= inboxes.now() - timedelta(seconds=STALE_S)
+        if facts.conversation_kind is Kind.DIRECT or not people or not fresh:
+            await trio.lowlevel.checkpoint()
+            return
+        room = event.type == "user_invited"
+        name, who = facts.name, ""
+        if event.actor:
+            who = (await self._notifier.wishes.names([event.actor])).get(event.actor, "Somebody")
+            name = name or await self._notifier.name_of(conversation_id, facts.conversation_kind, event.actor)
+        telling = Telling(
+            id=event.id,
+            type="user_invited" if room else "member_added",
+            conversation_id=conversation_id,
+            actor_id=event.actor,
+            recipient_ids=people[:RECIPIENTS_MAX],
+            title=one_line(name, TITLE_CHARS_MAX) or ("A room" if room else "A group"),
+            body=f"{who} {'invited' if room else 'added'} you" if who else "You were added",
+            data={"conversation_kind": facts.conversation_kind.value},
+        )
+        await self._notifier.tell(telling)
+        self._dispatcher.wake()
+
+    async def session_ended(self, event: Event) -> None:
+        """Push no more to the devices of a sign-in that has ended."""
+        ended = msgspec.convert(event.data, SessionEnded)
+        async with self._db.transaction() as tx:
+            await self._notifier.devices.end_session(tx, ended.user_id, ended.session_id)
 
     async def account_deleted(self, event: Event) -> None:
         """Erase what is held about a person."""

@@ -20,12 +20,15 @@ CREATE TABLE notifications.devices (
     -- What a webhook's requests are signed with.
     secret            text,
     name              text NOT NULL DEFAULT '',
+    -- The sign-in it was registered in, and ends with; null for a webhook, which is no device of a person's.
+    session_id        text,
     created_at        timestamptz NOT NULL DEFAULT now(),
     last_delivered_at timestamptz,
     -- Refusals since the last success; a device that refuses for good is removed.
     refusals          integer NOT NULL DEFAULT 0,
     UNIQUE (platform, token_sha256)
 );
+CREATE INDEX devices_of_session ON notifications.devices (session_id) WHERE session_id IS NOT NULL;
 CREATE INDEX devices_of_user ON notifications.devices (user_id, created_at, id);
 
 CREATE TABLE notifications.preferences (
