@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import trio
@@ -20,6 +21,7 @@ from whispr.rpc.keepalive import PingInterval, Silence
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.tls import PeerIdentity, identity_of
 from whispr.rpc.transport import Transport
+from whispr.rpc.watchman import Watch
 
 _KEEPALIVE_PING = b"whsprkpa"
 
@@ -56,8 +58,7 @@ class ClientConnection(Transport):
         """`line`: where calls wait for streams."""
         http2 = replace(limits.http2, frame_bytes_max=limits.response_frame_bytes_max)
         core = _Core(http2, common.headers)
-        super().__init__(stream, core, pauses=False)
-        self.on[events.ResponseReceived] = self.on_response
+        super().__init__(stream, core, common, pauses=False)
         self.settled = trio.Event()
         """The server's SETTINGS have come, or the connection was lost before."""
         self.identity: PeerIdentity | None = identity_of(stream)
@@ -66,7 +67,6 @@ class ClientConnection(Transport):
         """The address, as errors name it."""
         self._keepalive = limits.keepalive
         self._pings = pings
-        self._watchman = common.watchman
         self._retired = False
         self._ended_together = 1
         """Calls that ended with what was read last, which callers may follow with as many."""
@@ -88,15 +88,24 @@ class ClientConnection(Transport):
         """Whether a call may start at once."""
         return self.lost is None and not self._retired and self.core.streams_allowed
 
-    async def _read(self) -> None:
+    def watches(self) -> Iterable[Watch]:
+        """Whether the server is silent for too long."""
         keepalive = self._keepalive
         always = keepalive.client_pings_without_calls
-        silence = Silence(self, self._pings.seconds, keepalive.ping_timeout_s, always)
-        self._watchman.join(self, [silence])
+        yield Silence(self, self._pings.seconds, keepalive.ping_timeout_s, always)
+
+    async def read(self) -> None:
+        """Until the server closes, breaks the connection, or breaks the protocol."""
         try:
-            await super()._read()
-        finally:
-            self._watchman.leave(self)
+            self.write_now()
+            while not self.core.failed:
+                await self.readable()
+                if not self.receive():
+                    break
+                self.handling = False
+                self.write_now()
+        except (OSError, trio.ClosedResourceError):
+            self.broken()
 
     @property
     def calls_begun(self) -> int:
@@ -152,8 +161,10 @@ class ClientConnection(Transport):
         del self._calls[stream_id]
         if self._line:
             self._line.unpark()
-        if not self.usable and not self._calls:
-            self.close()
+        if not self._calls:
+            self.calls_over()
+            if not self.usable:
+                self.close()
 
     def _fail(self, stream_id: int, error: WhisprError) -> None:
         call = self._calls.get(stream_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from whispr.http2.headers import SharedHeaders
+from whispr.rpc.flusher import Flusher
 from whispr.rpc.watchman import Watchman
 
 
@@ -13,4 +14,5 @@ class Common:
     """Made once for all of them."""
 
     watchman: Watchman = field(default_factory=Watchman)
+    flusher: Flusher = field(default_factory=Flusher)
     headers: SharedHeaders = field(default_factory=SharedHeaders)

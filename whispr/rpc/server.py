@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -113,8 +113,11 @@ class RpcServer:
             if os.path.exists(path):  # noqa: ASYNC240  # a local file, at shutdown
                 os.unlink(path)
 
-    async def serve_stream(self, stream: trio.abc.Stream, peer: str = "memory") -> None:
-        """Serve one connection that is already there, until it ends."""
+    def serve_stream(self, stream: trio.abc.Stream, peer: str = "memory") -> Coroutine[Any, Any, None]:
+        """Serve one connection that is already there, until it ends. To be awaited."""
+        return self._serve_connection(stream, peer)
+
+    async def _serve_connection(self, stream: trio.abc.Stream, peer: str, *, accepted: bool = False) -> None:
         connection = ServerConnection(
             stream, peer, self._methods, self._limits, self._common, self._compression
         )
@@ -129,6 +132,7 @@ class RpcServer:
             self._connections.discard(connection)
             self.census.remove(connection)
             self._connection_closed.set()
+            self._accepted_now -= accepted
 
     async def _serve(
         self, listeners: list[trio.SocketListener], started: Callable[[], None], tls: TlsFiles | None
@@ -148,20 +152,16 @@ class RpcServer:
             for each in bound:
                 del self.listening[each]
 
-    async def _accepted(self, stream: trio.SocketStream, tls: TlsFiles | None) -> None:
+    def _accepted(self, stream: trio.SocketStream, tls: TlsFiles | None) -> Coroutine[Any, Any, None]:
+        # No coroutine of its own: each of thousands of idle connections would hold it.
         if self._accepted_now >= self._limits.accepted_connections_max:
             self._refuse()
-            await trio.aclose_forcefully(stream)
-            return
+            return trio.aclose_forcefully(stream)  # noqa: ASYNC105  # the caller awaits it
         self._accepted_now += 1
-        try:
-            peer = _peer_name(stream)
-            if tls is None:
-                await self.serve_stream(stream, peer)
-            else:
-                await self._serve_tls(stream, peer, tls)
-        finally:
-            self._accepted_now -= 1
+        peer = _peer_name(stream)
+        if tls is None:
+            return self._serve_connection(stream, peer, accepted=True)
+        return self._serve_tls(stream, peer, tls)
 
     def _refuse(self) -> None:
         self._refused += 1
@@ -185,10 +185,11 @@ class RpcServer:
             if encrypted is None:
                 await trio.aclose_forcefully(stream)
         if encrypted is None:
+            self._accepted_now -= 1
             # Scanners and plaintext clients end here, which is nobody's error but theirs.
             _log.info("no TLS", peer=peer, reason=reason)
         else:
-            await self.serve_stream(encrypted, peer)
+            await self._serve_connection(encrypted, peer, accepted=True)
 
     async def drain(self) -> None:
         """Stop listening, let calls in progress finish, and close.

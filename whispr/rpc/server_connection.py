@@ -11,7 +11,7 @@ See `driving` for why the handler cannot tell the difference from a task of its 
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from math import inf
 from typing import Any
 
@@ -26,6 +26,7 @@ from whispr.http2.headers import Headers
 from whispr.rpc.call import set_current_call
 from whispr.rpc.common import Common
 from whispr.rpc.driving import drive
+from whispr.rpc.inbox import Waker
 from whispr.rpc.keepalive import PingGuard, server_watches
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import Method, Refusal, RequestHead, read_head
@@ -34,6 +35,7 @@ from whispr.rpc.server_call import ServerCall
 from whispr.rpc.statuses import status_of
 from whispr.rpc.tls import identity_of
 from whispr.rpc.transport import Transport
+from whispr.rpc.watchman import Watch
 
 ANSWERS = 16
 """After so many calls of one read, answers leave: the client works on them while we go on."""
@@ -59,6 +61,7 @@ class ServerConnection(Transport):
         "_compression",
         "_context",
         "_draining",
+        "_guard",
         "_inflated",
         "_leader",
         "_limits",
@@ -66,7 +69,7 @@ class ServerConnection(Transport):
         "_reading_over",
         "_ready",
         "_refused",
-        "_watchman",
+        "_waits_for_reading",
         "identity",
         "message_bytes_max",
         "peer",
@@ -85,8 +88,8 @@ class ServerConnection(Transport):
         core = Connection(
             Role.SERVER, limits.http2, trio.current_time, whole_messages=True, shared=common.headers
         )
-        super().__init__(stream, core, pauses=True)
-        self.on[events.RequestReceived] = self.on_request
+        core.on_ping = self._pinged
+        super().__init__(stream, core, common, pauses=True)
         self.peer = peer
         self.identity = identity_of(stream)
         """Who the client is, by its certificate."""
@@ -97,15 +100,16 @@ class ServerConnection(Transport):
         self.settled = False
         """The client has said that it speaks HTTP/2."""
         self._limits = limits
-        self._watchman = common.watchman
-        core.on_ping = PingGuard(self, limits.keepalive.pinged_s_min, trio.current_time).pinged
+        self._guard: PingGuard | None = None
+        """Made for the first ping."""
         self._calls: dict[int, ServerCall] = {}
         self._refused: dict[int, Refusal] = {}
         self._inflated = 0
         self._ready: list[ServerCall] = []  # short, and an empty deque takes 0.7 KiB
         self._context = contextvars.copy_context()
         self._leader: trio.lowlevel.Task | None = None
-        self._reading_over = trio.Event()
+        self._reading_over = False
+        self._waits_for_reading = Waker()
         self._draining = False
 
     # --- Events -------------------------------------------------------------------------------------------
@@ -208,50 +212,65 @@ class ServerConnection(Transport):
 
     # --- Calls --------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
+    def watches(self) -> Iterable[Watch]:
+        """Everything that ends a connection by the clock."""
         limits = self._limits
-        patience = Patience(self, limits.unfinished_s, limits.untaken_s)
-        self._watchman.join(self, [patience, *server_watches(self, limits.keepalive, limits.handshake_s)])
-        try:
-            await self._lead()
-            await self._reading_over.wait()
-        finally:
-            self._watchman.leave(self)
+        yield Patience(self, limits.unfinished_s, limits.untaken_s)
+        yield from server_watches(self, limits.keepalive, limits.handshake_s)
 
-    async def _lead(self) -> None:
-        """Read, and run calls, until one of them has had to wait and is over, or there is nothing to read."""
+    def read(self) -> Awaitable[None]:
+        """Until the client closes, breaks the connection, or breaks the protocol."""
+        return self._lead(first=True)
+
+    async def _lead(self, *, first: bool = False) -> None:
+        """Read, and run calls, until one of them has had to wait and is over, or there is nothing to read.
+
+        The `first` leader returns only when there is nothing to read, whoever finds that out.
+        """
         task = trio.lowlevel.current_task()
         self._leader = task
-        self.handling = True
         while self._leader is task:
-            call: ServerCall | None = None
+            if self._ready:
+                await self._run_ready(task)
+                continue
+            self.handling = False
+            self.write_now()
+            if self.must_pause:
+                await self.pause()
+            if self.core.failed:
+                break
             try:
-                # One scope serves many calls: making one costs as much as most handlers.
-                with trio.CancelScope() as scope:
-                    while self._leader is task and (call is None or call.ended_by is None):
-                        call = self._ready.pop(0) if self._ready else None
-                        if call is not None:
-                            call.handler.waits = False  # unless `_waits` says otherwise
-                            await self._run_call(call, scope, task)
-                            if len(self._ready) % ANSWERS == 0:
-                                self.write_now()
-                        elif not await self._read_more(scope, task):
-                            self._reading_over.set()
-                            return
-                if call is not None and scope.cancelled_caught:
-                    call.finish(call.ended_by or _deadline_passed())
-            except Exception as error:  # whatever a handler raises ends its call, not the server
-                if call is None:
-                    raise
-                self._fail(call, error)
+                await self.readable()
+            except (OSError, trio.ClosedResourceError):
+                self.broken()
+                break
+            if not self.receive():
+                break
+        if self._leader is task:
+            self._reading_over = True
+            self._waits_for_reading.wake()
+        elif first and not self._reading_over:
+            await self._waits_for_reading.wait()
 
-    async def _read_more(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> bool:
-        """Send what the calls have answered, then read; False when there is nothing more to read."""
-        if scope.deadline != inf:
-            scope.deadline = inf
+    async def _run_ready(self, task: trio.lowlevel.Task) -> None:
+        """Run the calls that are ready, until one has to wait or is ended, or there are no more."""
+        call: ServerCall | None = None
+        try:
+            # One scope serves many calls: making one costs as much as most handlers.
+            with trio.CancelScope() as scope:
+                while self._ready and self._leader is task and (call is None or call.ended_by is None):
+                    call = self._ready.pop(0)
+                    call.handler.waits = False  # unless `_waits` says otherwise
+                    await self._run_call(call, scope, task)
+                    if len(self._ready) % ANSWERS == 0:
+                        self.write_now()
+            if call is not None and scope.cancelled_caught:
+                call.finish(call.ended_by or _deadline_passed())
+        except Exception as error:  # whatever a handler raises ends its call, not the server
+            if call is None:
+                raise
+            self._fail(call, error)
         task.context = self._context
-        await self.handled()
-        return await self.receive()
 
     async def _run_call(self, call: ServerCall, scope: trio.CancelScope, task: trio.lowlevel.Task) -> None:
         """Run a call to its end, raising what its handler raises."""
@@ -297,6 +316,8 @@ class ServerConnection(Transport):
         call.scope = None
         self._inflated -= call.inflated
         del self._calls[call.stream_id]
+        if not self._calls:
+            self.calls_over()
         if self._draining:
             self._close_if_drained()
 
@@ -333,6 +354,11 @@ class ServerConnection(Transport):
     def calls_going(self) -> int:
         """How many calls are in progress."""
         return len(self._calls)
+
+    def _pinged(self) -> None:
+        if self._guard is None:
+            self._guard = PingGuard(self, self._limits.keepalive.pinged_s_min, trio.current_time)
+        self._guard.pinged()
 
     def ping_now(self) -> None:
         """Ask the client whether it is still there."""

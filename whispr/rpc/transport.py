@@ -1,10 +1,12 @@
 """Moves bytes between one byte stream and one `http2.Connection`, for servers and channels alike.
 
 Theory of operation. One task reads and dispatches events, all of it synchronously, so that whatever a read
-brought is handled before any other task runs; then it writes what that gave rise to, without waiting. What a
-socket does not take at once, and what calls have to say at other times, a second task writes: it takes the
-connection's whole output, in which streams have been given fair turns; what calls add meanwhile goes out in
-one write next time. Calls never touch the socket; they change the connection and call `flush`.
+brought is handled before any other task runs; then it writes what that gave rise to, without waiting. What calls
+have to say at other times is written by the `Flusher`, for all connections at the end of a round. What a socket
+does not take at once a second task writes, which there is as long as there are calls that may add to it: it takes
+the connection's whole output, in which streams have been given fair turns; what calls add meanwhile goes out
+in one write next time. Calls never touch the socket; they change the connection and call `flush`. So a connection
+without calls is one task that waits for something to read, and that is nearly all it takes of memory.
 
 Sockets are read and written directly, for Trio's own stream makes two more rounds of its loop for each.
 
@@ -17,18 +19,23 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from socket import SHUT_WR
-from typing import Any
+from typing import Any, ClassVar
 
+import structlog
 import trio
 
 from whispr.http2 import events
 from whispr.http2.connection import Connection
 from whispr.http2.queued import Octets
+from whispr.rpc.common import Common
 from whispr.rpc.inbox import Waker
 from whispr.rpc.statistics import Counters, ids
+from whispr.rpc.watchman import Watch
+
+_log = structlog.get_logger("whispr.rpc")
 
 OUTPUT_BYTES_MAX = 256 * 1024
 READ_BYTES = 64 * 1024
@@ -42,8 +49,8 @@ class Transport(ABC):
     """One connection's reader and writer. Subclasses say what events mean."""
 
     __slots__ = (
+        "_arrived",
         "_closing",
-        "_output_added",
         "_output_sent",
         "_pauses",
         "_read_bytes",
@@ -51,22 +58,30 @@ class Transport(ABC):
         "_silent",
         "_socket",
         "_unsent",
+        "_writer",
+        "common",
         "core",
         "counters",
         "handling",
         "id",
         "lost",
         "nursery",
-        "on",
         "opened_at",
         "read_at",
         "stream",
     )
 
-    def __init__(self, stream: trio.abc.Stream, core: Connection, *, pauses: bool) -> None:
+    on: ClassVar[Mapping[type, Callable[[Any, Any], None]]]
+    """What handles each type of event."""
+
+    def __init_subclass__(cls) -> None:
+        cls.on = {kind: getattr(cls, name) for kind, name in _HANDLERS.items() if hasattr(cls, name)}
+
+    def __init__(self, stream: trio.abc.Stream, core: Connection, common: Common, *, pauses: bool) -> None:
         """`pauses`: stop reading while the output is long."""
         self.id = next(ids)
         self.core = core
+        self.common = common
         self.nursery: trio.Nursery
         """Ends with the connection. Available while `run` runs."""
         self.lost: str | None = None
@@ -84,22 +99,16 @@ class Transport(ABC):
         self._unsent: list[Octets] = []
         """Output taken from the connection that the socket has not taken."""
         self._pauses = pauses
-        self._output_added = Waker()
+        self._writer: Waker | None = None
+        """What the writing task waits for, while there is one."""
         self._output_sent = Waker()
+        self._arrived = b""
+        """What was read from a stream that is no socket."""
         self._closing = False
         self._shut = False
         """We have said everything."""
         self._silent = False
         """The peer has closed, or the connection is broken."""
-        self.on: dict[type, Callable[[Any], None]] = {
-            events.HeadersReceived: self.on_headers,
-            events.DataReceived: self.on_data,
-            events.StreamReset: self.on_reset,
-            events.SettingsReceived: self.on_settings,
-            events.PingAcknowledged: self.on_ping_acknowledged,
-            events.GoAwayReceived: self.on_go_away,
-            events.ConnectionFailed: self._on_failed,
-        }
 
     @property
     @abstractmethod
@@ -141,17 +150,32 @@ class Transport(ABC):
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         self._lose(f"protocol error: {event.message}")
 
+    @abstractmethod
+    def watches(self) -> Iterable[Watch]:
+        """What the watchman has to look at."""
+
+    @abstractmethod
+    def read(self) -> Awaitable[None]:
+        """Until the peer closes, breaks the connection, or breaks the protocol."""
+
     async def run(self) -> None:
         """Serve the connection until it is lost or closed; never raises for the peer's sake."""
+        common = self.common
         try:
             async with trio.open_nursery() as self.nursery:
-                self.nursery.start_soon(self._write)
-                await self._read()
+                common.flusher.join(self)
+                common.watchman.watch(self, self.watches())
+                try:
+                    await self.read()
+                finally:
+                    common.watchman.leave(self)
+                    common.flusher.leave(self)
                 self.close()
                 with trio.move_on_after(FLUSH_S):
                     await self._hear_out()
                 self.nursery.cancel_scope.cancel(reason="the peer does not take our last words")
         finally:
+            self._shut = True
             self._lose("the connection was closed")
             await trio.aclose_forcefully(self.stream)
 
@@ -162,36 +186,46 @@ class Transport(ABC):
 
     def flush(self) -> None:
         """Have what the connection has to say sent."""
-        if not self.handling:
-            self._output_added.wake()
+        if self.handling:
+            return
+        if self._writer is not None or self._socket is None:
+            self._need_writer()
+        else:
+            self.common.flusher.ask(self)
 
     def close(self) -> None:
         """Close once everything in the output has been sent."""
         self._closing = True
-        self._output_added.wake()
+        self._need_writer()
 
     def kill(self, reason: str) -> None:
         """End the connection at once, whatever is still unsent."""
         self._lose(reason)
         self.nursery.cancel_scope.cancel(reason=reason)
 
+    def fail(self, error: Exception) -> None:
+        """End the connection for a mistake of ours."""
+        _log.error("connection failed", kind=type(self).__name__, number=self.id, exc_info=error)
+        self.kill("the connection failed")
+
     def _lose(self, reason: str) -> None:
         if self.lost is None:
             self.lost = reason
             self.on_lost(reason)
 
-    async def _read(self) -> None:
-        """Until the peer closes, breaks the connection, or breaks the protocol."""
-        while await self.receive():
-            await self.handled()
+    def readable(self) -> Awaitable[object]:
+        """Wait until `receive` has something to do. Raises OSError or ClosedResourceError for a broken socket."""
+        # What an idle connection waits in is held by each of thousands: no coroutine is there that need not be.
+        if self._socket is None:
+            return self._read_stream()
+        return trio.lowlevel.wait_readable(self._socket)  # noqa: ASYNC105  # the caller awaits it
 
-    async def receive(self) -> bool:
+    def receive(self) -> bool:
         """Read once, and handle what came; False when the connection is over."""
-        core = self.core
-        if core.failed:
-            return False
-        data = await self._read_some()
+        data = self._read_now()
         if not data:
+            if data is None:
+                return True
             self._silent = True
             self._lose("the connection was lost")
             return False
@@ -201,8 +235,8 @@ class Transport(ABC):
         self.handling = True
         self.read_at = trio.current_time()
         on = self.on
-        for event in core.receive(data):
-            on[type(event)](event)
+        for event in self.core.receive(data):
+            on[type(event)](self, event)
         return True
 
     async def _hear_out(self) -> None:
@@ -212,46 +246,71 @@ class Transport(ABC):
         read of ours: the GOAWAY that says why.
         """
         while not self._silent and socket_under(self.stream) is not None:
-            self._silent = not await self._read_some()
+            with suppress(OSError, trio.ClosedResourceError):
+                await self.readable()
+            self._silent = self._read_now() == b""
         while not self._shut:
             await self._output_sent.wait()
 
-    async def handled(self) -> None:
-        """Send what handling has given rise to; waits only while there is too much of it."""
-        self.handling = False
-        self.write_now()
-        while self._pauses and self.core.output_bytes > OUTPUT_BYTES_MAX and self.lost is None:
+    @property
+    def must_pause(self) -> bool:
+        """Whether there is too much to send to read on."""
+        return self._pauses and self.core.output_bytes > OUTPUT_BYTES_MAX and self.lost is None
+
+    async def pause(self) -> None:
+        """Wait until there is less to send."""
+        while self.must_pause:
             await self._output_sent.wait()
 
-    async def _read_some(self) -> bytes:
-        """Something that the peer sent; nothing when it has closed, or the connection is broken."""
+    def broken(self) -> None:
+        """The socket cannot even be waited for."""
+        self._silent = True
+        self._lose("the connection was lost")
+
+    async def _read_stream(self) -> None:
         try:
-            if self._socket is None:
-                # Some streams return a bytearray, whose slices could not be looked up in the header cache.
-                return bytes(await self.stream.receive_some(READ_BYTES))
-            while True:
-                await trio.lowlevel.wait_readable(self._socket)
-                try:
-                    data = os.read(self._socket.fileno(), self._read_bytes)
-                except BlockingIOError:
-                    continue
-                full = len(data) == self._read_bytes
-                self._read_bytes = min(2 * len(data), READ_BYTES_MAX) if full else READ_BYTES
-                return data
+            # Some streams return a bytearray, whose slices could not be looked up in the header cache.
+            self._arrived = bytes(await self.stream.receive_some(READ_BYTES))
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._arrived = b""
+
+    def _read_now(self) -> bytes | None:
+        """What the peer has sent; None if nothing yet, b"" if it has closed or the connection is broken."""
+        if self._socket is None:
+            data, self._arrived = self._arrived, b""
+            return data
+        try:
+            data = os.read(self._socket.fileno(), self._read_bytes)
+        except BlockingIOError:
+            return None
+        except OSError:
             return b""
+        full = len(data) == self._read_bytes
+        self._read_bytes = min(2 * len(data), READ_BYTES_MAX) if full else READ_BYTES
+        return data
 
     def write_now(self) -> None:
         """Write the output, as far as the socket takes it; the rest is the writer's."""
         core = self.core
         if self._socket is not None and not self._unsent and core.sends_more and not self._closing:
             self._take_output()
-            try:
+            # Full, or broken: the writer will find out.
+            with suppress(OSError):
                 self._sent(self._write_some(self._socket))
-            except OSError:  # full, or broken, which the writer will find out
-                self._output_added.wake()
         if self._unsent or self._closing or core.sends_more:
-            self._output_added.wake()
+            self._need_writer()
+
+    def _need_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.wake()
+        elif not self._shut:  # after which there is nothing to start it in
+            self._writer = Waker()
+            self.nursery.start_soon(self._write, self._writer, name="writer")
+
+    def calls_over(self) -> None:
+        """The last call has ended: nobody adds to the output any more."""
+        if self._writer is not None:
+            self._writer.wake()
 
     def _write_some(self, sock: trio.socket.SocketType) -> int:
         """What the socket has taken, in bytes. Raises OSError."""
@@ -272,8 +331,11 @@ class Transport(ABC):
         for stream_id in writable:
             self.on_writable(stream_id)
 
-    async def _write(self) -> None:
-        """Until `close` and the peer's end, or until the connection breaks; then ends the connection's nursery."""
+    async def _write(self, output_added: Waker) -> None:
+        """Until there is nothing to send and no call that may have more, or the connection is over.
+
+        That is so when the peer has ended it after our `close`, or when it breaks; it ends the connection's nursery.
+        """
         while True:
             if not self._unsent:
                 self._take_output()
@@ -286,8 +348,11 @@ class Transport(ABC):
             elif self._closing and (self.lost is not None or not self.core.unsent):
                 await self._end_writing()
                 break
+            elif not self.calls_going and not self._closing:
+                self._writer = None
+                return
             else:
-                await self._output_added.wait()
+                await output_added.wait()
         self._lose("the connection was lost")
         self.nursery.cancel_scope.cancel(reason=self.lost)
 
@@ -313,6 +378,19 @@ class Transport(ABC):
             self._sent(self._write_some(self._socket))
         except BlockingIOError:
             await trio.lowlevel.wait_writable(self._socket)
+
+
+_HANDLERS: Mapping[type, str] = {
+    events.HeadersReceived: "on_headers",
+    events.DataReceived: "on_data",
+    events.RequestReceived: "on_request",
+    events.ResponseReceived: "on_response",
+    events.StreamReset: "on_reset",
+    events.SettingsReceived: "on_settings",
+    events.PingAcknowledged: "on_ping_acknowledged",
+    events.GoAwayReceived: "on_go_away",
+    events.ConnectionFailed: "_on_failed",
+}
 
 
 def socket_under(stream: trio.abc.Stream) -> trio.socket.SocketType | None:

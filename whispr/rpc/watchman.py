@@ -1,8 +1,6 @@
 """One task that looks after many connections, whenever one of them is due.
 
-A task for each would cost three times what is to be remembered. This one lives with one of the connections, and
-moves on to another when that ends; so it needs no owner of its own, and there is none while there are no
-connections.
+A task for each would cost three times what is to be remembered.
 """
 
 from __future__ import annotations
@@ -10,12 +8,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from whispr.rpc.inbox import Waker
-from whispr.rpc.transport import Transport
+from whispr.rpc.lodger import Lodger
+
+if TYPE_CHECKING:
+    from whispr.rpc.transport import Transport
 
 _DEAD_MAX = 64
 
@@ -41,17 +41,16 @@ class _Entry:
         return self.due < other.due
 
 
-class Watchman:
+class Watchman(Lodger):
     """Looks at the watches of the connections that have joined and not left."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._entries: dict[Transport, list[_Entry]] = {}
         self._heap: list[_Entry] = []
         self._dead = 0
-        self._host: Transport | None = None
-        self._changed = Waker()
 
-    def join(self, connection: Transport, watches: Iterable[Watch]) -> None:
+    def watch(self, connection: Transport, watches: Iterable[Watch]) -> None:
         """Look after a connection, which is running, until it leaves."""
         entries = [_Entry(watch.due, watch) for watch in watches if watch.due < inf]
         if not entries:
@@ -59,9 +58,8 @@ class Watchman:
         self._entries[connection] = entries
         for entry in entries:
             heapq.heappush(self._heap, entry)
-        if self._host is None:
-            self._live_with(connection)
-        elif self._heap[0] in entries:
+        self.join(connection)
+        if self._heap[0] in entries:
             self._changed.wake()
 
     def leave(self, connection: Transport) -> None:
@@ -74,26 +72,17 @@ class Watchman:
             self._heap = [entry for entry in self._heap if entry.watch is not None]
             heapq.heapify(self._heap)
             self._dead = 0
-        if connection is self._host:
-            self._host = None
-            self._changed.wake()
-            for other in self._entries:
-                self._live_with(other)
-                break
+        super().leave(connection)
 
-    def _live_with(self, connection: Transport) -> None:
-        self._host = connection
-        connection.nursery.start_soon(self._run, connection, name="watchman")
-
-    async def _run(self, host: Transport) -> None:
-        while self._host is host:
-            due = self._heap[0].due if self._heap else inf
-            now = trio.current_time()
-            if due <= now:
-                self._look(heapq.heappop(self._heap), now)
-            else:
-                with trio.move_on_at(due):
-                    await self._changed.wait()
+    async def work(self) -> None:
+        """Look at what is due, or wait until something is."""
+        due = self._heap[0].due if self._heap else inf
+        now = trio.current_time()
+        if due <= now:
+            self._look(heapq.heappop(self._heap), now)
+        else:
+            with trio.move_on_at(due):
+                await self._changed.wait()
 
     def _look(self, entry: _Entry, now: float) -> None:
         if entry.watch is None:
