@@ -92,6 +92,20 @@ class GatewaySettings(Listener):
     cors_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
     """Addresses whose `X-Forwarded-For` is believed."""
+    tls_certificate: Path | None = None
+    """A chain in PEM: HTTPS instead of HTTP. Replaced files are used from the next connection on."""
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_files(self) -> GatewaySettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self
+
+    @property
+    def scheme(self) -> str:
+        """What its URLs begin with."""
+        return "http" if self.tls_certificate is None else "https"
 
 
 class WebSocketSettings(Listener):
@@ -263,8 +277,32 @@ class Limits(Section):
     message_body_bytes: Limit = 64 * 1024
     grpc_message_bytes: Limit = 4 * 1024 * 1024
     http_body_bytes: Limit = 1024 * 1024
+    grpc_connections: Limit = 10_000
+    """Connections that a service accepts."""
+    grpc_queued_bytes: Limit = 64 * 1024 * 1024
+    """What may wait for one client that does not read."""
+    grpc_inflated_bytes: Limit = 64 * 1024 * 1024
+    """Compressed requests of one connection, all together, when inflated."""
+    grpc_unfinished_s: Annotated[float, Field(gt=0)] = 30
+    """For the rest of a frame that has begun."""
+    grpc_untaken_s: Annotated[float, Field(gt=0)] = 300
+    """For a client that takes nothing of what waits for it."""
     streams_per_connection: Limit = 1000
     header_list_bytes: Limit = 16 * 1024
+    http_connections: Limit = 10_000
+    http_line_bytes: Limit = 8 * 1024
+    """The line of a request with its URL; `header_list_bytes` has room for it."""
+    http_headers: Limit = 100
+    http_head_s: Annotated[float, Field(gt=0)] = 10
+    """For the headers of a request, and for the handshake of TLS."""
+    http_idle_s: Annotated[float, Field(gt=0)] = 30
+    """Between two requests."""
+    http_body_gap_s: Annotated[float, Field(gt=0)] = 20
+    """Between two pieces of a body."""
+    http_send_gap_s: Annotated[float, Field(gt=0)] = 60
+    """For a client that takes nothing of its answer."""
+    http_deadline_s: Annotated[float, Field(gt=0)] = 5
+    """For an API request, from its first byte to its answer's last."""
     websocket_frame_bytes: Limit = 1024 * 1024
     socket_buffer_bytes: Limit = 1024 * 1024
     user_sockets: Limit = 20
@@ -307,6 +345,15 @@ class Limits(Section):
     def _relations(self) -> Limits:
         if self.page_size > self.page_size_max:
             raise ValueError(f"page_size {self.page_size} is over page_size_max {self.page_size_max}")
+        if 0 < self.header_list_bytes < self.http_line_bytes:
+            raise ValueError(
+                f"http_line_bytes {self.http_line_bytes} is over header_list_bytes {self.header_list_bytes}"
+            )
+        if 0 < self.grpc_inflated_bytes < self.grpc_message_bytes:
+            raise ValueError(
+                f"grpc_inflated_bytes {self.grpc_inflated_bytes} cannot hold grpc_message_bytes "
+                f"{self.grpc_message_bytes}"
+            )
         for carrier in ("grpc_message_bytes", "http_body_bytes", "websocket_frame_bytes"):
             room = getattr(self, carrier)
             if room and self.message_body_bytes and room < self.message_body_bytes:

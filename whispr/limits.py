@@ -6,6 +6,7 @@ A package that knows what 0 means gets it as it is; one that wants a number gets
 from __future__ import annotations
 
 from whispr.adapters.jetstream import StreamLimits
+from whispr.asgi.limits import HttpLimits
 from whispr.config import Settings
 from whispr.conversations.domain import Limits as ConversationLimits
 from whispr.gateway.rest import RestLimits
@@ -13,6 +14,7 @@ from whispr.gateway.server import GatewayOptions
 from whispr.http2.limits import Limits as Http2Limits
 from whispr.realtime.limits import Limits as SocketLimits
 from whispr.rpc.limits import RpcLimits
+from whispr.rpc.tls import TlsFiles
 from whispr.services.auth.service import AuthLimits
 from whispr.services.media.domain import MediaLimits
 from whispr.services.media.findings import Bounds
@@ -34,9 +36,14 @@ def rpc(settings: Settings) -> RpcLimits:
     limits = settings.limits
     return RpcLimits(
         message_bytes_max=_lifted(limits.grpc_message_bytes),
+        accepted_connections_max=_lifted(limits.grpc_connections),
+        inflated_bytes_max=_lifted(limits.grpc_inflated_bytes),
+        unfinished_s=limits.grpc_unfinished_s,
+        untaken_s=limits.grpc_untaken_s,
         http2=Http2Limits(
             streams_max=_lifted(limits.streams_per_connection),
             header_list_bytes_max=_lifted(limits.header_list_bytes),
+            queued_bytes_max=_lifted(limits.grpc_queued_bytes),
         ),
     )
 
@@ -121,9 +128,20 @@ def pushes(settings: Settings) -> PushSetup:
 
 def gateway(settings: Settings) -> GatewayOptions:
     """Limits and choices of the HTTP listener."""
+    own, limits = settings.gateway, settings.limits
     return GatewayOptions(
-        rest=RestLimits(body_bytes=settings.limits.http_body_bytes),
-        headers_bytes=_lifted(settings.limits.header_list_bytes),
+        rest=RestLimits(body_bytes=limits.http_body_bytes, deadline_s=limits.http_deadline_s),
+        http=HttpLimits(
+            line_bytes=limits.http_line_bytes,
+            head_bytes=limits.header_list_bytes,
+            headers=limits.http_headers,
+            head_s=limits.http_head_s,
+            idle_s=limits.http_idle_s,
+            body_gap_s=limits.http_body_gap_s,
+            send_gap_s=limits.http_send_gap_s,
+            connections=limits.http_connections,
+        ),
+        tls=TlsFiles(own.tls_certificate, own.tls_key, alpn="http/1.1") if own.tls_certificate else None,
         drain_s=settings.drain_s,
         cors_origins=settings.gateway.cors_origins,
         trusted_proxies=settings.gateway.trusted_proxies,

@@ -322,7 +322,8 @@ class Node:
         """Where clients reach this process's gateway."""
         settings = self._settings
         host = settings.public_host or settings.reach_host("gateway")
-        return settings.media.public_url.rstrip("/") or f"http://{host}:{self.ports['gateway']}"
+        own = f"{settings.gateway.scheme}://{host}:{self.ports['gateway']}"
+        return settings.media.public_url.rstrip("/") or own
 
     def _announce(self, topic: str, event: str, payload: object) -> None:
         """Broadcast to the sockets of every node, from a process with a hub or without."""

@@ -35,7 +35,7 @@ class Progress:
         def shown(name: str) -> str:
             return f"{settings.public_host or settings.reach_host(name)}:{ports[name]}"
 
-        urls = [f"http://{shown('gateway')} (API at /docs)"]
+        urls = [f"{settings.gateway.scheme}://{shown('gateway')} (API at /docs)"]
         if "websocket" in ports:
             urls.append(f"ws://{shown('websocket')}/socket/websocket")
         services = [f"{name} :{port}" for name, port in ports.items() if name not in ("gateway", "websocket")]

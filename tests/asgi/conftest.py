@@ -109,7 +109,8 @@ async def _serve(
     async with trio.open_nursery() as nursery:
 
         async def run(*, task_status: trio.TaskStatus[int]) -> None:
-            await server.serve_tcp(host, 0, tls=tls, task_status=task_status)
+            make = None if tls is None else lambda: tls
+            await server.serve_tcp(host, 0, tls=make, task_status=task_status)
 
         port = await nursery.start(run)
         yield Served(server, port, host)

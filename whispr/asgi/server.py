@@ -30,6 +30,8 @@ it, and an idle connection closed within this after its time."""
 REFUSING_MAX: Final = 100
 """How many connections over the limit are told so at a time; beyond, they are closed without a word."""
 
+MakeContext = Callable[[], ssl.SSLContext]
+
 log = structlog.get_logger("whispr.http")
 
 
@@ -61,12 +63,13 @@ class HttpServer:
         host: str,
         port: int,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: MakeContext | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen on `host` and `port`, 0 for a free one; reports the port. Returns after a drain.
 
-        Raises OSError when the address cannot be had.
+        `tls` is asked for each connection, so that certificates can be replaced. Raises OSError when the address
+        cannot be had.
         """
         listeners = await open_tcp(host, port)
         bound: int = listeners[0].socket.getsockname()[1]
@@ -84,7 +87,7 @@ class HttpServer:
                 os.unlink(path)
 
     async def _serve(
-        self, listeners: list[trio.SocketListener], started: Callable[[], None], tls: ssl.SSLContext | None
+        self, listeners: list[trio.SocketListener], started: Callable[[], None], tls: MakeContext | None
     ) -> None:
         async with trio.open_nursery() as watching:
             watching.start_soon(self._look_after)
@@ -110,7 +113,7 @@ class HttpServer:
             for connection in self._connections:
                 connection.look_after(now)
 
-    async def _accepted(self, stream: trio.SocketStream, tls: ssl.SSLContext | None, poller: Poller) -> None:
+    async def _accepted(self, stream: trio.SocketStream, tls: MakeContext | None, poller: Poller) -> None:
         if self._limits.connections and self._open >= self._limits.connections:
             await self._refuse(SocketWire(stream, self._limits, poller), told=tls is None)
             return
@@ -123,9 +126,7 @@ class HttpServer:
             self._open -= 1
             self._closed.set()
 
-    async def _serve_stream(
-        self, stream: trio.SocketStream, tls: ssl.SSLContext | None, poller: Poller
-    ) -> None:
+    async def _serve_stream(self, stream: trio.SocketStream, tls: MakeContext | None, poller: Poller) -> None:
         try:
             base = scope_base(stream.socket, "http" if tls is None else "https")
         except OSError:
@@ -154,10 +155,10 @@ class HttpServer:
             self._connections.discard(connection)
 
     async def _encrypted(
-        self, stream: trio.SocketStream, tls: ssl.SSLContext, client: object
+        self, stream: trio.SocketStream, tls: MakeContext, client: object
     ) -> trio.SSLStream[trio.SocketStream] | None:
         """Shake hands; None when the client does not manage that in time."""
-        encrypted = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        encrypted = trio.SSLStream(stream, tls(), server_side=True, https_compatible=True)
         try:
             with trio.fail_after(self._limits.head_s):
                 await encrypted.do_handshake()

@@ -26,17 +26,13 @@ from whispr import __version__
 from whispr.asgi import HttpLimits, HttpServer, Refusal, Rendered
 from whispr.asgi.errors import HttpError
 from whispr.asgi.wire import ClientGoneError
-from whispr.errors import Code, WhisprError
+from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway import metrics, openapi
 from whispr.gateway.http import Proxies, error_response, request_id
 from whispr.gateway.pages import Readiness, page_routes
 from whispr.gateway.rest import RestApi, RestLimits
 from whispr.rpc.channel import Channel
-
-HEADERS_BYTES_MAX = 16 * 1024
-KEEP_ALIVE_S = 30.0
-"""An idle connection is closed after this."""
-
+from whispr.rpc.tls import TlsFiles
 
 _TUS_SENDS = (
     "tus-resumable", "upload-offset", "upload-length", "upload-metadata", "upload-checksum",
@@ -58,7 +54,10 @@ class GatewayOptions:
     """What an operator may choose."""
 
     rest: RestLimits = field(default_factory=RestLimits)
-    headers_bytes: int = HEADERS_BYTES_MAX
+    http: HttpLimits = field(default_factory=HttpLimits)
+    """Of bodies it has none to say: those are the API's and the endpoints' matter, who know what they are for."""
+    tls: TlsFiles | None = None
+    """HTTPS instead of HTTP, with a certificate that may be replaced at any time."""
     drain_s: float = 5.0
     """How long a drain waits for requests in flight."""
     cors_origins: tuple[str, ...] = ()
@@ -103,17 +102,26 @@ class Gateway:
         document = openapi.document(rest.routes, openapi.load_comments(), __version__)
         pages = _starlette(page_routes(document, readiness), rest)
         self.app: ASGIApp = _with_cors(_Front(rest, pages, endpoints), self._options.cors_origins)
-        self._server = HttpServer(self.app, _limits(self._options), render=_refused)
+        self._server = HttpServer(self.app, self._options.http, render=_refused)
 
     async def serve(
         self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen on `host` and `port`, 0 for a free one; reports the port. Returns after a drain.
 
-        Raises ListenError when the address cannot be had.
+        Raises ListenError when the address cannot be had, FAILED_PRECONDITION (bad_setting) for a certificate that
+        cannot be used.
         """
+        tls = self._options.tls
         try:
-            await self._server.serve_tcp(host, port, task_status=task_status)
+            if tls is not None:
+                tls.server_context()  # better now than with the first client
+        except OSError as error:  # ssl.SSLError is one
+            told = f"WHISPR_GATEWAY_TLS_CERTIFICATE, WHISPR_GATEWAY_TLS_KEY: {error}"
+            raise conflict(told, "bad_setting") from error
+        try:
+            make = None if tls is None else tls.server_context
+            await self._server.serve_tcp(host, port, tls=make, task_status=task_status)
         except OSError as error:
             raise _listen_error(error, host, port) from error
 
@@ -121,17 +129,6 @@ class Gateway:
         """Stop listening and return once requests in flight are answered, or `drain_s` later."""
         with trio.move_on_after(self._options.drain_s):
             await self._server.drain()
-
-
-def _limits(options: GatewayOptions) -> HttpLimits:
-    """What the server takes; bodies are the API's matter, which knows who sends them."""
-    head = options.headers_bytes
-    line = HttpLimits().line_bytes
-    return HttpLimits(
-        line_bytes=min(line, head) if head else line,
-        head_bytes=head,
-        idle_s=KEEP_ALIVE_S,
-    )
 
 
 def _refused(refusal: Refusal) -> Rendered:

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 import trio
 
-_ALPN = "h2"
+ALPN = "h2"
 
 _log = structlog.get_logger("whispr.rpc")
 
@@ -52,17 +52,19 @@ class TlsFiles:
         authorities: _Path | None = None,
         *,
         server_name: str | None = None,
+        alpn: str = ALPN,
     ) -> None:
         """`certificate` is a chain with its `key`: a server must have one, a client if it is asked for one.
 
         `authorities`: on a server, clients must show a certificate signed by one of these; on a client the
         server's must be, instead of by one of the system's. `server_name`: what the server's certificate is
-        checked against, if not the host dialled. Raises ValueError for a certificate without a key, OSError
-        or ssl.SSLError for files that cannot be read.
+        checked against, if not the host dialled. `alpn`: the protocol spoken inside. Raises ValueError for a
+        certificate without a key, OSError or ssl.SSLError for files that cannot be read.
         """
         if (certificate is None) != (key is None):
             raise ValueError("a certificate needs a key, and a key its certificate")
         self.server_name = server_name
+        self._alpn = alpn
         self._certificate, self._key, self._authorities = certificate, key, authorities
         self._server = _Reloaded(self._stamp, self._make_server)
         self._client = _Reloaded(self._stamp, self._make_client)
@@ -97,7 +99,7 @@ class TlsFiles:
 
     def _configured(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols([_ALPN])
+        context.set_alpn_protocols([self._alpn])
         # A renegotiating or compressing peer is refused (RFC 9113 section 9.2.1).
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         if self._certificate is not None:
@@ -151,8 +153,8 @@ async def _shaken(stream: trio.SSLStream[trio.abc.Stream]) -> trio.SSLStream[tri
     except trio.BrokenResourceError as error:
         raise trio.BrokenResourceError(f"TLS handshake failed: {_told(error.__cause__)}") from error
     chosen = stream.selected_alpn_protocol()
-    if chosen != _ALPN:
-        raise trio.BrokenResourceError(f"TLS handshake failed: ALPN agreed on {chosen}, not on {_ALPN}")
+    if chosen != ALPN:
+        raise trio.BrokenResourceError(f"TLS handshake failed: ALPN agreed on {chosen}, not on {ALPN}")
     return stream
 
 
