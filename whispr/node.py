@@ -346,6 +346,7 @@ class Node:
                 metadata=self._acting_for,
                 search_language=own.search_language,
                 keep_messages=own.keep_messages,
+                on_status=self._online.choose,
             )
         return self._conversations
 

@@ -118,3 +118,20 @@ async def test_signing_out_ends_pushes_to_the_device(world: World) -> None:
     with trio.fail_after(HEAR_S):
         while (await world.call("NotificationService/ListDevices", {}, "member")).devices:
             await trio.lowlevel.checkpoint()
+
+
+async def test_a_status_chosen_on_a_socket_is_known_to_the_services(world: World) -> None:
+    """`update_status` reaches the presence that every process asks, for as long as the socket lives."""
+    member = world.id("member")
+    url = f"ws://127.0.0.1:{world.node.ports['websocket']}"
+    online = world.node._online
+    async with open_phoenix(url, world.token("member")) as phone:
+        own = await phone.join(f"user:{member}")
+        await own.push("update_status", {"status": "busy"})
+        assert await online.status([member, world.id("owner")]) == {
+            member: "busy",
+            world.id("owner"): "offline",
+        }
+    with trio.fail_after(HEAR_S):
+        while await online.connected([member]) or not await online.last_seen([member]):
+            await trio.lowlevel.checkpoint()

@@ -15,6 +15,7 @@ presence_diff of the user's own devices.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import trio
@@ -39,7 +40,8 @@ STATUSES = ("online", "away", "busy", "offline")
 class Statuses:
     """The status that each connected user of this node has chosen, and the channels that show it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_status: Callable[[str, str], None]) -> None:
+        self._on_status = on_status
         self._chosen: dict[str, str] = {}
         self._showing: dict[str, set[ConversationChannel | UserChannel]] = {}
 
@@ -61,6 +63,7 @@ class Statuses:
     def choose(self, user_id: str, status: str) -> None:
         """Show another status on every channel of the user."""
         self._chosen[user_id] = status
+        self._on_status(user_id, status)
         for channel in self._showing.get(user_id, ()):
             self._apply(channel, status)
 

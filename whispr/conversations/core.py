@@ -36,7 +36,7 @@ class Conversations:
     `permissions` asks the user service; tell it of changed blocks with `permissions.forget`. Call `heard` for
     every broadcast of another node, after the hub has delivered it. `media` is the media service's stub, called
     with the metadata that `metadata` makes on behalf of a person. `search_language` is a text search configuration
-    of PostgreSQL. `keep_messages` keeps what deleted accounts have sent.
+    of PostgreSQL. `keep_messages` keeps what deleted accounts have sent. `on_status` is told of statuses chosen.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Conversations:
         metadata: Metadata = lambda _: (),
         search_language: str = "simple",
         keep_messages: bool = False,
+        on_status: Callable[[str, str], None] = lambda _user_id, _status: None,
     ) -> None:
         self.db = db
         self.hub = hub
@@ -79,7 +80,7 @@ class Conversations:
         self.expiry = Expiry(db, self.announcer)
         self.expanders: Mapping[str, Expander] = {expander.NAME: expander.expand}
         """What makes events of the batches that appends put into the outbox."""
-        statuses = Statuses()
+        statuses = Statuses(on_status)
 
         def conversation(link: Link) -> ConversationChannel:
             return ConversationChannel(link, self.operations, statuses)
