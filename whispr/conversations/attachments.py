@@ -4,7 +4,9 @@ A link is written first, `pending`; then the media service is asked to link too,
 pass the medium on; its word makes the link `linked`, and everybody is told, or takes it away. While the media
 service is away the link stays pending, and `run` asks again. Asking twice is harmless on both sides. A message
 that is deleted takes its links with it, and its event tells the media service, which then also refuses links to it
-that are still on their way; a medium that is deleted tells us.
+that are still on their way; a medium that is deleted tells us. The media service also tells of every link that it
+makes: one whose answer was lost is taken up from that, and one that another service had it make is entered here, or
+the media service told that there is no such message.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import structlog
 import trio
 
@@ -25,7 +28,7 @@ from whispr.conversations.message_rules import no_message
 from whispr.conversations.permissions import Metadata
 from whispr.conversations.rows import encode_map, map_of
 from whispr.errors import Code, WhisprError, denied, exhausted, invalid, unavailable
-from whispr.events import Consumer, Event
+from whispr.events import Consumer, Event, emit
 from whispr.v1 import media_pb2
 
 if TYPE_CHECKING:
@@ -51,6 +54,11 @@ _PUT = """
 _LINKED = """
     UPDATE conversations.attachments SET state = 'linked', linked_at = clock_timestamp(), retry_at = NULL
     WHERE id = $1 AND state = 'pending' RETURNING seq, media_id, media_type, metadata, linked_by
+"""
+_LOCK = "SELECT FROM conversations.conversations WHERE id = $1 FOR NO KEY UPDATE"
+_MESSAGE = """
+    SELECT seq, sender_id FROM conversations.messages
+    WHERE conversation_id = $1 AND id = $2 AND deleted_at IS NULL
 """
 _PENDING = f"""
     UPDATE conversations.attachments a SET attempts = a.attempts + 1,
@@ -88,7 +96,8 @@ class Attachments:
         self._announcer = announcer
         self._media = media
         self._metadata = metadata
-        self.consumer = Consumer("messaging-media", ("user.events.media_deleted",), self.media_deleted)
+        told = ("user.events.media_linked", "user.events.media_deleted")
+        self.consumer = Consumer("messaging-media", told, self.told)
 
     async def link(
         self,
@@ -150,6 +159,30 @@ class Attachments:
                 _log.info("link_refused", link_id=link.link_id, media_id=link.media_id, reason=error.reason)
         return len(rows) == TOGETHER
 
+    async def told(self, event: Event) -> None:
+        """Hear what the media service tells, in the order of each medium."""
+        await (self.media_linked(event) if event.type == "media_linked" else self.media_deleted(event))
+
+    async def media_linked(self, event: Event) -> None:
+        """Enter a link that the media service has made. Harmless when repeated, or when it was ours."""
+        made = msgspec.convert(event.data, _Made)
+        async with self._db.transaction() as tx:
+            await tx.execute(_LOCK, made.conversation_id)
+            row = await tx.fetchrow(_MESSAGE, made.conversation_id, made.message_id)
+            if row is None:
+                data = {**msgspec.to_builtins(made), "reason": "no_message"}
+                await emit(tx, "messaging.events.media_unlinked", about=made.media_id, data=data)
+                return
+            kept = await tx.fetchrow(
+                _PUT,
+                *(made.link_id, made.conversation_id, row["seq"], made.media_id, made.kind, None),
+                event.actor or row["sender_id"],
+            )
+            assert kept is not None, "an upsert returns its row"
+            confirmed = await _confirm(tx, str(kept["id"]), made.conversation_id, made.message_id)
+        if confirmed is not None:
+            self._announcer.changed(confirmed[1])
+
     async def media_deleted(self, event: Event) -> None:
         """Take a deleted medium off every message. Harmless when repeated."""
         rows = await self._db.fetch(
@@ -173,8 +206,8 @@ class Attachments:
             raise
         async with self._db.transaction() as tx:
             await seats.lock(tx, conversation_id)
-            row = await tx.fetchrow(_LINKED, link.link_id)
-            if row is None:
+            confirmed = await _confirm(tx, link.link_id, conversation_id, message_id)
+            if confirmed is None:
                 # Somebody else has settled it, or the message was deleted meanwhile, which its event tells.
                 return Attachment(
                     link_id=link.link_id,
@@ -183,29 +216,17 @@ class Attachments:
                     metadata=link.metadata,
                     state="linked",
                 )
-            linked = Attachment(
-                link_id=link.link_id,
-                media_id=str(row["media_id"]),
-                media_type=row["media_type"],
-                metadata=map_of(row["metadata"]),
-                state="linked",
-            )
-            change = await record(
-                tx,
-                conversation_id,
-                "media_linked",
-                actor_id=sender_id,
-                data={"message_id": message_id, **_facts(linked)},
-                seq=row["seq"],
-            )
-        self._announcer.changed(change)
-        return linked
+        self._announcer.changed(confirmed[1])
+        return confirmed[0]
 
     async def _ask(self, link: Attachment, conversation_id: str, message_id: str, sender_id: str) -> None:
         if self._media is None:
             raise unavailable("there is no media service")
         request = media_pb2.LinkMediaToMessageRequest(
-            media_id=link.media_id, message_id=message_id, conversation_id=conversation_id
+            media_id=link.media_id,
+            message_id=message_id,
+            conversation_id=conversation_id,
+            link_id=link.link_id,
         )
         try:
             with trio.fail_after(CALL_S):
@@ -227,6 +248,36 @@ class Attachments:
             return await record(
                 tx, conversation_id, "media_unlinked", actor_id=None, data=data, seq=row["seq"]
             )
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """What the media service tells of a link."""
+
+    link_id: str
+    media_id: str
+    message_id: str
+    conversation_id: str
+    kind: str
+
+
+async def _confirm(
+    tx: Transaction, link_id: str, conversation_id: str, message_id: str
+) -> tuple[Attachment, Change] | None:
+    """Make a pending link linked, under the conversation's lock; None when it is that already, or gone."""
+    row = await tx.fetchrow(_LINKED, link_id)
+    if row is None:
+        return None
+    linked = Attachment(
+        link_id=link_id,
+        media_id=str(row["media_id"]),
+        media_type=row["media_type"],
+        metadata=map_of(row["metadata"]),
+        state="linked",
+    )
+    data = {"message_id": message_id, **_facts(linked)}
+    by = str(row["linked_by"])
+    change = await record(tx, conversation_id, "media_linked", actor_id=by, data=data, seq=row["seq"])
+    return linked, change
 
 
 async def _put(

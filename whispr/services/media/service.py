@@ -21,7 +21,7 @@ from whispr.services.media.jobs import Jobs
 from whispr.services.media.protobuf import Shown
 from whispr.services.media.scanner import Scan, make_scan
 from whispr.services.media.servicer import Limiter, MediaServicer
-from whispr.services.media.store import MediaStore, message_gone
+from whispr.services.media.store import MediaStore, message_gone, unlinked
 from whispr.services.media.uploads import Uploads
 from whispr.services.media.urls import SignedUrls, ensure_keys
 from whispr.services.media.worker import Worker
@@ -90,6 +90,7 @@ class MediaService:
         gone = ("messaging.events.message_deleted", "chat.events.message_deleted")
         return (
             Consumer("media-messages", gone, self._message_deleted),
+            Consumer("media-links", ("messaging.events.media_unlinked",), self._link_refused),
             Consumer(
                 "media-accounts", ("user.events.account_deleted",), self._account_deleted, deadline_s=300
             ),
@@ -109,6 +110,14 @@ class MediaService:
             return
         async with self._db.transaction() as tx:
             await message_gone(tx, str(event.data["message_id"]))
+
+    async def _link_refused(self, event: Event) -> None:
+        """Take back a link when there is no such message. Doing it again changes nothing."""
+        if event.data.get("reason") != "no_message":
+            await trio.lowlevel.checkpoint()
+            return
+        async with self._db.transaction() as tx:
+            await unlinked(tx, str(event.data["media_id"]), str(event.data["message_id"]))
 
     async def _account_deleted(self, event: Event) -> None:
         """Erase what somebody has uploaded. Doing it again changes nothing."""

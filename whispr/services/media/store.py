@@ -295,7 +295,7 @@ class MediaStore:
             if link["is_new"]:
                 data = {
                     "link_id": str(link["id"]), "media_id": media_id, "message_id": message_id,
-                    "conversation_id": conversation_id,
+                    "conversation_id": conversation_id, "kind": row["kind"],
                 }  # fmt: skip
                 await emit(tx, "user.events.media_linked", about=media_id, actor=actor, data=data)
         return Link(str(link["id"]), link["linked_at"])
@@ -327,6 +327,12 @@ async def deleted(tx: Transaction, media_id: str, actor: str | None, reason: str
     data = {"media_id": media_id, "owner_id": str(row["owner_id"]), "reason": reason}
     await emit(tx, "user.events.media_deleted", about=media_id, actor=actor, data=data)
     return True
+
+
+async def unlinked(tx: Transaction, media_id: str, message_id: str) -> None:
+    """Take back a link to a message that there is not."""
+    await tx.execute("SELECT FROM media.media WHERE id = $1 FOR NO KEY UPDATE", media_id)
+    await tx.execute("DELETE FROM media.links WHERE media_id = $1 AND message_id = $2", media_id, message_id)
 
 
 async def message_gone(tx: Transaction, message_id: str) -> None:
