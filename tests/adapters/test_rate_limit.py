@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispr.adapters.cache import Cache, RateLimiter
-from whispr.adapters.rate_limit import AWAY_S, PATIENCE_S, LocalLimits
+from whispr.adapters.rate_limit import AWAY_S, PATIENCE_S, PENALTY_MAX_S, LocalLimits
 from whispr.errors import Code, WhisprError, unavailable
 
 
@@ -149,3 +149,102 @@ def test_no_window_holds_more_than_gcra_allows(limit: int, period: float, gaps: 
             passed.append(now)
     for start in passed:
         assert sum(start <= t < start + period for t in passed) <= 2 * limit + 1
+
+
+async def refused(limiter: RateLimiter, key: str, limit: int, period_s: float) -> float:
+    """Make a call that must be refused; return the wait it is told."""
+    with pytest.raises(WhisprError) as caught:
+        await limiter.take(key, limit, period_s)
+    assert caught.value.retry_after_s is not None
+    return caught.value.retry_after_s
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_who_ignores_refusals_waits_ever_longer(cache: Cache, away: bool) -> None:
+    """Every `grace` calls that come sooner than told double the wait; the same here and in the cache."""
+    limiter = RateLimiter(Away() if away else cache, grace=4)
+    for _ in range(10):
+        await limiter.take("k", 10, 60)
+    waits = [await refused(limiter, "k", 10, 60) for _ in range(21)]
+    expected = [6.0] * 4 + [15.0] * 4 + [30.0] * 4 + [60.0] * 4 + [120.0] * 4 + [240.0]
+    assert waits == pytest.approx(expected, abs=0.5)
+    for _ in range(80):
+        longest = await refused(limiter, "k", 10, 60)
+    assert longest == pytest.approx(PENALTY_MAX_S, abs=0.5)
+
+
+async def test_who_comes_when_told_is_never_punished(autojump_clock: trio.testing.MockClock) -> None:
+    """A client always at its limit that heeds every refusal passes each time it was told it would."""
+    limiter = RateLimiter(Away(), grace=2)
+    for _ in range(10):
+        await limiter.take("k", 10, 60)
+    for _ in range(50):
+        await trio.sleep(await refused(limiter, "k", 10, 60) + 0.001)
+        await limiter.take("k", 10, 60)
+
+
+async def test_a_period_of_patience_and_offences_are_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """After a penalty has been sat out, the limit is what it was."""
+    limiter = RateLimiter(Away(), grace=2)
+    for _ in range(10):
+        await limiter.take("k", 10, 60)
+    for _ in range(5):
+        wait_s = await refused(limiter, "k", 10, 60)
+    assert wait_s == pytest.approx(30)
+    await trio.sleep(150)
+    for _ in range(10):
+        await limiter.take("k", 10, 60)
+    assert await refused(limiter, "k", 10, 60) == pytest.approx(6)
+
+
+async def test_on_account_most_calls_ask_nobody_and_the_limit_holds(cache: Cache) -> None:
+    """Calls are charged a fiftieth of the limit at a time: exactly as many pass, with far fewer questions."""
+
+    class Counted:
+        asked = 0
+
+        async def script(
+            self, sha: str, source: str, keys: Sequence[str], args: Sequence[str | float]
+        ) -> Any:
+            self.asked += 1
+            return await cache.script(sha, source, keys, args)
+
+    counted = Counted()
+    limiter = RateLimiter(counted)
+    passed = 0
+    with pytest.raises(WhisprError) as caught:
+        while True:
+            if not limiter.on_account("k", 1000, 3600):
+                await limiter.settle("k", 1000, 3600)
+            passed += 1
+    assert passed in range(1000, 1021)
+    assert counted.asked <= 51
+    assert caught.value.retry_after_s is not None
+    asked = counted.asked
+    with pytest.raises(WhisprError):
+        limiter.on_account("k", 1000, 3600)
+    assert counted.asked == asked, "a refusal is remembered"
+
+
+async def test_small_limits_on_account_are_exact(cache: Cache) -> None:
+    """Below fifty every call is charged at once."""
+    limiter = RateLimiter(cache)
+    for _ in range(3):
+        assert not limiter.on_account("k", 3, 60)
+        await limiter.settle("k", 3, 60)
+    assert not limiter.on_account("k", 3, 60)
+    with pytest.raises(WhisprError):
+        await limiter.settle("k", 3, 60)
+    assert limiter.on_account("k", 0, 60), "0 is no limit"
+
+
+async def test_a_key_of_an_earlier_version_is_understood(cache: Cache) -> None:
+    """A value that is the bare arrival time still counts."""
+    limiter = RateLimiter(cache)
+    for _ in range(2):
+        await limiter.take("k", 2, 60)
+    tat = (await cache.command("GET", "whispr:rate:k")).split()[0]
+    await cache.command("SET", "whispr:rate:k", tat, "PX", 60_000)
+    assert await refused(limiter, "k", 2, 60) == pytest.approx(30, abs=0.5)
