@@ -15,7 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-LISTENERS = ("gateway", "websocket", "messaging", "auth", "user", "media", "notification")
+LISTENERS = ("gateway", "websocket", "messaging", "auth", "user", "media", "notification", "chat")
 UNLIMITED = {
     f"WHISPR_LIMITS_{name}": "0"
     for name in (
@@ -23,6 +23,10 @@ UNLIMITED = {
         "SOCKET_OPERATIONS_PER_MIN",
         "AUTH_ATTEMPTS_PER_HOUR",
         "USER_SOCKETS",
+        "CONVERSATION_MESSAGES_PER_MIN",
+        "USER_CALLS_PER_MIN",
+        "ADDRESS_CALLS_PER_MIN",
+        "CONNECTION_CALLS_PER_MIN",
     )
 }
 """Settings under which a test may send as fast as it can."""

@@ -427,6 +427,12 @@ def current_actor() -> Actor:
     return actor
 
 
+def actor_on(call: Call) -> Actor | None:
+    """Return who a call is made for, once it has been authorised; None in a method that anybody may call."""
+    actor: Actor | None = call.state.get(_STATE)
+    return actor
+
+
 class AuthInterceptor:
     """Lets a call through when its method's option and its token agree; refuses it otherwise."""
 

@@ -136,9 +136,11 @@ class RestApi:
         headers = request.headers
         metadata = [("x-request-id", request.identifier)]
         metadata += [(name, headers[name]) for name in _PASSED_ON if _HEADER.fullmatch(headers.get(name, ""))]
+        # Who the client is, for limits by address, and that it is we who say so.
+        address = self._proxies.client_address(request.scope, headers)
+        metadata += [(CLIENT_ADDRESS_KEY, address), (VOUCHER_KEY, self._voucher())]
         if route.path in self._public:
-            address = self._proxies.client_address(request.scope, headers)
-            return [*metadata, (CLIENT_ADDRESS_KEY, address), (VOUCHER_KEY, self._voucher())]
+            return metadata
         authorization = headers.get("authorization", "")
         if not authorization:
             raise NoTokenError
