@@ -19,7 +19,7 @@ from whispr.services.media.domain import Medium, Stored
 from whispr.services.media.findings import Result
 from whispr.services.media.store import medium_of
 
-LEASE_S: Final = 60.0
+LEASE_S: Final = 30.0
 _TAKE = """
     UPDATE media.jobs SET lease = $1, lease_until = now() + make_interval(secs => $2), attempts = attempts + 1
     WHERE media_id = (
