@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from whispr.conversations.ids import UUID_PATTERN, new_id
@@ -112,6 +112,7 @@ def test_who_wants_what(
     assert why_not(notice, own, there, NOW) is expected
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=400), st.integers(1, 80))
 def test_one_line_is_one_short_line(text: str, chars_max: int) -> None:
     """Whatever people write, a lock screen gets one line of printable characters, cut where it is too long."""
@@ -190,6 +191,7 @@ def test_pauses_grow_and_end(attempts: int, retry_after_s: float | None, seed: i
 @given(
     st.text(max_size=256), st.text(max_size=512), st.dictionaries(st.text(max_size=20), st.text(max_size=90))
 )
+@settings(max_examples=30)
 @example("漢" * 256, "\U0001f600" * 512, {"k": "v" * 2036})
 @example('"' * 256, "\\" * 512, {"k": '"' * 1018})
 def test_the_largest_push_fits(title: str, body: str, data: dict[str, str]) -> None:

@@ -15,12 +15,14 @@ import trio
 from tests.conversations.kit import NOBODY, a_group, sign_up
 from tests.services.kit import as_, as_service
 from tests.services.notification.kit import AT_ONCE, Subscription, World, world
-from tests.services.notification.servers import PushServer, Reply
+from tests.services.notification.servers import PushServer, Reply, http1_server
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
 from whispr.services.notification import dispatcher as dispatching
+from whispr.services.notification.domain import Priority
 from whispr.services.notification.requests import Addresses
+from whispr.services.notification.senders.port import Push
 from whispr.v1 import common_pb2
 from whispr.v1 import notification_pb2 as pb
 
@@ -200,6 +202,8 @@ async def test_requests_are_checked_field_by_field(notifications: World) -> None
         "message_id", "conversation_id", "sender_id", "recipient_ids", "message_type", "preview_text", "metadata",
         "priority",
     }  # fmt: skip
+    nul = a_message(NOBODY, NOBODY, NOBODY, metadata={"a": "b\0"}, preview_text="a\0b")
+    assert await faults(send(nul, metadata=as_service())) == {"metadata"}
     many = a_message(NOBODY, NOBODY, *[new_id() for _ in range(1001)])
     assert await faults(send(many, metadata=as_service())) == {"recipient_ids"}
     event = pb.SendConversationNotificationRequest(
@@ -620,6 +624,51 @@ async def test_several_dispatchers_send_each_push_once(
         await notifications.pushed()
         nursery.cancel_scope.cancel(reason="the test is over")
     assert sorted(request.path for request in push.requests) == sorted(f"/{each}" for each in people[1:])
+
+
+async def test_a_slow_host_holds_up_its_own_pushes_only(
+    db: Postgres, tmp_path: Path, push: PushServer
+) -> None:
+    """However many wait for it, the others' pushes are sent; and what matters more goes first."""
+    async with http1_server() as slow, world(db, tmp_path, host_requests=2) as notifications:
+        slow.hold = trio.Event()
+        group, (ann, bob, cid) = await a_group(db, 3)
+        for number in range(6):
+            await notifications.webhook(bob, f"{slow.url}/{number}")
+        await notifications.webhook(cid, push.url)
+        with trio.move_on_after(0.3):
+            await notifications.stub.SendMessageNotification(
+                a_message(group, ann, bob), metadata=as_service()
+            )
+        await slow.wait_requests(2)
+        reply = await notifications.stub.SendMessageNotification(
+            a_message(group, ann, cid), metadata=as_service()
+        )
+        assert [each.delivered for each in reply.delivery_statuses] == [True]
+        assert slow.at_once == 2
+        slow.hold.set()
+        with trio.fail_after(10):
+            while len(slow.requests) < 6:
+                await db.execute("UPDATE notifications.deliveries SET due_at = now() WHERE state = 'pending'")
+                await notifications.pushed()
+        assert (slow.at_once_max, len(slow.requests)) == (2, 6)
+        attempts = await db.fetch("SELECT attempts FROM notifications.deliveries")
+        assert {row["attempts"] for row in attempts} == {1}
+
+
+async def test_what_matters_goes_first(notifications: World) -> None:
+    """Of what waits, URGENT is claimed before HIGH, and that before the rest."""
+    deliveries = notifications.service.notifier.deliveries
+    ann = (await sign_up(notifications.db, 1))[0]
+    async with notifications.db.transaction() as tx:
+        for priority in Priority:
+            push = Push(type="message", notification_id=new_id(), priority=priority)
+            await deliveries.add(tx, new_id(), "", 60, [(ann, new_id(), push)])
+        # Not committed: the dispatcher does not take them from under the test.
+        rows = await tx.fetch(
+            "SELECT push ->> 'priority' AS priority FROM notifications.deliveries ORDER BY due_at, id"
+        )
+    assert [row["priority"] for row in rows][:2] == ["4", "3"]
 
 
 # Preferences

@@ -23,7 +23,10 @@ PRUNED_MAX = 5_000
 _ADD = """
     INSERT INTO notifications.deliveries (
         id, device_id, user_id, notification_id, about, collapse_key, push, state, due_at, expires_at)
-    SELECT d.id, d.device_id, d.user_id, d.notification_id, $1, $2, d.push::jsonb, 'pending', now(),
+    SELECT d.id, d.device_id, d.user_id, d.notification_id, $1, $2, d.push::jsonb, 'pending',
+        -- What matters overtakes what has waited for less than this.
+        now() - CASE (d.push::jsonb ->> 'priority')::integer
+            WHEN 4 THEN interval '60 s' WHEN 3 THEN interval '10 s' ELSE interval '0 s' END,
         now() + make_interval(secs => $3)
     FROM unnest($4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[])
         AS d (id, device_id, user_id, notification_id, push)
@@ -55,6 +58,11 @@ _AGAIN = """
     UPDATE notifications.deliveries
     SET state = 'pending', error = $2, due_at = now() + make_interval(secs => $3), lease_until = NULL
     WHERE id = $1 AND state = 'sending'
+"""
+_PUT_BACK = """
+    UPDATE notifications.deliveries SET state = 'pending', attempts = attempts - 1, lease_until = NULL,
+        due_at = now() + make_interval(secs => $2)
+    WHERE id = ANY ($1::uuid[]) AND state = 'sending'
 """
 _PRUNE = """
     DELETE FROM notifications.deliveries WHERE id IN (
@@ -152,6 +160,10 @@ class Deliveries:
             case Later(reason):
                 await self._finish(claim, "expired", reason)
                 await self._count_refusal(claim.device_id)
+
+    async def put_back(self, claims: Sequence[Claim], after_s: float) -> None:
+        """Let claims go that were not attempted, for some seconds."""
+        await self._db.execute(_PUT_BACK, [claim.id for claim in claims], after_s)
 
     async def expire(self, claim: Claim) -> None:
         """Give up a delivery that is of no use any more."""

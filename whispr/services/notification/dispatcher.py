@@ -9,11 +9,14 @@ that stops in order gives what is under way a few seconds to come to its end.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import urlsplit
 
 import structlog
 import trio
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter as CounterMetric
+from prometheus_client import Histogram
 
 from whispr.errors import WhisprError
 from whispr.services.notification.deliveries import Claim, Deliveries
@@ -28,13 +31,19 @@ GRACE_S = 3.0
 """How long pushes under way may go on when the process stops."""
 FLIGHTS_MAX = 64
 """Pushes under way at once."""
+HOST_FLIGHTS_MAX = 8
+"""Of these to one host that users named: however slow it is, it does not take the others' places."""
+CROWDED_S = 1.0
+"""When a push is looked at again whose host has as many under way as it may."""
 ATTEMPTS_MAX = 6
 POLL_S = 1.0
 """How often what other processes left is looked for."""
 AWAY_S = 1.0
 SWEEP_EVERY_S = 300.0
 
-PUSHES = Counter("whispr_pushes_total", "Attempts to push, by platform and outcome.", ["platform", "outcome"])
+PUSHES = CounterMetric(
+    "whispr_pushes_total", "Attempts to push, by platform and outcome.", ["platform", "outcome"]
+)
 SECONDS = Histogram("whispr_push_seconds", "Time that a push service took over one push.", ["platform"])
 
 log = structlog.get_logger("whispr.notification")
@@ -65,15 +74,19 @@ class Dispatcher:
         deliveries: Deliveries,
         senders: Mapping[Platform, Sender],
         *,
+        host_flights_max: int = HOST_FLIGHTS_MAX,
         attempts_max: int = ATTEMPTS_MAX,
         jitter: random.Random | None = None,
     ) -> None:
         self._deliveries = deliveries
         self._senders = senders
+        self._host_flights_max = host_flights_max
         self._attempts_max = attempts_max
         self._jitter = jitter or random.Random()  # noqa: S311  # spreads load, keeps no secret
         self._bell = Bell()
         self._flights: set[trio.CancelScope] = set()
+        self._hosts: Counter[str] = Counter()
+        """Pushes under way to each host that users named."""
         self._settled = trio.Event()
 
     def wake(self) -> None:
@@ -101,15 +114,25 @@ class Dispatcher:
         if free <= 0:
             return POLL_S  # a flight that lands rings the bell
         claims = await self._deliveries.claim(free)
-        for claim in claims:
-            scope = trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S + SETTLE_S)
-            self._flights.add(scope)
-            nursery.start_soon(self._fly, claim, scope)
+        crowded = [claim for claim in claims if not self._start(claim, nursery)]
+        if crowded:
+            await self._deliveries.put_back(crowded, CROWDED_S)
         if len(claims) == free:
-            return POLL_S
+            return 0.0 if crowded else POLL_S
         return min(POLL_S, max(0.0, await self._deliveries.seconds_to_next() or POLL_S))
 
-    async def _fly(self, claim: Claim, scope: trio.CancelScope) -> None:
+    def _start(self, claim: Claim, nursery: trio.Nursery) -> bool:
+        """Begin an attempt; False when its host has enough to do."""
+        host = _host_of(claim)
+        if host and self._hosts[host] >= self._host_flights_max:
+            return False
+        self._hosts[host] += 1
+        scope = trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S + SETTLE_S)
+        self._flights.add(scope)
+        nursery.start_soon(self._fly, claim, scope, host)
+        return True
+
+    async def _fly(self, claim: Claim, scope: trio.CancelScope, host: str) -> None:
         """Make one attempt. Shielded, within its deadline, because a request that was made is to be recorded."""
         try:
             with scope:
@@ -120,6 +143,9 @@ class Dispatcher:
             log.warning("push_not_recorded", delivery_id=claim.id, error=repr(error), exc_info=not expected)
         finally:
             self._flights.discard(scope)
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
             self._bell.ring()
             self._settled.set()
             self._settled = trio.Event()
@@ -159,6 +185,13 @@ class Dispatcher:
             except WhisprError as error:
                 log.warning("deliveries_not_swept", error=str(error))
             await trio.sleep(SWEEP_EVERY_S)
+
+
+def _host_of(claim: Claim) -> str:
+    """Return the host that a user named; empty for the operator's push services."""
+    target = claim.target
+    named = target is not None and target.platform in (Platform.WEBPUSH, Platform.WEBHOOK)
+    return urlsplit(target.token).netloc if target is not None and named else ""
 
 
 _NAMES: Mapping[type, str] = {Delivered: "delivered", Gone: "gone", Refused: "refused", Later: "later"}

@@ -149,6 +149,8 @@ def _recipients(faults: _Faults, ids: Iterable[str]) -> list[str]:
 def _data(faults: _Faults, data: Mapping[str, str], field: str) -> dict[str, str]:
     own = dict(data)
     faults.check(size_of(own) <= DATA_BYTES_MAX, field, f"at most {DATA_BYTES_MAX} bytes as JSON")
+    plain = all("\0" not in text for pair in own.items() for text in pair)
+    faults.check(plain, field, "must hold no NUL characters")
     return own
 
 

@@ -36,6 +36,8 @@ from whispr.services.notification.surroundings import Announce, Neighbours, Pres
 from whispr.services.notification.teller import Teller
 
 PRUNE_EVERY_S = 600.0
+PROVIDER_REQUESTS = 48
+"""Requests to FCM or APNs at once."""
 
 log = structlog.get_logger("whispr.notification")
 
@@ -69,7 +71,7 @@ class Senders:
         self._https: list[Http] = []
         self._setup = setup
         private = setup.addresses.private_allowed
-        guarded = self._http(Network(private_allowed=private))
+        guarded = self._http(Network(private_allowed=private), setup.host_requests)
         self.by_platform: dict[Platform, Sender] = {
             Platform.WEBPUSH: WebPush(guarded, self.vapid),
             Platform.WEBHOOK: Webhook(guarded),
@@ -78,17 +80,17 @@ class Senders:
         trusted = Network(private_allowed=True)
         if setup.fcm_account_file is not None:
             account = read_account(setup.fcm_account_file)
-            self.by_platform[Platform.FCM] = Fcm(self._http(trusted), account, url=setup.fcm_url)
+            self.by_platform[Platform.FCM] = Fcm(
+                self._http(trusted, PROVIDER_REQUESTS), account, url=setup.fcm_url
+            )
         if setup.apns_key_file is not None:
             key = read_key(setup.apns_key_file)
             team = Team(key, setup.apns_key_id, setup.apns_team_id, setup.apns_topic)
-            http2 = self._http(trusted, http2=True)
+            http2 = self._http(trusted, PROVIDER_REQUESTS, http2=True)
             self.by_platform[Platform.APNS] = Apns(http2, team, url=setup.apns_url)
 
-    def _http(self, network: Network, *, http2: bool = False) -> Http:
-        http = Http(
-            network, per_host=self._setup.host_requests, http1=not http2, http2=http2, tls=self._setup.tls
-        )
+    def _http(self, network: Network, per_host: int, *, http2: bool = False) -> Http:
+        http = Http(network, per_host=per_host, http1=not http2, http2=http2, tls=self._setup.tls)
         self._https.append(http)
         return http
 
@@ -117,7 +119,9 @@ class NotificationService:
         self._options = options
         self.senders = Senders(setup)
         self.notifier = Notifier(db, online=online, neighbours=neighbours, announce=announce, options=options)
-        self.dispatcher = Dispatcher(self.notifier.deliveries, self.senders.by_platform)
+        self.dispatcher = Dispatcher(
+            self.notifier.deliveries, self.senders.by_platform, host_flights_max=setup.host_requests
+        )
         self.teller = Teller(db, self.notifier, self.dispatcher)
         self.servicer = NotificationServicer(
             db,

@@ -8,16 +8,21 @@ goes into SNI and certificate checks, for httpcore does TLS above the connection
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import httpcore
 import trio
+from trio.lowlevel import RunVar
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+LOOKUPS_MAX = 8
+"""Names looked up at once."""
 ADDRESSES_MAX = 4
 """Addresses of one name that are tried."""
 
@@ -45,9 +50,22 @@ def _wrapped(ip: IPAddress) -> Iterable[IPAddress]:
     return [each for each in found if each is not None]
 
 
+_LIMITER: RunVar[trio.CapacityLimiter] = RunVar("whispr_resolving")
+
+
+def _resolving() -> trio.CapacityLimiter:
+    """Limit the threads that wait for name servers, for users choose the names."""
+    try:
+        return _LIMITER.get()
+    except LookupError:
+        _LIMITER.set(limiter := trio.CapacityLimiter(LOOKUPS_MAX))
+        return limiter
+
+
 async def resolve(host: str, port: int) -> Sequence[str]:
     """Ask the system's resolver. Raises OSError."""
-    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=_resolving())
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
