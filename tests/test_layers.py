@@ -36,6 +36,7 @@ PURE = (
     "rpc/wire.py",
     "rpc/compression.py",
     "asgi/body.py",
+    "asgi/conditions.py",
     "asgi/date.py",
     "asgi/limits.py",
     "asgi/reader.py",

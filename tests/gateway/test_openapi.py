@@ -9,9 +9,9 @@ from typing import Any
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from whispr.gateway import openapi, transcode
-from whispr.v1 import auth_pb2, messaging_pb2, user_pb2
+from whispr.v1 import auth_pb2, chat_pb2, media_pb2, messaging_pb2, notification_pb2, user_pb2
 
-MODULES: tuple[Any, ...] = (auth_pb2, user_pb2, messaging_pb2)
+MODULES: tuple[Any, ...] = (auth_pb2, user_pb2, media_pb2, notification_pb2, messaging_pb2, chat_pb2)
 
 
 @cache

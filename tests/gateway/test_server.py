@@ -141,6 +141,43 @@ async def test_errors_of_services_keep_their_meaning(
         assert not error.details or reason(response) == error.reason
 
 
+async def test_one_thing_has_a_tag_to_ask_again_by(served: Any) -> None:
+    """304 without a body while it is the same; its reader alone may keep it, and asks each time."""
+    first = await served.client.get("/v1/users/u1", headers=GOOD)
+    etag = first.headers["etag"]
+    assert first.headers["cache-control"] == "private, no-cache"
+    assert first.headers["vary"] == "authorization"
+    for given in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        again = await served.client.get("/v1/users/u1", headers=GOOD | {"if-none-match": given})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        assert "x-request-id" in again.headers
+    head = await served.client.head("/v1/users/u1", headers=GOOD | {"if-none-match": etag})
+    assert head.status_code == 304
+    other = await served.client.get("/v1/users/u2", headers=GOOD | {"if-none-match": etag})
+    assert (other.status_code, other.headers["etag"] == etag) == (200, False)
+    served.fails_with(not_found("user", "u1"))
+    gone = await served.client.get("/v1/users/u1", headers=GOOD | {"if-none-match": "*"})
+    assert (gone.status_code, "etag" in gone.headers) == (404, False)
+
+
+async def test_pages_and_answers_to_calls_have_no_tag(served: Any) -> None:
+    """Lists change with every look, and what holds tokens is kept nowhere."""
+    page = await served.client.get("/v1/conversations/c1/messages", headers=GOOD)
+    login = await served.client.post("/v1/auth/login", json={})
+    for response in (page, login):
+        assert response.status_code == 200
+        assert response.headers["cache-control"] == "no-store"
+        assert "etag" not in response.headers
+
+
+async def test_pages_for_people_have_tags(served: Any) -> None:
+    """The documentation is not sent again to who has it."""
+    for path in ("/", "/docs", "/assets/docs.js", "/assets/style.css"):
+        first = await served.client.get(path)
+        again = await served.client.get(path, headers={"if-none-match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
 async def test_retry_after_is_in_whole_seconds(served: Any) -> None:
     """RetryInfo becomes Retry-After, rounded up."""
     served.fails_with(exhausted("slow down", 12.2))

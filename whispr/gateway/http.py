@@ -7,6 +7,7 @@ import math
 import re
 import uuid
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
+from whispr.asgi.conditions import matches
 from whispr.asgi.errors import HttpError
 from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway.transcode import HTTP_STATUS, MethodNotAllowedError, error_body
@@ -25,6 +27,14 @@ _BAD_TOKEN = frozenset({"unauthorized", "token_expired", "session_revoked"})
 
 API_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Answers hold tokens and messages: nobody on the way keeps them."""
+
+
+TAGGED_HEADERS = {
+    "cache-control": "private, no-cache",
+    "vary": "authorization",
+    "x-content-type-options": "nosniff",
+}
+"""Of answers that their reader may keep, asking each time whether they are still so."""
 
 
 class NoTokenError(HttpError):
@@ -87,6 +97,16 @@ def _unsupported(message: str) -> HttpError:
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] = API_HEADERS) -> Response:
     """Answer with JSON."""
     return Response(msgspec.json.encode(value), status, dict(headers), media_type="application/json")
+
+
+def tagged_response(value: Any, if_none_match: str | None) -> Response:
+    """Answer with JSON of one thing, which its reader may keep and ask about again; 304 if it is the same still."""
+    body = msgspec.json.encode(value)
+    etag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {**TAGGED_HEADERS, "etag": etag}
+    if if_none_match is not None and matches(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, media_type="application/json")
 
 
 def error_response(error: WhisprError) -> Response:

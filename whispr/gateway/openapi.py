@@ -149,11 +149,11 @@ class _Writer:
 
     def operation(self, route: Route, *, first: bool) -> dict[str, Any]:
         """Describe one route. An RPC's further routes get operation ids of their own."""
-        method = route.method
+        method, service = route.method, route.service.rpartition(".")[2]
         suffix = "" if first else "_" + re.sub(r"\W+", "_", route.template).strip("_")
         operation: dict[str, Any] = {
-            "operationId": method.name + suffix,
-            "tags": [route.service.rpartition(".")[2].removesuffix("Service")],
+            "operationId": f"{service}_{method.name}{suffix}",
+            "tags": [service.removesuffix("Service")],
             "summary": _spaced(method.name),
             "parameters": list(self._parameters(route)),
             "responses": self._responses(route),
@@ -167,6 +167,8 @@ class _Writer:
         return operation
 
     def _parameters(self, route: Route) -> Iterable[dict[str, Any]]:
+        if route.reads_one:
+            yield {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
         bound = {segment.variable for segment in route.segments if segment.variable}
         message = route.method.input_type
         for name in [segment.variable for segment in route.segments if segment.variable]:
@@ -205,7 +207,15 @@ class _Writer:
         failures = {
             status: {"description": text, "content": error} for status, text in sorted(statuses.items())
         }
-        return {"200": {"description": "Done", "content": answer}, **failures}
+        done: dict[str, Any] = {"description": "Done", "content": answer}
+        if not route.reads_one:
+            return {"200": done, **failures}
+        tag = {"ETag": {"schema": {"type": "string"}, "description": "For If-None-Match."}}
+        return {
+            "200": done | {"headers": tag},
+            "304": {"description": "It is as If-None-Match says", "headers": tag},
+            **failures,
+        }
 
     def _reference(self, message: Descriptor) -> Schema:
         if is_well_known(message):

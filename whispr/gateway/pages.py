@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from hashlib import blake2b
 from importlib import resources
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from whispr.asgi.conditions import matches
 from whispr.gateway.http import json_response
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
@@ -68,8 +70,12 @@ def page_routes(
 
 def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     content = resources.files("whispr.gateway").joinpath("assets", name).read_bytes()
+    etag = f'"{blake2b(content, digest_size=12).hexdigest()}"'
+    headers = {**_PAGE_HEADERS, "etag": etag}
 
-    async def serve(_: Request) -> Response:
-        return Response(content, headers=_PAGE_HEADERS, media_type=media_type)
+    async def serve(request: Request) -> Response:
+        if matches(request.headers.get("if-none-match", ""), etag):
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=media_type)
 
     return serve

@@ -30,6 +30,7 @@ from whispr.gateway.http import (
     json_response,
     read_body,
     request_id,
+    tagged_response,
 )
 from whispr.gateway.transcode import Route, Router
 from whispr.identity import CLIENT_ADDRESS_KEY, VOUCHER_KEY, access_of, service_of
@@ -92,6 +93,8 @@ class RestApi:
         }
         self._public = {route.path for route in self.routes if access_of(route.path) == options_pb2.PUBLIC}
 
+        self._single = frozenset(route.template for route in self.routes if route.reads_one)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
         headers = Headers(scope=scope)
@@ -129,7 +132,10 @@ class RestApi:
         body = await request.body(self._limits.body_bytes)
         message = transcode.request_message(route, bindings, scope["query_string"].decode("latin-1"), body)
         answer = await self._calls[route.path](message, metadata=metadata)
-        return json_response(protojson.to_json(answer))
+        shown = protojson.to_json(answer)
+        if route.template in self._single and route.http_method == "GET":
+            return tagged_response(shown, request.headers.get("if-none-match"))
+        return json_response(shown)
 
     def _metadata(self, route: Route, request: _Request) -> list[tuple[str, str]]:
         """What goes with the call. Raises UNAUTHENTICATED where a token is needed and there is none."""

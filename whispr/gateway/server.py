@@ -211,7 +211,14 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         app,
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
-        allow_headers=("authorization", "content-type", "x-request-id", "traceparent", *_TUS_SENDS),
+        allow_headers=(
+            "authorization",
+            "content-type",
+            "if-none-match",
+            "x-request-id",
+            "traceparent",
+            *_TUS_SENDS,
+        ),
         expose_headers=("retry-after", "x-request-id", "www-authenticate", *_TUS_SAYS),
         max_age=600,
     )

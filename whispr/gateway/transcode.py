@@ -74,6 +74,12 @@ class Route:
         return f"/{self.service}/{self.method.name}"
 
     @property
+    def reads_one(self) -> bool:
+        """Whether it reads a thing by its id, rather than a page of many: it is worth asking if that has changed."""
+        last = self.segments[-1]
+        return self.http_method == "GET" and (bool(last.variable) or last.literal == "me")
+
+    @property
     def service(self) -> str:
         """The full name of the RPC's service."""
         return str(self.method.containing_service.full_name)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whispr.asgi.conditions import Plan, disposition, http_date, plan
 from whispr.errors import WhisprError
 from whispr.services.media import tus, types
-from whispr.services.media.conditions import Plan, disposition, http_date, plan
 from whispr.services.media.types import TypeFault
 from whispr.services.media.urls import Granted, SignedUrls, ensure_keys
 

@@ -17,11 +17,12 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from whispr.adapters.objects import Objects
+from whispr.asgi import conditions
+from whispr.asgi.conditions import http_date
 from whispr.asgi.errors import HttpError
 from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, WhisprError, not_found, unavailable
-from whispr.services.media import conditions, metrics, tus
-from whispr.services.media.conditions import http_date
+from whispr.services.media import metrics, tus
 from whispr.services.media.domain import MediaLimits, Medium, Status, Stored, not_there_yet
 from whispr.services.media.store import MediaStore
 from whispr.services.media.tus import TusFault

@@ -50,17 +50,18 @@ def plan(headers: Mapping[str, str], etag: str, modified: datetime, size: int) -
 def _precondition(headers: Mapping[str, str], etag: str, modified: datetime) -> int:
     """Return 304 or 412 if one fails, in the order of section 13.2.2; 0 if none does."""
     if "if-match" in headers:
-        if not _matches(headers["if-match"], etag, strong=True):
+        if not matches(headers["if-match"], etag, strong=True):
             return 412
     elif (since := _date(headers.get("if-unmodified-since", ""))) is not None and modified > since:
         return 412
     if "if-none-match" in headers:
-        return 304 if _matches(headers["if-none-match"], etag, strong=False) else 0
+        return 304 if matches(headers["if-none-match"], etag) else 0
     since = _date(headers.get("if-modified-since", ""))
     return 304 if since is not None and modified <= since else 0
 
 
-def _matches(given: str, etag: str, *, strong: bool) -> bool:
+def matches(given: str, etag: str, *, strong: bool = False) -> bool:
+    """Whether an `If-None-Match`, or a `strong` `If-Match`, names a tag (sections 8.8.3.2, 13.1.1 and 13.1.2)."""
     if given.strip() == "*":
         return True
     return any(tag == etag and not (strong and weak) for weak, tag in _TAG.findall(given))
