@@ -32,7 +32,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-SERVICES = ("auth", "user", "media", "notification", "messaging")
+SERVICES = ("auth", "user", "media", "notification", "messaging", "chat")
 """The services this build can serve, in starting order."""
 
 Key = tuple[str, ...]
@@ -229,6 +229,16 @@ class MediaSettings(ServiceSettings):
         return self
 
 
+class ChatSettings(ServiceSettings):
+    """Rooms, and the machine that watches them for spam."""
+
+    port: Port = 50051
+    antispam: bool = True
+    """Whether spam is sanctioned by the machine in rooms that do not turn it off."""
+    antispam_bans: bool = False
+    """Whether the machine bans by itself, for a day; else it silences for an hour and proposes a ban."""
+
+
 class PostgresSettings(Section):
     """The truth. Without a URL a PostgreSQL of our own runs as a child process."""
 
@@ -308,6 +318,14 @@ class Limits(Section):
     user_sockets: Limit = 20
     user_messages_per_min: Limit = 100
     socket_operations_per_min: Limit = 200
+    conversation_messages_per_min: Limit = 3000
+    """Of all its members together."""
+    user_calls_per_min: Limit = 3000
+    """RPCs and REST requests of one person, over all services."""
+    address_calls_per_min: Limit = 6000
+    """Of one client address, whoever calls from there; services are not counted."""
+    connection_calls_per_min: Limit = 6000
+    """Of one gRPC connection that is no service's."""
     auth_attempts_per_hour: Limit = 20
     auth_account_attempts_per_hour: Limit = 100
     """Failed sign-ins to one account from addresses it was never used at, all together."""
@@ -317,6 +335,22 @@ class Limits(Section):
     blocks: Limit = 5000
     data_exports_per_day: Limit = 3
     group_members: Limit = 1000
+    public_room_members: Limit = 10_000
+    private_room_members: Limit = 1000
+    premium_room_members: Limit = 10_000
+    user_rooms_per_hour: Limit = 100
+    """Rooms one person opens."""
+    room_invitations: Limit = 100
+    """Good invitations that one member has out for one room."""
+    user_reports_per_hour: Limit = 30
+    flag_reports: Limit = 3
+    """Distinct people whose reports flag a message for review."""
+    hide_reports: Limit = 5
+    """Distinct people whose reports hide a message until it is reviewed."""
+    room_event_queue: Annotated[int, Field(ge=1)] = 256
+    """Events that wait for one reader of SubscribeRoomEvents before it is told to begin again."""
+    user_subscriptions: Limit = 20
+    """Readers of SubscribeRoomEvents that one person has on one process."""
     page_size: Annotated[int, Field(ge=1)] = 50
     page_size_max: Annotated[int, Field(ge=1)] = 100
     user_devices: Limit = 20
@@ -391,7 +425,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     user: ServiceSettings = ServiceSettings(port=50054)
     messaging: MessagingSettings = MessagingSettings()
-    chat: ServiceSettings = ServiceSettings(port=50051)
+    chat: ChatSettings = ChatSettings()
     stream: ServiceSettings = ServiceSettings(port=50052)
     media: MediaSettings = MediaSettings()
     notification: NotificationSettings = NotificationSettings()

@@ -9,9 +9,11 @@ from whispr.adapters.jetstream import StreamLimits
 from whispr.asgi.limits import HttpLimits
 from whispr.config import Settings
 from whispr.conversations.domain import Limits as ConversationLimits
+from whispr.conversations.room_rules import RoomLimits
 from whispr.gateway.rest import RestLimits
 from whispr.gateway.server import GatewayOptions
 from whispr.http2.limits import Limits as Http2Limits
+from whispr.quotas import Quota
 from whispr.realtime.limits import Limits as SocketLimits
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.tls import TlsFiles
@@ -67,6 +69,7 @@ def conversations(settings: Settings) -> ConversationLimits:
         message_body_bytes=limits.message_body_bytes,
         group_members=limits.group_members,
         user_messages_per_min=limits.user_messages_per_min,
+        conversation_messages_per_min=limits.conversation_messages_per_min,
         page_size=limits.page_size,
         page_size_max=limits.page_size_max,
         typing_expires_s=limits.typing_expires_s,
@@ -81,6 +84,23 @@ def conversations(settings: Settings) -> ConversationLimits:
 def users(settings: Settings) -> UserLimits:
     """How many people one person may block or know."""
     return UserLimits(blocks=settings.limits.blocks, contacts=settings.limits.contacts)
+
+
+def rooms(settings: Settings) -> RoomLimits:
+    """Limits of rooms, invitations, reports and subscriptions."""
+    limits = settings.limits
+    return RoomLimits(
+        public_members=limits.public_room_members,
+        private_members=limits.private_room_members,
+        premium_members=limits.premium_room_members,
+        rooms_per_hour=limits.user_rooms_per_hour,
+        invitations=limits.room_invitations,
+        reports_per_hour=limits.user_reports_per_hour,
+        flag_reports=limits.flag_reports,
+        hide_reports=limits.hide_reports,
+        event_queue_len=limits.room_event_queue,
+        subscriptions=limits.user_subscriptions,
+    )
 
 
 def auth(settings: Settings) -> AuthLimits:
@@ -181,4 +201,14 @@ def streams(settings: Settings) -> StreamLimits:
         bytes_max=events.max_bytes,
         duplicates_s=events.duplicates_s,
         replicas=events.replicas,
+    )
+
+
+def quota(settings: Settings) -> Quota:
+    """How many calls a minute people, addresses and connections may make."""
+    limits = settings.limits
+    return Quota(
+        user=limits.user_calls_per_min,
+        address=limits.address_calls_per_min,
+        connection=limits.connection_calls_per_min,
     )

@@ -25,6 +25,10 @@ from whispr.config import SERVICES, Settings
 from whispr.conversations import expander
 from whispr.conversations.core import Conversations
 from whispr.conversations.permissions import Permissions
+from whispr.conversations.room_announcer import RoomAnnouncer
+from whispr.conversations.sanctions import Sanctions
+from whispr.conversations.spam import SpamRules
+from whispr.conversations.spam_watch import SpamWatch
 from whispr.credentials import Credentials
 from whispr.errors import WhisprError, conflict
 from whispr.events import Consumer, Expander
@@ -35,6 +39,7 @@ from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.online import Online
 from whispr.peers import Peers
+from whispr.quotas import Quotas
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Broadcast, Hub
 from whispr.realtime.protocol import encode_json
@@ -48,6 +53,7 @@ from whispr.rpc.metrics import Measured
 from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
 from whispr.services.auth.service import AuthService
+from whispr.services.chat.service import ChatService
 from whispr.services.media.service import PATH as MEDIA_PATH
 from whispr.services.media.service import MediaService
 from whispr.services.messaging.service import MessagingService
@@ -103,6 +109,7 @@ class Node:
         self._settings = settings
         self._services = services
         self._db, self._cache, self._bus = db, cache, bus
+        self._limiter = RateLimiter(cache)
         self._state = "starting"
         self._credentials = Credentials(settings, issues="auth" in services)
         self._identity = Identity(
@@ -122,6 +129,7 @@ class Node:
         self._hub: Hub | None = None
         self._conversations: Conversations | None = None
         self._conversing = False
+        self._chat: ChatService | None = None
         self._gateway: Gateway | None = None
         self._endpoints: list[Endpoint] = []
         self._consumers: list[Consumer] = []
@@ -162,6 +170,8 @@ class Node:
                     nursery.start_soon(self._gateway.drain)
                 if self._hub is not None:
                     nursery.start_soon(self._hub.drain)
+            if self._chat is not None:
+                self._chat.drain()
             if self._conversations is not None:
                 await self._conversations.drain()
             if self._consuming is not None:
@@ -193,18 +203,21 @@ class Node:
         """Build a service, run its background jobs, mount its topics and serve its RPCs."""
         makers: Mapping[str, Callable[[], Service]] = {
             "auth": self._make_auth, "user": self._make_user, "messaging": self._make_messaging,
-            "notification": self._make_notification, "media": self._make_media,
+            "notification": self._make_notification, "media": self._make_media, "chat": self._make_chat,
         }  # fmt: skip
         service = makers[name]()
         if self._conversations is not None and not self._conversing:
             self._conversing = True
             await nursery.start(self._conversations.run)
+            if self._settings.chat.antispam:
+                await nursery.start(self._spam_watch(self._conversations).run)
             self._mount(self._conversations.channels)
             self._consumers += self._conversations.consumers
         await nursery.start(service.run)
         self._consumers += service.consumers
         self._mount(service.channels)
-        interceptors: list[Interceptor] = [Measured(), Logged(), AuthInterceptor(self._identity)]
+        quotas = Quotas(self._limiter, self._identity, limits.quota(self._settings))
+        interceptors: list[Interceptor] = [Measured(), Logged(), AuthInterceptor(self._identity), quotas]
         servicers = reflected([service.servicer, self._health, self._channelz])
         server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
         self._channelz.add_server(name, server)
@@ -284,13 +297,28 @@ class Node:
     def _make_messaging(self) -> MessagingService:
         return MessagingService(self._the_conversations())
 
+    def _make_chat(self) -> ChatService:
+        own = limits.rooms(self._settings)
+        chat = self._chat = ChatService(self._the_conversations(), online=self._online, limits=own)
+        self._identity.on_revoked(chat.session_ended)
+        return chat
+
+    def _spam_watch(self, core: Conversations) -> SpamWatch:
+        """Watch what this process commits, whichever service it was sent through."""
+        sanctions = Sanctions(self._db, limits.rooms(self._settings), core.limits)
+        announcer = RoomAnnouncer(core.announcer, core.hub)
+        bans = self._settings.chat.antispam_bans
+        watch = SpamWatch(sanctions, announcer, self._cache, SpamRules(), bans=bans)
+        core.watch(watch.observe)
+        return watch
+
     def _make_media(self) -> MediaService:
         own = self._settings.media
         folder = self._settings.data_dir / "media" / "objects"
         service = MediaService(
             self._db,
             objects_at(self._db.bridge, own.store_url, folder, S3Options(own.s3_endpoint, own.s3_region)),
-            limiter=RateLimiter(self._cache),
+            limiter=self._limiter,
             base_url=self._public_url,
             options=limits.media(self._settings),
         )
@@ -310,7 +338,7 @@ class Node:
             online=self._online,
             neighbours=others,
             announce=self._announce,
-            limiter=RateLimiter(self._cache),
+            limiter=self._limiter,
             limits=limits.conversations(self._settings),
             setup=limits.pushes(self._settings),
             options=limits.notifications(self._settings),
@@ -340,7 +368,7 @@ class Node:
                 self._db,
                 hub=self._the_hub(),
                 permissions=Permissions(UserServiceStub(self._channels["user"]), self._acting_for),
-                limiter=RateLimiter(self._cache),
+                limiter=self._limiter,
                 limits=limits.conversations(self._settings),
                 media=MediaServiceStub(self._channels["media"]),
                 metadata=self._acting_for,
@@ -370,7 +398,7 @@ class Node:
     def _blocks_changed(self, user_id: str, target_id: str) -> None:
         """Make everybody who remembers permissions of these two ask again."""
         if self._conversations is not None:
-            self._conversations.permissions.forget(user_id, target_id)
+            self._conversations.people_changed(user_id, target_id)
         self._peers.blocks_changed(user_id, target_id)
 
     def _acting_for(self, user_id: str) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ _EARLIER = """
     WHERE a.conversation_id = $1 AND a.target_id = $2 AND a.actor_id IS NULL
         AND a.action IN ('warn', 'mute', 'ban', 'ban_proposed') AND a.at > clock_timestamp() - $3::interval
 """
-SAME_BURST = timedelta(seconds=3)
+SAME_BURST = timedelta(seconds=1)
 """A sanction of the machine this soon after another is for the same burst, noticed by another process."""
 
 
