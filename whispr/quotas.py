@@ -63,7 +63,7 @@ class Quotas:
     async def _vouched_for(self, call: Call) -> bool:
         """Whether it is our gateway that passes the call on."""
         voucher = call.metadata.text(VOUCHER_KEY)
-        return bool(voucher) and (await self._identity.authenticate(voucher)).is_service
+        return voucher is not None and (await self._identity.authenticate(voucher)).is_service
 
     async def _charge(self, key: str, per_min: int) -> None:
         if not self._limiter.on_account(key, per_min, MINUTE_S):

@@ -65,15 +65,17 @@ async def test_me_is_not_somebody_called_me(served: Any) -> None:
 
 
 async def test_the_token_and_the_request_id_travel(served: Any) -> None:
-    """The service sees the caller's token, the request's id and trace, and the deadline; nothing else."""
+    """The service sees the caller's token, the request's id and trace, the deadline and the address we vouch for."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = GOOD | {"x-request-id": "abc-1", "traceparent": trace, "x-whispr-actor": "u9", "cookie": "x"}
+    headers |= {"x-whispr-client-address": "6.6.6.6", "x-whispr-voucher": "forged"}
     response = await served.client.get("/v1/users/u1", headers=headers)
     assert response.headers["x-request-id"] == "abc-1"
     metadata = served.script.metadata
     assert metadata["authorization"] == "Bearer good"
     assert (metadata["x-request-id"], metadata["traceparent"]) == ("abc-1", trace)
-    assert not {"x-whispr-actor", "x-whispr-voucher", "x-whispr-client-address", "cookie"} & metadata.keys()
+    assert (metadata["x-whispr-client-address"], metadata["x-whispr-voucher"]) == ("127.0.0.1", "vouched")
+    assert not {"x-whispr-actor", "cookie"} & metadata.keys()
     assert 0 < served.script.deadline_s <= 2.0
 
 

@@ -41,6 +41,8 @@ class Limits:
     message_body_bytes: int = 64 * 1024
     group_members: int = 1000
     user_messages_per_min: int = 100
+    conversation_messages_per_min: int = 3000
+    """Of all its members together."""
     page_size: int = 50
     page_size_max: int = 100
     typing_expires_s: float = 10.0

@@ -43,10 +43,16 @@ MARK_ALL_MAX = 100
 
 
 class Limiter(Protocol):
-    """What is needed of `whispr.adapters.cache.RateLimiter`."""
+    """What is needed of `whispr.adapters.rate_limit.RateLimiter`, which says more."""
 
     async def take(self, key: str, limit: int, period_s: float) -> None:
         """Count one. Raises RESOURCE_EXHAUSTED past the limit."""
+
+    def on_account(self, key: str, limit: int, period_s: float) -> bool:
+        """Count one here if that will do; else `settle`. Raises as `take`."""
+
+    async def settle(self, key: str, limit: int, period_s: float) -> None:
+        """Count one, and charge what is on account. Raises as `take`."""
 
 
 class Operations:
@@ -91,7 +97,14 @@ class Operations:
         if not self.permissions.may_send_now(draft.sender_id, draft.conversation_id, draft.message_type):
             return None
         domain.check_draft(draft, self.limits)
+        if not self._on_account(draft.conversation_id):
+            return None
         return self.log.append(draft)
+
+    def _on_account(self, conversation_id: str) -> bool:
+        """Count a message against its conversation, if nobody must be asked for that."""
+        per_min = self.limits.conversation_messages_per_min
+        return self._limiter.on_account(f"conversation:{conversation_id}", per_min, MINUTE_S)
 
     async def send(self, draft: Draft, *, by_service: bool = False, deadline: float | None = None) -> Ticket:
         """Check a draft, the sender's permission and their rate, and append it. Raises WhisprError."""
@@ -100,6 +113,9 @@ class Operations:
         per_min = self.limits.user_messages_per_min
         if per_min and not by_service:
             await self._limiter.take(f"messages:{draft.sender_id}", per_min, MINUTE_S)
+        if not by_service and not self._on_account(draft.conversation_id):
+            per_min = self.limits.conversation_messages_per_min
+            await self._limiter.settle(f"conversation:{draft.conversation_id}", per_min, MINUTE_S)
         return self.log.append(draft, deadline=deadline)
 
     async def resume(self, conversation_id: str, actor_id: str, since_seq: int | None) -> Resumption:

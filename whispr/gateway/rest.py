@@ -142,9 +142,7 @@ class RestApi:
         headers = request.headers
         metadata = [("x-request-id", request.identifier)]
         metadata += [(name, headers[name]) for name in _PASSED_ON if _HEADER.fullmatch(headers.get(name, ""))]
-        # Who the client is, for limits by address, and that it is we who say so.
-        address = self._proxies.client_address(request.scope, headers)
-        metadata += [(CLIENT_ADDRESS_KEY, address), (VOUCHER_KEY, self._voucher())]
+        metadata += self._client(request, needed=route.path in self._public)
         if route.path in self._public:
             return metadata
         authorization = headers.get("authorization", "")
@@ -153,6 +151,22 @@ class RestApi:
         if not _HEADER.fullmatch(authorization):
             raise unauthenticated("the authorization is malformed")
         return [*metadata, ("authorization", authorization)]
+
+
+    def _client(self, request: _Request, *, needed: bool) -> list[tuple[str, str]]:
+        """Say who the client is, for limits by address, and prove that it is we who say so.
+
+        A gateway that has nothing to prove it with passes on what people sign in for all the same; they then
+        share the limits of its own address. Raises FAILED_PRECONDITION when it is `needed`.
+        """
+        try:
+            voucher = self._voucher()
+        except WhisprError:
+            if needed:
+                raise
+            return []
+        address = self._proxies.client_address(request.scope, request.headers)
+        return [(CLIENT_ADDRESS_KEY, address), (VOUCHER_KEY, voucher)]
 
 
 class _Request:

@@ -96,6 +96,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.taken: list[str] = []
+        self.on_accounts: list[str] = []
 
     async def take(self, key: str, limit: float, period_s: float) -> None:
         del period_s
@@ -103,6 +104,17 @@ class Counted:
         self.taken.append(key)
         if limit and self.taken.count(key) > limit:
             raise exhausted("too many", 1.5)
+
+    def on_account(self, key: str, limit: float, period_s: float) -> bool:
+        """Count a call of those that are charged together."""
+        self.on_accounts.append(key)
+        if limit and self.on_accounts.count(key) > limit:
+            raise exhausted("too many", 1.5)
+        return True
+
+    async def settle(self, key: str, limit: float, period_s: float) -> None:
+        """Never asked for: every call is on account."""
+        raise AssertionError(key)
 
 
 @dataclass
