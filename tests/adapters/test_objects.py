@@ -62,6 +62,32 @@ async def test_a_large_file_goes_in_parts(objects: Objects, tmp_path: Path) -> N
     assert max(map(len, pieces)) <= 1024 * 1024
 
 
+async def test_a_file_put_is_the_stores_own(objects: Objects, tmp_path: Path) -> None:
+    """What becomes of the file afterwards is nothing to the object; putting another replaces it."""
+    source = tmp_path / "source"
+    source.write_bytes(b"first")
+    await objects.put_file("a/b/c", source)
+    source.unlink()
+    assert await whole(objects, "a/b/c") == b"first"
+    source.write_bytes(b"second")
+    await objects.put_file("a/b/c", source)
+    assert await whole(objects, "a/b/c") == b"second"
+    assert [key async for key in objects.list("a")] == ["a/b/c"]
+
+
+async def test_objects_are_put_together(objects: Objects, tmp_path: Path) -> None:
+    """Several objects, one after the other, in an open file; one that is missing is said."""
+    content = os.urandom(5 * 1024 * 1024)
+    await objects.put("one", content)
+    await objects.put("two", b"and more")
+    with (tmp_path / "whole").open("wb") as file:
+        assert await objects.copy_into("one", len(content), file.fileno()) == len(content)
+        assert await objects.copy_into("two", 3, file.fileno()) == 3
+        with pytest.raises(MissingObjectError):
+            await objects.copy_into("three", 3, file.fileno())
+    assert (tmp_path / "whole").read_bytes() == content + b"and"
+
+
 async def test_what_is_not_there(objects: Objects) -> None:
     """Reading it is an error of its own; deleting it is none."""
     with pytest.raises(MissingObjectError) as caught:

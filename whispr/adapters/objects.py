@@ -10,6 +10,7 @@ for `RETRY_S`; after that UNAVAILABLE is raised.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ S3_CHUNK_BYTES: Final = 1024 * 1024
 S3_PART_BYTES: Final = 8 * 1024 * 1024
 """The parts of a large object on its way to S3."""
 S3_PARTS_AT_ONCE: Final = 4
+COPY_BYTES: Final = 4 * 1024 * 1024
 RETRY_S: Final = 20
 CONNECT_S: Final = 5
 READ_GAP_S: Final = 15
@@ -76,7 +78,12 @@ class Objects:
         await self._to_disk(key)
 
     async def put_file(self, key: str, path: Path) -> None:
-        """Write an object of any size from a file, in parts where that is better."""
+        """Write an object of any size from a file, in parts where that is better.
+
+        Into a folder of the same file system it is linked rather than copied: nobody may write to it any more.
+        """
+        if (target := self.path_of(key)) is not None and await trio.to_thread.run_sync(_link, path, target):
+            return
 
         def put() -> Awaitable[Any]:
             return obstore.put_async(
@@ -106,6 +113,21 @@ class Objects:
             return bytes(await obstore.get_range_async(self._store, key, start=start, end=end))
 
         return await self._call(key, get)
+
+    async def copy_into(self, key: str, size: int, descriptor: int) -> int:
+        """Append the first `size` bytes of an object to an open file; return how many there were.
+
+        Raises MissingObjectError.
+        """
+        if (path := self.path_of(key)) is not None:
+            try:
+                return await trio.to_thread.run_sync(_copy, path, size, descriptor)
+            except FileNotFoundError:
+                raise MissingObjectError(key) from None
+        copied = 0
+        async for piece in self.read(key, 0, size, COPY_BYTES):
+            copied += await trio.to_thread.run_sync(_write, descriptor, piece)
+        return copied
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there are no error."""
@@ -159,6 +181,40 @@ async def _next(pages: Any) -> Any:
         return await anext(pages)
     except StopAsyncIteration:
         return None
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Have a file at another place, too, and on the disk; False when that is in another file system."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
+    try:
+        os.link(source, draft)
+    except OSError as error:
+        if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            return False
+        raise unavailable(f"the object store failed: {error.strerror}") from error
+    os.replace(draft, target)
+    _fsync(target)
+    return True
+
+
+def _copy(path: Path, size: int, descriptor: int) -> int:
+    """Append the beginning of a file to an open one, without its bytes passing through us (sendfile(2))."""
+    copied = 0
+    with path.open("rb") as source:
+        while copied < size:
+            count = os.sendfile(descriptor, source.fileno(), copied, size - copied)
+            if not count:
+                break
+            copied += count
+    return copied
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    return len(data)
 
 
 def _fsync(path: Path) -> None:

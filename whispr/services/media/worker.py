@@ -13,7 +13,7 @@ import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -159,12 +159,9 @@ class Worker:
         """Put the parts together. Raises Refused when one is lost, which is the store's fault and final."""
         size = 0
         try:
-            async with await trio.open_file(path, "wb") as file:
+            with path.open("xb") as file:
                 for part in await self._store.parts(job.medium.id):
-                    async with aclosing(self._objects.read(part.key, 0, part.bytes, part.bytes)) as pieces:
-                        async for piece in pieces:
-                            await file.write(piece)
-                            size += len(piece)
+                    size += await self._objects.copy_into(part.key, part.bytes, file.fileno())
         except MissingObjectError as error:
             log.error("media_part_lost", media_id=job.medium.id, key=error.key)
             raise Refused("lost", "a part of it is not in the store any more; send it again") from None

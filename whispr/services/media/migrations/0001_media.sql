@@ -43,6 +43,7 @@ CREATE TABLE media.media (
 );
 
 CREATE INDEX media_of_owner ON media.media (owner_id, id);
+CREATE INDEX media_pending_of_owner ON media.media (owner_id) WHERE status = 'pending';
 CREATE INDEX media_pending ON media.media (upload_expires_at) WHERE status = 'pending';
 CREATE INDEX media_unlinked ON media.media (unlinked_at) WHERE unlinked_at IS NOT NULL AND status <> 'pending';
 CREATE INDEX media_sha256 ON media.media (sha256) WHERE sha256 IS NOT NULL;
@@ -101,7 +102,7 @@ CREATE TABLE media.links (
     UNIQUE (media_id, message_id)
 );
 CREATE INDEX links_of_message ON media.links (message_id);
-CREATE INDEX links_by_user ON media.links (linked_by);
+CREATE INDEX links_by_user ON media.links (linked_by, id);
 
 -- Keeps unlinked_at. Whoever links or unlinks has locked the medium's row.
 CREATE FUNCTION media.mark_linked() RETURNS trigger LANGUAGE plpgsql AS $$
