@@ -279,7 +279,7 @@ async def _(world: World, role: str) -> Mapping[str, Any]:
     return {"viewer_id": world.id(role), "user_ids": [world.id("moderator")]}
 
 
-@row("UserService/ListPresenceAudience", SERVICE)
+@row("UserService/ListVisibleContacts", SERVICE)
 async def _(world: World, role: str) -> Mapping[str, Any]:
     return {"user_id": world.id("member")}
 

@@ -37,7 +37,7 @@ class Peers:
         self._bus.publish(PRESENCE, data)
 
     def blocks_changed(self, user_id: str, target_id: str) -> None:
-        """Say that one of these two has blocked the other, or no longer does."""
+        """Say that something between these two has changed: a block, a contact; or, twice the same, settings."""
         self._bus.publish(BLOCKS, msgspec.json.encode((user_id, target_id)))
 
     async def listen(
@@ -78,7 +78,7 @@ class Peers:
                     log.warning("presence_unreadable", error=str(error))
 
     async def _hear_blocks(self, conversations: Conversations, *, task_status: trio.TaskStatus[None]) -> None:
-        forget = self._bus.on_up(conversations.permissions.forget_all)
+        forget = self._bus.on_up(conversations.missed_changes)
         try:
             async with self._bus.subscribe(BLOCKS) as messages:
                 task_status.started()
@@ -88,6 +88,6 @@ class Peers:
                     except msgspec.MsgspecError as error:
                         log.warning("block_unreadable", error=str(error))
                         continue
-                    conversations.permissions.forget(*people)
+                    conversations.people_changed(*people)
         finally:
             forget()

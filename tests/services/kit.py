@@ -105,11 +105,11 @@ class World:
 async def world(db: Postgres, limits: Limits = UNLIMITED, *, ttl_s: float = 10.0) -> AsyncIterator[World]:
     """Run both services until the block ends."""
     interceptors = [AuthInterceptor(cast("Identity", Tokens()))]
-    forgetful: list[Permissions] = []
+    forgetful: list[Conversations] = []
 
     def blocks_changed(user_id: str, target_id: str) -> None:
-        for permissions in forgetful:
-            permissions.forget(user_id, target_id)
+        for core in forgetful:
+            core.people_changed(user_id, target_id)
 
     user_service = UserService(db, limits=limits, on_blocks_changed=blocks_changed)
     hub = Hub(SocketLimits(operations_per_min=0, user_sockets=0, presence_linger_s=0))
@@ -117,8 +117,8 @@ async def world(db: Postgres, limits: Limits = UNLIMITED, *, ttl_s: float = 10.0
     async with open_rpc_pair([user_service.servicer], server_interceptors=interceptors) as user_rpc:
         users = UserServiceStub(user_rpc.channel)
         permissions = Permissions(users, as_service, grant_ttl_s=ttl_s)
-        forgetful.append(permissions)
         core = Conversations(db, hub=hub, permissions=permissions, limiter=limiter, limits=limits)
+        forgetful.append(core)
         service = MessagingService(core)
         async with (
             open_rpc_pair([service.servicer], server_interceptors=interceptors) as messaging_rpc,

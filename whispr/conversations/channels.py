@@ -10,7 +10,7 @@ server closes the channel: user_kicked.
 Events of `user:<id>`, only for the user themselves, in: update_status, get_conversations, mark_all_read, sync. Out:
 new_message (a preview, for conversations that the socket has not joined), conversation_invitation,
 conversation_updated, message_deleted (by the user for themselves), scheduled_failed, presence_state and
-presence_diff of the user's own devices.
+presence_diff of the user's own devices and of their contacts, as far as these show themselves.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from whispr.conversations.ids import is_id, parse_id
 from whispr.conversations.operations import Operations
 from whispr.conversations.sync_json import sync_json
 from whispr.conversations.tickets import Ticket
+from whispr.conversations.visibility import Visibility
 from whispr.errors import denied, invalid, not_found
 from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
@@ -51,6 +52,17 @@ class Statuses:
         self._showing.setdefault(user_id, set()).add(channel)
         self._apply(channel, self._chosen.get(user_id, "online"))
 
+    def conversations_of(self, user_id: str) -> list[ConversationChannel]:
+        """Return the conversation channels of a user that show them, or would if they might."""
+        showing = self._showing.get(user_id, ())
+        return [channel for channel in showing if isinstance(channel, ConversationChannel)]
+
+    def again(self, channel: ConversationChannel) -> None:
+        """Show a channel's user as they are to be shown now."""
+        user_id = channel.link.session.user_id
+        if channel in self._showing.get(user_id, ()):
+            self._apply(channel, self._chosen.get(user_id, "online"))
+
     def hide(self, channel: ConversationChannel | UserChannel) -> None:
         """Forget a channel that ends; with a user's last one, their status."""
         user_id = channel.link.session.user_id
@@ -68,7 +80,7 @@ class Statuses:
             self._apply(channel, status)
 
     def _apply(self, channel: ConversationChannel | UserChannel, status: str) -> None:
-        if status == "offline":
+        if status == "offline" or not channel.shown:
             channel.link.untrack()
         else:
             channel.link.track({"status": status, "online_at": channel.online_at})
@@ -77,11 +89,16 @@ class Statuses:
 class ConversationChannel(Channel):
     """One conversation, live on one socket."""
 
-    def __init__(self, link: Link, operations: Operations, statuses: Statuses) -> None:
+    def __init__(
+        self, link: Link, operations: Operations, statuses: Statuses, visibility: Visibility
+    ) -> None:
         super().__init__(link)
         self.online_at = datetime.now(UTC)
+        self.shown = False
+        """Whether the others here may see the user."""
         self._operations = operations
         self._statuses = statuses
+        self._visibility = visibility
         self._conversation_id = link.subtopic
         self._user_id = link.session.user_id
         self._typing: trio.CancelScope | None = None
@@ -97,6 +114,7 @@ class ConversationChannel(Channel):
         members = await self._operations.store.members(self._conversation_id)
         if all(member.user_id != self._user_id for member in members):
             raise not_a_member()
+        self.shown = await self._visibility.is_shown(self._user_id, self._conversation_id)
         self._statuses.show(self)
         self.link.push_presence_state()
         response = {
@@ -108,6 +126,11 @@ class ConversationChannel(Channel):
             "role": missed.role,
         }
         return Joined(response, seq=missed.seq)
+
+    def show(self, shown: bool) -> None:
+        """Show the user to the others here, or no longer."""
+        self.shown = shown
+        self._statuses.again(self)
 
     def handle_now(self, event: str, payload: object) -> object:
         """Send a message or tell of typing without a task, when nothing has to be waited for."""
@@ -245,11 +268,17 @@ class ConversationChannel(Channel):
 class UserChannel(Channel):
     """What concerns one user, on one of their sockets."""
 
-    def __init__(self, link: Link, operations: Operations, statuses: Statuses) -> None:
+    shown = True
+    """To their own devices, everybody is."""
+
+    def __init__(
+        self, link: Link, operations: Operations, statuses: Statuses, visibility: Visibility
+    ) -> None:
         super().__init__(link)
         self.online_at = datetime.now(UTC)
         self._operations = operations
         self._statuses = statuses
+        self._visibility = visibility
         self._user_id = link.session.user_id
 
     async def join(self, payload: object) -> object:
@@ -257,7 +286,7 @@ class UserChannel(Channel):
         if self.link.subtopic != self._user_id:
             raise denied("this topic belongs to somebody else")
         self._statuses.show(self)
-        self.link.push_presence_state()
+        await self._visibility.follow(self.link)
         return {}
 
     async def handle(self, event: str, payload: object) -> object:
@@ -293,4 +322,5 @@ class UserChannel(Channel):
     async def leave(self, reason: LeaveReason) -> None:
         """Stop showing a status here."""
         del reason
+        self._visibility.unfollow(self.link)
         self._statuses.hide(self)

@@ -24,6 +24,7 @@ from whispr.conversations.permissions import Metadata, Permissions
 from whispr.conversations.privacy import Privacy
 from whispr.conversations.search_index import SearchIndex
 from whispr.conversations.store import Store
+from whispr.conversations.visibility import Visibility
 from whispr.events import Consumer, Expander
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Broadcast, Hub
@@ -33,7 +34,7 @@ from whispr.realtime.link import Link
 class Conversations:
     """Log, reads, membership, permissions and broadcasts of one process.
 
-    `permissions` asks the user service; tell it of changed blocks with `permissions.forget`. Call `heard` for
+    `permissions` asks the user service; tell of what changed between people with `people_changed`. Call `heard` for
     every broadcast of another node, after the hub has delivered it. `media` is the media service's stub, called
     with the metadata that `metadata` makes on behalf of a person. `search_language` is a text search configuration
     of PostgreSQL. `keep_messages` keeps what deleted accounts have sent. `on_status` is told of statuses chosen.
@@ -81,14 +82,15 @@ class Conversations:
         self.expanders: Mapping[str, Expander] = {expander.NAME: expander.expand}
         """What makes events of the batches that appends put into the outbox."""
         statuses = Statuses(on_status)
+        self.visibility = Visibility(hub, permissions, statuses.conversations_of)
 
         def conversation(link: Link) -> ConversationChannel:
-            return ConversationChannel(link, self.operations, statuses)
+            return ConversationChannel(link, self.operations, statuses, self.visibility)
 
         self.channels: Mapping[str, ChannelFactory] = {
             "conversation": conversation,
             "room": conversation,
-            "user": lambda link: UserChannel(link, self.operations, statuses),
+            "user": lambda link: UserChannel(link, self.operations, statuses, self.visibility),
         }
 
     @property
@@ -104,6 +106,16 @@ class Conversations:
         self.announcer.committed(messages)
         for watcher in self._watchers:
             watcher(messages)
+
+    def people_changed(self, one: str, other: str) -> None:
+        """Ask again what may pass between two people; twice the same person is one who changed their settings."""
+        self.permissions.forget(one, other)
+        self.visibility.changed(one, other)
+
+    def missed_changes(self) -> None:
+        """Ask everything again, as after a time in which nothing was heard of changes."""
+        self.permissions.forget_all()
+        self.visibility.anything_changed()
 
     def heard(self, broadcast: Broadcast) -> None:
         """Take note of what another node broadcast."""
@@ -122,4 +134,5 @@ class Conversations:
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.attachments.run)
             nursery.start_soon(self.search_index.run)
+            nursery.start_soon(self.visibility.run)
             task_status.started()

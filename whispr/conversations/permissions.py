@@ -39,8 +39,11 @@ STAND_IN_S = 1.0
 Metadata = Callable[[str], Sequence[tuple[str, str]]]
 """Makes the metadata of a call on behalf of a user: our service token and `x-whispr-actor`."""
 
-Asked = Awaitable[tuple[bool, str]]
-"""Whether it is granted, and why not."""
+Asked = Awaitable[tuple[bool, str, bool]]
+"""Whether it is granted, why not, and whether the user is shown there when present."""
+
+CONTACTS_MAX = 10_000
+"""Contacts of a person whose presence is followed."""
 
 _AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
@@ -66,11 +69,18 @@ class UserStub(Protocol):
     ) -> UnaryUnary[user_pb2.CheckUserBlocksRequest, user_pb2.CheckUserBlocksResponse]:
         """Ask who blocked whom."""
 
+    @property
+    def ListVisibleContacts(  # noqa: N802  # the RPC's name
+        self,
+    ) -> UnaryUnary[user_pb2.ListVisibleContactsRequest, user_pb2.ListVisibleContactsResponse]:
+        """Ask which contacts show themselves."""
+
 
 class _Answer(msgspec.Struct, frozen=True):
     granted: bool
     reason: str
     until: float
+    shows: bool = False
 
 
 _Key = tuple[str, str, str]
@@ -116,23 +126,54 @@ class Permissions:
             message_type=message_type,
         )
 
-        async def ask() -> tuple[bool, str]:
+        async def ask() -> tuple[bool, str, bool]:
             reply = await self._users.ValidateMessagePermissions(request, metadata=self._metadata(user_id))
-            return reply.permission_granted, reply.reason
+            return reply.permission_granted, reply.reason, False
 
         await self._check((user_id, conversation_id, f"send:{message_type}"), ask)
 
     async def check_access(self, user_id: str, conversation_id: str, action: Action) -> None:
         """Check that a person may join, leave, read or write. Raises as `check_send`."""
+        await self._access(user_id, conversation_id, action)
+
+    async def shows(self, user_id: str, conversation_id: str) -> bool:
+        """Tell whether a person is shown to the others there when present; strangers are not. Raises UNAVAILABLE."""
+        try:
+            return (await self._access(user_id, conversation_id, Action.JOIN)).shows
+        except WhisprError as error:
+            if error.code in (Code.PERMISSION_DENIED, Code.NOT_FOUND):
+                return False
+            raise
+
+    async def visible_contacts(self, user_id: str, among: Sequence[str] = ()) -> dict[str, bool]:
+        """Return a person's contacts, of `among` if given, and whether each shows them their presence.
+
+        Never answered from memory. Raises UNAVAILABLE.
+        """
+        found: dict[str, bool] = {}
+        request = user_pb2.ListVisibleContactsRequest(user_id=user_id, among=among)
+        with trio.move_on_after(CALL_S) as scope:
+            while len(found) < CONTACTS_MAX:
+                reply = await self._users.ListVisibleContacts(request, metadata=self._metadata(user_id))
+                found.update(dict.fromkeys(reply.visible_user_ids, True))
+                found.update(dict.fromkeys(reply.hidden_user_ids, False))
+                request.page_token = reply.next_page_token
+                if not request.page_token:
+                    break
+        if scope.cancelled_caught:
+            raise unavailable("the user service did not answer in time")
+        return found
+
+    async def _access(self, user_id: str, conversation_id: str, action: Action) -> _Answer:
         request = user_pb2.ValidateConversationAccessRequest(
             user_id=user_id, conversation_id=conversation_id, action=action.value
         )
 
-        async def ask() -> tuple[bool, str]:
+        async def ask() -> tuple[bool, str, bool]:
             reply = await self._users.ValidateConversationAccess(request, metadata=self._metadata(user_id))
-            return reply.access_granted, reply.reason
+            return reply.access_granted, reply.reason, reply.shows_presence
 
-        await self._check((user_id, conversation_id, action.value), ask)
+        return await self._check((user_id, conversation_id, action.value), ask)
 
     async def check_contact(self, user_id: str, other_id: str) -> None:
         """Check that a person may open a direct conversation with another; never answered from memory.
@@ -163,7 +204,7 @@ class Permissions:
         self._answers.clear()
         self._keys_of.clear()
 
-    async def _check(self, key: _Key, ask: Callable[[], Asked]) -> None:
+    async def _check(self, key: _Key, ask: Callable[[], Asked]) -> _Answer:
         answer = self._answers.get(key)
         if answer is None or answer.until <= trio.current_time():
             answer = await self._ask(key, ask, answer)
@@ -171,12 +212,13 @@ class Permissions:
             self._answers.move_to_end(key)
         if not answer.granted:
             raise _refusal(answer.reason, key[1])
+        return answer
 
     async def _ask(self, key: _Key, ask: Callable[[], Asked], last: _Answer | None) -> _Answer:
         changes = self._changes
         try:
             with trio.fail_after(CALL_S):
-                granted, reason = await ask()
+                granted, reason, shows = await ask()
         except trio.TooSlowError:
             return self._stand_in(key, last, unavailable("the user service did not answer in time"))
         except WhisprError as error:
@@ -184,10 +226,10 @@ class Permissions:
                 return self._stand_in(key, last, error)
             if error.code is not Code.NOT_FOUND:
                 raise
-            granted, reason = False, "not_found"
+            granted, reason, shows = False, "not_found", False
         spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, keeps no secret
         ttl_s = self._grant_ttl_s * spread if granted else self._denial_ttl_s
-        answer = _Answer(granted, reason, trio.current_time() + ttl_s)
+        answer = _Answer(granted, reason, trio.current_time() + ttl_s, shows)
         if changes == self._changes:
             self._remember(key, answer)
         return answer

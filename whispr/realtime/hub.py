@@ -92,6 +92,8 @@ class Hub:
         self._wall_clock = wall_clock
         self._factories: dict[str, ChannelFactory] = {}
         self._topics: dict[str, set[Link]] = {}
+        self.presence_watcher: Callable[[str, Diff], None] | None = None
+        """Told what changed on each topic, subscribed to here or not; it must neither wait nor raise."""
         self._taps: dict[str, list[Tap]] = {}
         self._seats: dict[str, int] = {}
         self._users: dict[str, list[Socket]] = {}
@@ -394,6 +396,8 @@ class Hub:
 
     def _tell_presence(self, topic: str, diff: Diff) -> None:
         """Tell the topic's subscribers here who came and went, or how many there are now."""
+        if self.presence_watcher is not None:
+            self.presence_watcher(topic, diff)
         was_crowded, crowded = topic in self._counted, self._is_crowded(topic)
         (self._counted.add if crowded else self._counted.discard)(topic)
         links = self._topics.get(topic)

@@ -92,9 +92,9 @@ class UserServiceServicer(purerpc.Servicer):
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/CheckPresenceVisibility is not implemented")
 
-    async def ListPresenceAudience(self, input_message: user_pb2.ListPresenceAudienceRequest) -> user_pb2.ListPresenceAudienceResponse:
-        """Who follows a person's presence: those who have them as a contact and may see it."""
-        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/ListPresenceAudience is not implemented")
+    async def ListVisibleContacts(self, input_message: user_pb2.ListVisibleContactsRequest) -> user_pb2.ListVisibleContactsResponse:
+        """A person's contacts, by whether they show the person when they are there."""
+        raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/ListVisibleContacts is not implemented")
 
     def ExportUserData(self, input_message: common_pb2.ExportUserDataRequest) -> AsyncIterator[common_pb2.DataRecord]:
         """Everything the user service holds about a person: profile, contacts, blocks."""
@@ -175,9 +175,9 @@ class UserServiceServicer(purerpc.Servicer):
             purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.CheckPresenceVisibilityRequest, user_pb2.CheckPresenceVisibilityResponse),
         )
         service.add_method(
-            "ListPresenceAudience",
-            self.ListPresenceAudience,
-            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.ListPresenceAudienceRequest, user_pb2.ListPresenceAudienceResponse),
+            "ListVisibleContacts",
+            self.ListVisibleContacts,
+            purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, user_pb2.ListVisibleContactsRequest, user_pb2.ListVisibleContactsResponse),
         )
         service.add_method(
             "ExportUserData",
@@ -205,5 +205,5 @@ class UserServiceStub:
         self.RemoveContact = channel.unary_unary("/whispr.v1.UserService/RemoveContact", user_pb2.RemoveContactRequest, user_pb2.RemoveContactResponse)
         self.ListContacts = channel.unary_unary("/whispr.v1.UserService/ListContacts", user_pb2.ListContactsRequest, user_pb2.ListContactsResponse)
         self.CheckPresenceVisibility = channel.unary_unary("/whispr.v1.UserService/CheckPresenceVisibility", user_pb2.CheckPresenceVisibilityRequest, user_pb2.CheckPresenceVisibilityResponse)
-        self.ListPresenceAudience = channel.unary_unary("/whispr.v1.UserService/ListPresenceAudience", user_pb2.ListPresenceAudienceRequest, user_pb2.ListPresenceAudienceResponse)
+        self.ListVisibleContacts = channel.unary_unary("/whispr.v1.UserService/ListVisibleContacts", user_pb2.ListVisibleContactsRequest, user_pb2.ListVisibleContactsResponse)
         self.ExportUserData = channel.unary_stream("/whispr.v1.UserService/ExportUserData", common_pb2.ExportUserDataRequest, common_pb2.DataRecord)

@@ -47,7 +47,7 @@ class ValidateConversationAccessRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., conversation_id: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
 
 class ValidateConversationAccessResponse(_message.Message):
-    __slots__ = ("access_granted", "reason", "permissions", "role")
+    __slots__ = ("access_granted", "reason", "permissions", "role", "shows_presence")
     class PermissionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -59,11 +59,13 @@ class ValidateConversationAccessResponse(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    SHOWS_PRESENCE_FIELD_NUMBER: _ClassVar[int]
     access_granted: bool
     reason: str
     permissions: _containers.ScalarMap[str, bool]
     role: str
-    def __init__(self, access_granted: _Optional[bool] = ..., reason: _Optional[str] = ..., permissions: _Optional[_Mapping[str, bool]] = ..., role: _Optional[str] = ...) -> None: ...
+    shows_presence: bool
+    def __init__(self, access_granted: _Optional[bool] = ..., reason: _Optional[str] = ..., permissions: _Optional[_Mapping[str, bool]] = ..., role: _Optional[str] = ..., shows_presence: _Optional[bool] = ...) -> None: ...
 
 class GetConversationParticipantsRequest(_message.Message):
     __slots__ = ("conversation_id", "include_inactive", "page_size", "page_token")
@@ -310,23 +312,27 @@ class CheckPresenceVisibilityResponse(_message.Message):
     visible_user_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, visible_user_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class ListPresenceAudienceRequest(_message.Message):
-    __slots__ = ("user_id", "page_size", "page_token")
+class ListVisibleContactsRequest(_message.Message):
+    __slots__ = ("user_id", "page_size", "page_token", "among")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AMONG_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     page_size: int
     page_token: str
-    def __init__(self, user_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    among: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, user_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., among: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class ListPresenceAudienceResponse(_message.Message):
-    __slots__ = ("user_ids", "next_page_token")
-    USER_IDS_FIELD_NUMBER: _ClassVar[int]
+class ListVisibleContactsResponse(_message.Message):
+    __slots__ = ("visible_user_ids", "hidden_user_ids", "next_page_token")
+    VISIBLE_USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_USER_IDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    user_ids: _containers.RepeatedScalarFieldContainer[str]
+    visible_user_ids: _containers.RepeatedScalarFieldContainer[str]
+    hidden_user_ids: _containers.RepeatedScalarFieldContainer[str]
     next_page_token: str
-    def __init__(self, user_ids: _Optional[_Iterable[str]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, visible_user_ids: _Optional[_Iterable[str]] = ..., hidden_user_ids: _Optional[_Iterable[str]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SearchUsersRequest(_message.Message):
     __slots__ = ("query", "page_size", "page_token")

@@ -279,32 +279,65 @@ async def test_participants_come_by_page(people: People) -> None:
     assert (sorted(found), token) == (sorted(members), "")
 
 
-async def test_presence_is_followed_by_contacts(people: People) -> None:
-    """Those who have a person as a contact, less those whom they do not show it to; by page."""
-    one, *others = await sign_up(people.db, 5)
+async def test_contacts_show_themselves_to_whom_they_like(people: People) -> None:
+    """Each contact is named, as showing themselves or not; by page, and asked about one by one."""
+    one, *others = await sign_up(people.db, 4)
     for other in others:
-        await people.add(other, one)
+        await people.db.execute(
+            "INSERT INTO users.contacts (user_id, contact_id) VALUES ($1, $2)", one, other
+        )
+    others.sort()
 
-    async def audience(size: int = 50) -> list[str]:
-        found: list[str] = []
+    async def shown(size: int = 0, *among: str) -> tuple[list[str], list[str]]:
+        visible: list[str] = []
+        hidden: list[str] = []
         token = ""
         while True:
-            request = pb.ListPresenceAudienceRequest(user_id=one, page_size=size, page_token=token)
-            reply = await people.stub.ListPresenceAudience(request, metadata=as_service())
-            found += reply.user_ids
+            request = pb.ListVisibleContactsRequest(
+                user_id=one, page_size=size, page_token=token, among=among
+            )
+            reply = await people.stub.ListVisibleContacts(request, metadata=as_service())
+            visible += reply.visible_user_ids
+            hidden += reply.hidden_user_ids
             token = reply.next_page_token
             if not token:
-                return found
+                return visible, hidden
 
-    assert await audience(2) == sorted(others)
+    assert await shown(2) == await shown() == (others, [])
     await people.block(others[0], one)
-    await people.block(one, others[1])
-    assert await audience() == sorted(others[2:])
+    await people.update(others[1], presence_privacy="contacts")
+    assert await shown(1) == (others[2:], others[:2])
+    await people.add(others[1], one)
+    assert await shown(0, others[1], NOBODY) == ([others[1]], [])
+    assert people.forgotten[-2:] == [(others[1], others[1]), (others[1], one)]
+
+
+async def test_access_says_whether_a_presence_is_shown(people: People) -> None:
+    """In a direct conversation as the other may see it, in a group as everybody may; never of a stranger."""
+    group, (one, two) = await a_group(people.db)
+    direct, _ = await Membership(people.db, Limits()).open_direct(one, two)
+
+    async def shown(user_id: str) -> tuple[bool, bool]:
+        answers = []
+        for conversation in (direct, group):
+            request = pb.ValidateConversationAccessRequest(conversation_id=conversation, action="join")
+            reply = await people.stub.ValidateConversationAccess(request, metadata=as_(user_id))
+            answers.append(reply.shows_presence)
+        return answers[0], answers[1]
+
+    stranger = (await sign_up(people.db, 1))[0]
+    assert await shown(stranger) == (False, False)
+    assert await shown(one) == (True, True)
     await people.update(one, presence_privacy="contacts")
-    await people.add(one, others[2])
-    assert await audience() == [others[2]]
+    assert await shown(one) == (False, False)
+    await people.add(one, two)
+    assert await shown(one) == (True, False)
     await people.update(one, presence_privacy="nobody")
-    assert await audience() == []
+    assert await shown(one) == (False, False)
+    await people.update(one, presence_privacy="everyone")
+    await people.block(two, one)
+    assert await shown(one) == (False, True)
+    assert await shown(two) == (False, True)
 
 
 # Contacts and blocks

@@ -113,11 +113,14 @@ class Relations:
         page = [_known(row) for row in rows[:size]]
         return page, to_token(Place(page[-1].added_at, page[-1].user_id)) if len(rows) > size else ""
 
-    async def audience(self, user_id: str, size: int, after_id: str) -> tuple[list[str], str]:
-        """Return those who have a person as a contact and may see their presence, by id; and the next token."""
-        rows = await self._db.fetch(_AUDIENCE, user_id, size + 1, from_token(after_id, str))
-        page = [str(row["user_id"]) for row in rows[:size]]
-        return page, to_token(page[-1]) if len(rows) > size else ""
+    async def visible_contacts(
+        self, user_id: str, among: Sequence[str], size: int, page_token: str
+    ) -> tuple[dict[str, bool], str]:
+        """Return contacts, by id, and whether each shows the person their presence; and the next token."""
+        after = from_token(page_token, str)
+        rows = await self._db.fetch(_VISIBLE_CONTACTS, user_id, size + 1, after, list(among) or None)
+        page = {str(row["contact_id"]): row["visible"] for row in rows[:size]}
+        return page, to_token(list(page)[-1]) if len(rows) > size else ""
 
     async def update_profile(self, user_id: str, changes: Changes) -> None:
         """Change a profile, all but the display name, which auth has. Raises NOT_FOUND."""
@@ -192,11 +195,22 @@ _CONTACTS = f"""
     ORDER BY c.added_at DESC, c.contact_id DESC LIMIT $2
 """
 
-_AUDIENCE = """
-    SELECT c.user_id FROM users.contacts c
-    WHERE c.contact_id = $1 AND ($3::uuid IS NULL OR c.user_id > $3)
-        AND NOT users.blocked($1, c.user_id) AND users.shows($1, c.user_id)
-    ORDER BY c.user_id LIMIT $2
+_VISIBLE_CONTACTS = """
+    SELECT c.contact_id, NOT EXISTS (
+            SELECT FROM users.blocks b WHERE b.user_id = c.contact_id AND b.blocked_id = c.user_id
+        ) AND NOT EXISTS (
+            SELECT FROM users.blocks b WHERE b.user_id = c.user_id AND b.blocked_id = c.contact_id
+        ) AND (
+            coalesce(f.presence_privacy, 'everyone') = 'everyone'
+            OR f.presence_privacy = 'contacts' AND EXISTS (
+                SELECT FROM users.contacts back
+                WHERE back.user_id = c.contact_id AND back.contact_id = c.user_id
+            )
+        ) AS visible
+    FROM users.contacts c LEFT JOIN users.profiles f ON f.user_id = c.contact_id
+    WHERE c.user_id = $1 AND ($3::uuid IS NULL OR c.contact_id > $3)
+        AND ($4::uuid[] IS NULL OR c.contact_id = ANY ($4))
+    ORDER BY c.contact_id LIMIT $2
 """
 
 _COLUMNS = (

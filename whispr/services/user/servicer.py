@@ -23,7 +23,10 @@ PARTICIPANTS_MAX = 1000
 QUERY_CHARS_MAX = 64
 
 BlocksChanged = Callable[[str, str], None]
-"""Told who changed a block and of whom, so that remembered permissions about them are forgotten."""
+"""Told who changed a block or a contact and of whom, so that what is remembered about them is forgotten.
+
+Twice the same person is somebody who changed to whom they show themselves.
+"""
 
 
 class UserServicer(UserServiceServicer):
@@ -86,6 +89,7 @@ class UserServicer(UserServiceServicer):
             reason="" if allowed[action] else _why_not(standing, action),
             permissions={each.value: granted for each, granted in allowed.items()},
             role=standing.role or "",
+            shows_presence=standing.shows,
         )
 
     async def GetConversationParticipants(
@@ -186,6 +190,8 @@ class UserServicer(UserServiceServicer):
             await self._neighbours.set_display_name(user_id, given.display_name)
         if given.given():
             await self._relations.update_profile(user_id, given)
+        if given.message_privacy is not None or given.presence_privacy is not None:
+            self._on_blocks_changed(user_id, user_id)
         return user_pb2.UpdateProfileResponse(profile=_profile(await self._users.person(user_id)))
 
     async def SearchUsers(self, input_message: user_pb2.SearchUsersRequest) -> user_pb2.SearchUsersResponse:
@@ -243,14 +249,23 @@ class UserServicer(UserServiceServicer):
             visible_user_ids=[each for each in asked if each in visible]
         )
 
-    async def ListPresenceAudience(
-        self, input_message: user_pb2.ListPresenceAudienceRequest
-    ) -> user_pb2.ListPresenceAudienceResponse:
-        """Return who follows a person's presence."""
+    async def ListVisibleContacts(
+        self, input_message: user_pb2.ListVisibleContactsRequest
+    ) -> user_pb2.ListVisibleContactsResponse:
+        """Return a person's contacts, by whether their presence may be seen."""
         user_id = parse_id(input_message.user_id, "user_id")
-        size = domain.clamp_page(input_message.page_size, self._limits)
-        people, next_token = await self._relations.audience(user_id, size, input_message.page_token)
-        return user_pb2.ListPresenceAudienceResponse(user_ids=people, next_page_token=next_token)
+        among = _ids(input_message.among, "among")
+        wanted = input_message.page_size
+        if wanted < 0:
+            raise invalid({"page_size": "must not be negative"})
+        contacts, next_token = await self._relations.visible_contacts(
+            user_id, among, min(wanted or TARGETS_MAX, TARGETS_MAX), input_message.page_token
+        )
+        return user_pb2.ListVisibleContactsResponse(
+            visible_user_ids=[each for each, visible in contacts.items() if visible],
+            hidden_user_ids=[each for each, visible in contacts.items() if not visible],
+            next_page_token=next_token,
+        )
 
     async def ExportUserData(
         self, input_message: common_pb2.ExportUserDataRequest

@@ -28,9 +28,15 @@ _STANDING = """
             SELECT FROM conversations.memberships peer
             WHERE peer.conversation_id = $1 AND peer.kind = 'direct' AND peer.user_id <> $2
                 AND NOT users.admits(peer.user_id, $2)
-        ) AS unwanted
+        ) AS unwanted,
+        CASE WHEN own.kind = 'direct' THEN NOT EXISTS (
+            SELECT FROM conversations.memberships peer
+            WHERE peer.conversation_id = $1 AND peer.user_id <> $2 AND NOT users.shows($2, peer.user_id)
+        ) ELSE NOT EXISTS (
+            SELECT FROM users.profiles p WHERE p.user_id = $2 AND p.presence_privacy <> 'everyone'
+        ) END AS shows
     FROM (SELECT) nothing LEFT JOIN (
-        SELECT m.role, m.muted_until FROM conversations.memberships m
+        SELECT m.role, m.kind, m.muted_until FROM conversations.memberships m
         WHERE m.conversation_id = $1 AND m.user_id = $2 AND m.left_at IS NULL
     ) own ON true
 """
@@ -116,6 +122,8 @@ class Standing(msgspec.Struct, frozen=True):
     blocked: bool
     unwanted: bool = False
     muted: bool = False
+    shows: bool = True
+    """Whether their presence is shown there."""
 
 
 class Recipient(msgspec.Struct, frozen=True):
@@ -177,7 +185,8 @@ class Users:
         if row["kind"] is None:
             raise not_found("conversation", conversation_id)
         role = Role(row["role"]) if row["role"] is not None else None
-        return Standing(Kind(row["kind"]), role, row["blocked"], row["unwanted"], bool(row["muted"]))
+        blocked, shows = row["blocked"], role is not None and row["shows"] and not row["blocked"]
+        return Standing(Kind(row["kind"]), role, blocked, row["unwanted"], bool(row["muted"]), shows)
 
     async def recipients(
         self, conversation_id: str, sender_id: str, among: Collection[str] | None
