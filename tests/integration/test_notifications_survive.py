@@ -24,6 +24,7 @@ ROUNDS = 4
 MESSAGES = 40
 """Messages sent in each round, before the product is killed."""
 TELL_S = 60
+SETTLE_S = 3
 SETTINGS = UNLIMITED | {
     "WHISPR_NOTIFICATION_BATCH_S": "0",
     "WHISPR_NOTIFICATION_ALLOW_HTTP": "true",
@@ -86,19 +87,18 @@ def test_kill_9_while_telling_tells_everything_once(tmp_path: Path) -> None:
                 product.kill()
                 again = start(product.data_dir, SETTINGS)
                 product.process, product.ports = again.process, again.ports
-            deadline = time.monotonic() + TELL_S
-            while told_of(product, bob, direct) < ROUNDS * MESSAGES and time.monotonic() < deadline:
+            began = time.monotonic()
+            while told_of(product, bob, direct) < ROUNDS * MESSAGES and time.monotonic() < began + TELL_S:
                 time.sleep(0.1)
             assert told_of(product, bob, direct) == ROUNDS * MESSAGES
             _, listed = product.call("GET", "/v1/notifications?unread_only=true", token=bob)
             last = next(each for each in listed["notifications"] if each["type"] == "message")
-            while time.monotonic() < deadline:
-                if any(push["body"] == f"{ROUNDS * MESSAGES} new messages" for _, push in heard):
-                    break
-                time.sleep(0.1)
+            took = time.monotonic() - began
+            time.sleep(SETTLE_S)  # for pushes that come twice, if any do
             print(
                 f"{ROUNDS} kills, {ROUNDS * MESSAGES} messages, {len(heard)} pushes, the last: {last['body']}"
             )
+            print(f"all told {took:.1f} s after the last start")
         finally:
             product.stop()
         deliveries = [delivery for delivery, _ in heard]
