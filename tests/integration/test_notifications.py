@@ -103,6 +103,27 @@ async def test_a_message_rings_where_nobody_looks_and_falls_silent_when_it_is_re
         assert {request.path for request in push.requests} == {"/member"}
 
 
+async def test_a_room_rings_too(world: World) -> None:
+    """Messages of rooms come over the chat's stream, and are read along on `room:<id>`."""
+    room = await world.room()
+    async with (
+        http1_server() as push,
+        open_phoenix(f"ws://127.0.0.1:{world.node.ports['websocket']}", world.token("moderator")) as desk,
+    ):
+        await desk.join(f"room:{room}")
+        for person in ("member", "moderator"):
+            await world.call(
+                "NotificationService/RegisterDevice",
+                {"platform": "webhook", "token": f"{push.url}/{person}"},
+                person,
+            )
+        await world.room_message(room, "owner")
+        heard = await told(push, 1)
+        assert push.requests[0].path == "/member"
+        assert heard["data"]["conversation_kind"] == "room"
+        assert heard["title"].startswith("room ")
+
+
 async def test_signing_out_ends_pushes_to_the_device(world: World) -> None:
     """The browser that signed out is forgotten, by the event of the session's end."""
     session = await world.new_token("member")
