@@ -12,13 +12,13 @@ import trio
 
 from whispr.adapters.bus import open_bus
 from whispr.adapters.jetstream import JetStream
-from whispr.adapters.migrations import pending
+from whispr.adapters.migrations import Owner, pending
 from whispr.adapters.postgres import Postgres, open_postgres
-from whispr.app import MIGRATIONS
 from whispr.bridge import open_bridge
 from whispr.config import Settings
 from whispr.embed import find_running, run_children
 from whispr.errors import WhisprError, conflict, not_found, unavailable
+from whispr.events import MIGRATIONS
 from whispr.events.consumer import RESERVED
 from whispr.events.envelope import STREAMS
 
@@ -74,7 +74,7 @@ async def reach(settings: Settings, work: Work, nats: bool) -> Sequence[str]:
     """Do the work on the backends. Raises UNAVAILABLE when they do not answer within REACH_S."""
     with trio.move_on_after(REACH_S):
         async with _open(settings, nats) as backends:
-            if await pending(backends.db, MIGRATIONS[:1]):
+            if await pending(backends.db, [Owner("events", MIGRATIONS)]):
                 raise conflict("the database has no events yet: run `whispr migrate`", "not_migrated")
             return await work(backends)
     raise unavailable(f"PostgreSQL{' and NATS' if nats else ''} did not answer within {REACH_S:g} s")
