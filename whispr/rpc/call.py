@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextvars import ContextVar
+from time import perf_counter
 from typing import Any
 
 from whispr.rpc import compression, wire
@@ -63,7 +64,7 @@ NO_METADATA = Metadata()
 class Call:
     """One call, on either side of it."""
 
-    __slots__ = ("_state", "deadline", "metadata", "method", "peer")
+    __slots__ = ("_state", "begun_at", "deadline", "metadata", "method", "peer")
 
     def __init__(self, method: str, metadata: Metadata, peer: str, deadline: float) -> None:
         self.method = method
@@ -72,6 +73,8 @@ class Call:
         """Sent with the request. On the client an interceptor may replace it before it proceeds."""
         self.peer = peer
         """The other side's address, such as "tcp:127.0.0.1:50312"."""
+        self.begun_at = perf_counter()
+        """In seconds, on the clock of `time.perf_counter`."""
         self.deadline = deadline
         """On Trio's clock; infinity for none."""
         self._state: dict[str, Any] | None = None

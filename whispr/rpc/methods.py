@@ -16,7 +16,7 @@ from whispr.http2.headers import Headers, encode
 from whispr.rpc import compression, wire
 from whispr.rpc.call import NO_METADATA, Metadata
 from whispr.rpc.compression import Encoding
-from whispr.rpc.interceptors import Interceptor, surrounded
+from whispr.rpc.interceptors import Interceptor, Observer, split, surrounded
 
 if TYPE_CHECKING:
     from whispr.rpc.server_call import ServerCall
@@ -34,6 +34,8 @@ class Method:
     takes_one: bool
     """A request is one message."""
     streams_response: bool
+    observers: tuple[Observer, ...] = ()
+    """Told of how each call ends."""
     waits: bool = False
     """Whether the last call had to wait, as the next one then probably has to."""
 
@@ -62,12 +64,14 @@ def _method(
     interceptors: Sequence[Interceptor],
 ) -> Method:
     cardinality = signature.cardinality.name
+    observers, others = split(interceptors)
     return Method(
         name,
         signature.request_type.FromString,
-        surrounded(interceptors, partial(_RUNNERS[cardinality], function)),
+        surrounded(others, partial(_RUNNERS[cardinality], function)),
         cardinality.startswith("UNARY"),
         cardinality.endswith("STREAM"),
+        observers,
     )
 
 

@@ -1,61 +1,75 @@
-"""Counts and times calls, as an interceptor."""
+"""Counts and times calls, as an interceptor.
+
+The figures are plain numbers, which Prometheus' own objects are made of only when somebody asks for them: those
+would take longer to update than many a handler takes to run.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from whispr.errors import Code, WhisprError
 from whispr.rpc.call import Call
-from whispr.rpc.interceptors import Proceed
+from whispr.rpc.interceptors import Observer
 
 _LABELS = ("service", "method", "status")
-
-REQUESTS = Counter("grpc_requests", "Calls served, by outcome", _LABELS)
-DURATION = Histogram(
-    "grpc_request_duration_seconds",
-    "Time from a call's start to its status",
-    _LABELS,
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-)
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds in seconds."""
 
 
-class Measured:
+class _Tally:
+    """Calls of one method with one outcome."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_BUCKETS) + 1)
+        """Calls by duration, the longest last."""
+        self.seconds = 0.0
+
+
+_tallies: dict[tuple[str, Code], _Tally] = {}
+
+
+class _Calls(Collector):
+    """What Prometheus reads."""
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily("grpc_requests", "Calls served, by outcome", labels=_LABELS)
+        duration = HistogramMetricFamily(
+            "grpc_request_duration_seconds", "Time from a call's start to its status", labels=_LABELS
+        )
+        for (full_name, code), tally in list(_tallies.items()):
+            service, _, method = full_name.removeprefix("/").partition("/")
+            labels = (service, method, code.name)
+            sums = list(accumulate(tally.buckets))
+            requests.add_metric(labels, sums[-1])
+            bounds = [*map(str, _BUCKETS), "+Inf"]
+            duration.add_metric(labels, list(zip(bounds, sums, strict=True)), tally.seconds)
+        return requests, duration
+
+
+REGISTRY.register(_Calls())
+
+
+class Measured(Observer):
     """Server interceptor: list it first, so that what others refuse is counted too.
 
     Only methods that are served reach an interceptor, so the labels are as many as the API is large.
     """
 
-    def __init__(self) -> None:
-        self._children: dict[tuple[str, Code], tuple[Counter, Histogram]] = {}
-
-    async def __call__(self, call: Call, proceed: Proceed) -> Any:
+    def ended(self, call: Call, code: Code, error: WhisprError | None) -> None:
         """Measure one call."""
-        started = time.perf_counter()
-        code = Code.CANCELLED  # what it stays if neither of the below is reached
-        try:
-            result = await proceed()
-            code = Code.OK
-            return result
-        except WhisprError as error:
-            code = error.code
-            raise
-        except Exception:
-            code = Code.INTERNAL
-            raise
-        finally:
-            requests, duration = self._of(call.method, code)
-            requests.inc()
-            duration.observe(time.perf_counter() - started)
-
-    def _of(self, full_name: str, code: Code) -> tuple[Counter, Histogram]:
-        """Return the method's counter and histogram; `labels()` itself would cost more than both updates."""
-        children = self._children.get((full_name, code))
-        if children is None:
-            service, _, method = full_name.removeprefix("/").partition("/")
-            labels = (service, method, code.name)
-            children = REQUESTS.labels(*labels), DURATION.labels(*labels)
-            self._children[full_name, code] = children
-        return children
+        tally = _tallies.get((call.method, code))
+        if tally is None:
+            tally = _tallies[call.method, code] = _Tally()
+        seconds = time.perf_counter() - call.begun_at
+        tally.seconds += seconds
+        tally.buckets[bisect_left(_BUCKETS, seconds)] += 1

@@ -40,10 +40,12 @@ class ServerCall(ServerSideCall):
         "_finished",
         "_inbox",
         "_only",
+        "_only_bytes",
         "_room",
         "ended_by",
         "handler",
         "inflated",
+        "observed",
         "scope",
         "stream_id",
     )
@@ -65,12 +67,16 @@ class ServerCall(ServerSideCall):
         """Why the call was ended, other than by its deadline."""
         self.inflated = 0
         """Bytes of its message received last, if that came compressed."""
+        self.observed = False
+        """It has begun, and its observers are still to be told how it has ended."""
         self._finished = False
         self._connection = connection
         self._encoding_received = head.encoding
         self._accepts = head.accepts
         self._only: bytes | None = None
         """The whole request, which came in one piece with its head and is not compressed."""
+        self._only_bytes = 0
+        """What it still holds of the window, prefix included."""
         self._inbox: Inbox | None = None
         self._arrived: Waker | None = None
         self._room: Waker | None = None
@@ -86,6 +92,7 @@ class ServerCall(ServerSideCall):
         if size > self._connection.message_bytes_max or not self.handler.takes_one:
             return False
         self._only = data[5:]
+        self._only_bytes = len(data)
         self._connection.counters.messages_received += 1
         return True
 
@@ -135,13 +142,15 @@ class ServerCall(ServerSideCall):
 
     def receive_now(self) -> Any:
         """The only message of a request that came in one piece; None when it did not. Raises as `receive_one`."""
-        message = self._only
+        # Taken once, for a call that waits may wait for long, and has no use for it.
+        message, self._only = self._only, None
         return None if message is None else self._parse(message)
 
     def waits(self) -> None:
         """The handler has to wait, for who knows how long: its request no longer holds the window."""
-        if self._only is not None:
-            self._connection.core.consume(self.stream_id, wire.PREFIX_BYTES + len(self._only))
+        if self._only_bytes:
+            self._connection.core.consume(self.stream_id, self._only_bytes)
+            self._only_bytes = 0
 
     async def receive_one(self) -> Any:
         """The only message of a unary request. Raises WhisprError INTERNAL when there is none, or more."""

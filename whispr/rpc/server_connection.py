@@ -27,6 +27,7 @@ from whispr.rpc.call import set_current_call
 from whispr.rpc.common import Common
 from whispr.rpc.driving import drive
 from whispr.rpc.inbox import Waker
+from whispr.rpc.interceptors import cancelled_code
 from whispr.rpc.keepalive import PingGuard, server_watches
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.methods import Method, Refusal, RequestHead, read_head
@@ -270,6 +271,9 @@ class ServerConnection(Transport):
             if call is None:
                 raise
             self._fail(call, error)
+        finally:
+            if call is not None and call.observed:
+                self._tell(call, cancelled_code(call), None)
         task.context = self._context
 
     async def _run_call(self, call: ServerCall, scope: trio.CancelScope, task: trio.lowlevel.Task) -> None:
@@ -281,7 +285,8 @@ class ServerConnection(Transport):
             if scope.deadline != call.deadline:
                 scope.deadline = call.deadline
             call.scope = scope
-            _answer(call, await drive(call, task, self._context, self._waits))
+            call.observed = True
+            self._answer(call, await drive(call, task, self._context, self._waits))
         finally:
             self._over(call)
 
@@ -293,7 +298,8 @@ class ServerConnection(Transport):
             with trio.CancelScope(deadline=call.deadline) as scope:
                 if call.ended_by is None and not scope.cancel_called:
                     call.scope = scope
-                    _answer(call, await call.handler.run(call))
+                    call.observed = True
+                    self._answer(call, await call.handler.run(call))
             if scope.cancel_called:
                 call.finish(call.ended_by or _deadline_passed())
             elif call.ended_by is not None:
@@ -301,6 +307,8 @@ class ServerConnection(Transport):
         except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call, not the server
             self._fail(call, error)
         finally:
+            if call.observed:
+                self._tell(call, cancelled_code(call), None)
             self._over(call)
 
     def hold_inflated(self, call: ServerCall, size: int) -> None:
@@ -311,6 +319,20 @@ class ServerConnection(Transport):
         if self._inflated > bytes_max:
             told = f"compressed requests of this connection would be more than {bytes_max} bytes together"
             raise WhisprError(Code.RESOURCE_EXHAUSTED, told)
+
+    def _answer(self, call: ServerCall, response: Any) -> None:
+        if call.handler.streams_response:
+            call.finish()
+        else:
+            call.respond(response)
+        self._tell(call, Code.OK, None)
+
+    def _tell(self, call: ServerCall, code: Code, error: WhisprError | None) -> None:
+        """Tell the observers how a call has ended, once."""
+        if call.observed:
+            call.observed = False
+            for observer in call.handler.observers:
+                observer.ended(call, code, error)
 
     def _over(self, call: ServerCall) -> None:
         call.scope = None
@@ -340,7 +362,10 @@ class ServerConnection(Transport):
         if status is None:
             call_id = call.metadata.text("x-request-id")
             _log.error("handler failed", method=call.method, peer=call.peer, call_id=call_id, exc_info=error)
+            self._tell(call, Code.INTERNAL, None)
             status = internal("the server failed to handle the call")
+        else:
+            self._tell(call, status.code, status)
         call.finish(status)
 
     # --- The end ------------------------------------------------------------------------------------------
@@ -405,10 +430,3 @@ class ServerConnection(Transport):
 
 def _deadline_passed() -> WhisprError:
     return WhisprError(Code.DEADLINE_EXCEEDED, "the call's deadline passed")
-
-
-def _answer(call: ServerCall, response: Any) -> None:
-    if call.handler.streams_response:
-        call.finish()
-    else:
-        call.respond(response)
