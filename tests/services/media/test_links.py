@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-import trio
 
 from tests.services.media.conftest import eventually
 from tests.world import World, open_world
@@ -59,8 +58,8 @@ async def readable(world: World, media_id: str, by: str) -> bool:
     return bool((await world.call("MediaService/GetMediaMetadata", {"media_id": media_id}, by)).found)
 
 
-async def test_a_link_lets_the_others_read(world: World) -> None:
-    """Sent, linked, downloaded by another member through the gateway; a stranger sees nothing of it."""
+async def test_the_life_of_a_link(world: World) -> None:
+    """It lets the other members read, and nobody else; with its message it goes, and with its medium."""
     media_id = await sent(world)
     message = await world.message(await world.group())
     assert not await readable(world, media_id, "owner")
@@ -70,72 +69,65 @@ async def test_a_link_lets_the_others_read(world: World) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(url)).content == TEXT
     assert not await readable(world, media_id, "stranger")
-
-
-async def test_a_deleted_message_unlinks(world: World) -> None:
-    """When it is deleted for everyone, the others lose the medium."""
-    media_id = await sent(world)
-    message = await world.message(await world.group())
-    await link(world, message, media_id)
-    assert await readable(world, media_id, "owner")
+    other = await world.message(message.conversation_id)
+    await link(world, other, media_id)
     request = {"conversation_id": message.conversation_id, "message_id": message.id, "for_everyone": True}
     await world.call("MessagingService/DeleteMessage", request, "member")
 
-    async def lost() -> bool:
-        return not await readable(world, media_id, "owner")
+    async def unlinked() -> bool:
+        return int(await world.db.fetchval("SELECT count(*) FROM media.links")) == 1
 
-    await eventually(lost)
-    assert await readable(world, media_id, "member")
-
-
-async def test_a_deleted_medium_leaves_its_message(world: World) -> None:
-    """The message stays, without it."""
-    media_id = await sent(world)
-    message = await world.message(await world.group())
-    await link(world, message, media_id)
+    await eventually(unlinked)
+    assert await readable(world, media_id, "owner"), "another message shows it still"
     await world.call("MediaService/DeleteMedia", {"media_id": media_id}, "member")
 
     async def gone() -> bool:
-        return not await attachments(world, message)
+        return not await attachments(world, other)
 
     await eventually(gone)
+    await refused_links_leave_nothing(world, other)
 
 
-async def test_a_link_waits_for_the_media_service(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While that does not answer the link is pending; when it does, the link is there, on both sides, once."""
+async def refused_links_leave_nothing(world: World, message: Any) -> None:
+    """Neither of media that the sender may not pass on, nor of those that are not there."""
+    media_id = await sent(world, by="owner")
+    for medium, code in ((media_id, Code.PERMISSION_DENIED), (new_id(), Code.NOT_FOUND)):
+        with pytest.raises(WhisprError) as caught:
+            await link(world, message, medium)
+        assert caught.value.code is code
+    with pytest.raises(WhisprError) as caught:
+        await link(world, message, media_id, by="owner")
+    assert caught.value.code is Code.PERMISSION_DENIED
+    assert await attachments(world, message) == []
+
+
+async def test_either_side_may_fail(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the media service is away a link is pending; when its answer is lost, its event settles it."""
     media_id = await sent(world)
     message = await world.message(await world.group())
-    original, away = MediaStore.link, True
+    original, mode = MediaStore.link, "away"
 
     async def unsteady(self: MediaStore, *args: Any) -> Any:
-        if away:
+        if mode == "away":
             raise WhisprError(Code.UNAVAILABLE, "away")
-        return await original(self, *args)
+        made = await original(self, *args)
+        if mode == "lossy":
+            raise WhisprError(Code.UNAVAILABLE, "the answer is lost")
+        return made
 
     monkeypatch.setattr(MediaStore, "link", unsteady)
     assert (await link(world, message, media_id)).state == "pending"
     assert not await readable(world, media_id, "owner")
-    away = False
+    mode = "well"
     assert (await link(world, message, media_id)).state == "linked"
     assert await readable(world, media_id, "owner")
     assert await attachments(world, message) == [(media_id, "linked")]
-
-
-async def test_a_lost_answer_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The media service linked, but its answer did not arrive: its event says so, and the link is settled."""
-    media_id = await sent(world)
-    message = await world.message(await world.group())
-    original = MediaStore.link
-
-    async def lossy(self: MediaStore, *args: Any) -> Any:
-        await original(self, *args)
-        raise WhisprError(Code.UNAVAILABLE, "the answer is lost")
-
-    monkeypatch.setattr(MediaStore, "link", lossy)
-    assert (await link(world, message, media_id)).state == "pending"
+    mode = "lossy"
+    other = await world.message(message.conversation_id)
+    assert (await link(world, other, media_id)).state == "pending"
 
     async def settled() -> bool:
-        return await attachments(world, message) == [(media_id, "linked")]
+        return await attachments(world, other) == [(media_id, "linked")]
 
     await eventually(settled)
 
@@ -159,18 +151,3 @@ async def test_another_service_links(world: World) -> None:
 
     await eventually(taken_back)
     assert await attachments(world, message) == [(media_id, "linked")]
-
-
-async def test_links_that_are_refused_leave_nothing(world: World) -> None:
-    """Of media that the sender may not pass on, or that are not there."""
-    media_id = await sent(world, by="owner")
-    message = await world.message(await world.group())
-    for medium, code in ((media_id, Code.PERMISSION_DENIED), (new_id(), Code.NOT_FOUND)):
-        with pytest.raises(WhisprError) as caught:
-            await link(world, message, medium)
-        assert caught.value.code is code
-    with pytest.raises(WhisprError) as caught:
-        await link(world, message, media_id, by="owner")
-    assert caught.value.code is Code.PERMISSION_DENIED
-    assert await attachments(world, message) == []
-    await trio.lowlevel.checkpoint()

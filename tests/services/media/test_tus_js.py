@@ -40,6 +40,7 @@ async def run(node: str, url: str, path: Path, chunk: int | str, stop_after: int
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [100_000, 10_000_000])
 async def test_a_stock_client_uploads(tus_js: str, media: Media, tmp_path: Path, chunk: int) -> None:
     """In one request or in several, without a line of code of ours."""
@@ -70,6 +71,7 @@ async def test_a_stock_client_goes_on(tus_js: str, media: Media, tmp_path: Path)
     assert (await media.http.get(await media.url(created.media_id))).content == sent
 
 
+@pytest.mark.slow
 async def test_a_stock_client_is_told_of_its_errors(tus_js: str, media: Media, tmp_path: Path) -> None:
     """An URL that is not ours ends in an error that says so, at once."""
     path = tmp_path / "sent.pdf"
