@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from whispr.adapters.postgres import Postgres
+from whispr.conversations.changes import Change
 from whispr.conversations.domain import Draft, Limits, Message
 from whispr.conversations.ids import new_id
 from whispr.conversations.log import Database, MessageLog
@@ -41,6 +42,25 @@ def draft(conversation_id: str, sender_id: str, text: str = "hello", **fields: A
     return Draft(
         id=new_id(), conversation_id=conversation_id, sender_id=sender_id, content=text.encode(), **fields
     )
+
+
+class Silent:
+    """An announcer that tells nobody, and remembers what it was to tell."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.told: list[tuple[str, str, Any]] = []
+
+    def changed(self, change: Change, **more: object) -> None:
+        del more
+        self.changes.append(change)
+
+    def removed(self, changes: Sequence[Change], reason: str = "") -> None:
+        del reason
+        self.changes.extend(changes)
+
+    def tell(self, user_id: str, event: str, payload: object) -> None:
+        self.told.append((user_id, event, payload))
 
 
 @dataclass
