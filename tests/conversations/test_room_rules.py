@@ -89,7 +89,6 @@ def test_direct_rooms_are_of_their_two_people() -> None:
         assert not rules.is_listed(RoomType.DIRECT, visibility)
     for role in (None, *Role):
         assert refusal(rules.check_may_invite, RoomType.DIRECT, role) == "forbidden"
-        assert refusal(rules.check_may_invite, RoomType.DIRECT, role, platform=True) == "forbidden"
     with pytest.raises(WhisprError, match="HIDDEN"):
         rules.visibility_of(RoomType.DIRECT, Visibility.OPEN)
 

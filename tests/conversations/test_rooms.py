@@ -555,10 +555,11 @@ async def test_invitations_are_bounded_and_taken_back(kit: Kit) -> None:
     assert await kit.refused(kit.invitations.invite(Person(owner), room_id, one, HOUR, 1)) == "already_member"
     assert [i.id for i in (await kit.invitations.page(Person(owner), room_id, 1, ""))[0]] == [own.id]
     assert (await kit.invitations.page(Person(other), room_id, 0, ""))[0] == []
-    await kit.invitations.revoke(Person(other), room_id, own.id)
+    assert await kit.refused(kit.invitations.revoke(Person(other), room_id, own.id)) == "forbidden"
     assert len((await kit.invitations.page(Person(one), room_id, 0, ""))[0]) == 2
     await kit.invitations.revoke(Person(guest), room_id, own.id)
     await kit.invitations.revoke(Person(owner), room_id, code.id)
+    await kit.invitations.revoke(Person(one), room_id, code.id)
     assert (await kit.invitations.page(Person(one), room_id, 0, ""))[0] == []
 
 

@@ -14,7 +14,7 @@ from whispr.conversations.paging import from_token, to_token
 from whispr.conversations.room_rows import Invitation, Seen, invitation_of, see
 from whispr.conversations.room_rules import Person, RoomLimits
 from whispr.conversations.rooms import locked
-from whispr.errors import denied, exhausted, exists
+from whispr.errors import denied, exhausted, exists, not_found
 from whispr.events import emit
 
 CODE_BYTES = 12
@@ -46,10 +46,8 @@ _PAGE = """
         AND ($2::uuid IS NULL OR created_by = $2 OR user_id = $2) AND ($3::uuid IS NULL OR id < $3)
     ORDER BY id DESC LIMIT $4
 """
-_REVOKE = """
-    DELETE FROM conversations.invitations
-    WHERE conversation_id = $1 AND id = $2 AND ($3::uuid IS NULL OR created_by = $3 OR user_id = $3)
-"""
+_WHOSE = "SELECT created_by, user_id FROM conversations.invitations WHERE conversation_id = $1 AND id = $2"
+_REVOKE = "DELETE FROM conversations.invitations WHERE id = $1"
 
 
 class Invitations:
@@ -70,7 +68,7 @@ class Invitations:
         """
         async with self._db.transaction() as tx:
             seen = await locked(tx, room_id, person, self._limits)
-            rules.check_may_invite(seen.room.type, seen.room.role, platform=person.moderates_rooms)
+            rules.check_may_invite(seen.room.type, seen.room.role)
             if not seen.room.is_active:
                 raise domain.inactive()
             await tx.execute(_FORGET_OLD, room_id)
@@ -102,8 +100,13 @@ class Invitations:
     async def page(
         self, person: Person, room_id: str, page_size: int, page_token: str
     ) -> tuple[list[Invitation], str]:
-        """Return invitations that are good, the latest first: all to moderators, to others their own."""
+        """Return invitations that are good, the latest first: all to moderators, to others their own.
+
+        Raises NOT_FOUND, PERMISSION_DENIED (not_a_member) to who is neither inside nor invited.
+        """
         seen = await see(self._db, room_id, person, self._limits)
+        if not (seen.standing.inside or seen.standing.invited or _sees_all(person, seen)):
+            raise domain.not_a_member()
         size = clamp_page(page_size, self._pages)
         whose = None if _sees_all(person, seen) else person.user_id
         rows = await self._db.fetch(_PAGE, room_id, whose, from_token(page_token, str), size + 1)
@@ -113,12 +116,18 @@ class Invitations:
     async def revoke(self, person: Person, room_id: str, invitation_id: str) -> None:
         """Take one back, as its maker, as a moderator, or as the invited who declines.
 
-        One that is gone already, or not the person's, changes nothing.
+        One that is gone already changes nothing. Raises NOT_FOUND to outsiders, PERMISSION_DENIED to members.
         """
         async with self._db.transaction() as tx:
             seen = await locked(tx, room_id, person, self._limits)
-            whose = None if _sees_all(person, seen) else person.user_id
-            await tx.execute(_REVOKE, room_id, invitation_id, whose)
+            row = await tx.fetchrow(_WHOSE, room_id, invitation_id)
+            theirs = row is not None and person.user_id in (str(row["created_by"]), str(row["user_id"]))
+            if not theirs and not _sees_all(person, seen):
+                if not seen.standing.inside:
+                    raise not_found("invitation", invitation_id)
+                if row is not None:
+                    raise denied("the invitation is somebody else's")
+            await tx.execute(_REVOKE, invitation_id)
 
 
 def _sees_all(person: Person, seen: Seen) -> bool:

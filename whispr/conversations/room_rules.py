@@ -323,12 +323,10 @@ def room_full(limit: int) -> WhisprError:
     return exhausted(f"the room has its {limit} members", reason="room_full")
 
 
-def check_may_invite(room_type: RoomType, role: Role | None, *, platform: bool = False) -> None:
+def check_may_invite(room_type: RoomType, role: Role | None) -> None:
     """Refuse who may not invite. Raises PERMISSION_DENIED."""
     if room_type is RoomType.DIRECT:
         raise denied("a direct conversation is between its two people")
-    if platform:
-        return
     if role is None:
         raise denied("only members invite", reason="not_a_member")
     if room_type is RoomType.PRIVATE and role.rank < Role.MODERATOR.rank:

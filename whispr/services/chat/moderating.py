@@ -13,7 +13,17 @@ from whispr.conversations.protobuf import message_pb
 from whispr.errors import denied
 from whispr.identity import current_actor
 from whispr.services.chat import wire
-from whispr.services.chat.caller import READ, READ_ROOMS, WRITE, allows, because, caller, room, user
+from whispr.services.chat.caller import (
+    READ,
+    READ_ROOMS,
+    WRITE,
+    allows,
+    because,
+    caller,
+    caller_or_service,
+    room,
+    user,
+)
 from whispr.services.chat.parts import Parts, topic
 from whispr.services.chat.personal import PersonalData
 from whispr.v1 import chat_pb2 as pb
@@ -124,7 +134,7 @@ class ModerationHandlers:
     async def GetRoomStats(self, input_message: pb.GetRoomStatsRequest) -> pb.RoomStats:
         """Return the figures of a room."""
         parts = self._parts
-        found = await parts.readable(caller(READ), room(input_message.room_id))
+        found = await parts.readable(caller_or_service(READ), room(input_message.room_id))
         stats = await parts.lists.stats(found.id)
         online = await parts.online.counts([topic(found)])
         return pb.RoomStats(

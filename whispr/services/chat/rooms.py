@@ -9,7 +9,7 @@ from whispr.conversations.ids import parse_id
 from whispr.conversations.room_rules import Changes, Person, RoomType
 from whispr.errors import invalid
 from whispr.services.chat import wire
-from whispr.services.chat.caller import READ_ROOMS, allows, caller, room, user
+from whispr.services.chat.caller import READ_ROOMS, allows, caller, caller_or_service, room, user
 from whispr.services.chat.parts import Parts
 from whispr.v1 import chat_pb2 as pb
 
@@ -87,11 +87,13 @@ class RoomHandlers:
 
     async def GetRoomInfo(self, input_message: pb.GetRoomInfoRequest) -> pb.GetRoomInfoResponse:
         """Return a room to who may know of it."""
-        return pb.GetRoomInfoResponse(room=await self._room(caller(READ_ROOMS), room(input_message.room_id)))
+        return pb.GetRoomInfoResponse(
+            room=await self._room(caller_or_service(READ_ROOMS), room(input_message.room_id))
+        )
 
     async def ListRooms(self, input_message: pb.ListRoomsRequest) -> pb.ListRoomsResponse:
         """Return a page of rooms."""
-        person = caller(READ_ROOMS)
+        person = caller_or_service(READ_ROOMS)
         found, total = await self._parts.lists.rooms(
             person,
             wire.visibility_of(input_message.visibility),
