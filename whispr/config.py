@@ -264,7 +264,7 @@ class EventSettings(Section):
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """Copies in a NATS cluster."""
     busy_per_s: Annotated[int, Field(ge=0)] = 200
-    """Events that the relay and each consumer handle in a second while the process is busy with calls; 0 lifts it."""
+    """Events that all consumers of a process together handle in a second while it is busy with calls; 0 lifts it."""
 
     @model_validator(mode="after")
     def _relations(self) -> EventSettings:

@@ -33,6 +33,7 @@ from whispr.credentials import Credentials
 from whispr.errors import WhisprError, conflict
 from whispr.events import Consumer, Expander
 from whispr.events.consumers import Consumers
+from whispr.events.pace import Pace
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
 from whispr.gateway.server import Endpoint, Gateway
@@ -254,10 +255,11 @@ class Node:
         """Relay what is in the outbox, and run the consumers of the services here."""
         jetstream = JetStream(self._bus)
         streams = Streams(jetstream, limits.streams(self._settings))
-        busy_per_s = self._settings.events.busy_per_s
-        relay = Relay(self._db, jetstream, streams, expanders=EXPANDERS, busy_per_s=busy_per_s)
+        pace = Pace(self._settings.events.busy_per_s)
+        await nursery.start(pace.run)
+        relay = Relay(self._db, jetstream, streams, expanders=EXPANDERS, pace=pace)
         await nursery.start(relay.run)
-        self._consuming = Consumers(self._db, jetstream, streams, self._consumers, busy_per_s=busy_per_s)
+        self._consuming = Consumers(self._db, jetstream, streams, self._consumers, pace=pace)
         await nursery.start(self._consuming.run)
 
     async def _listen(self, section: str, nursery: trio.Nursery, serve: Serve) -> int:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import trio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from whispr.events.pace import WORK_LEN, Pace
+import trio
+import trio.testing
+
+from whispr.events.pace import Pace, demand
 
 RATE = 100.0
 
 
-class Cpu:
-    """A thread that computes for others a share of the time."""
+class Thread:
+    """A thread that computes for calls a share of the time."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -19,41 +24,72 @@ class Cpu:
         return trio.current_time() * self.share
 
 
-async def rate(pace: Pace, count: int) -> float:
-    """Work done a second, when the work itself takes no time."""
-    began = trio.current_time()
-    for _ in range(count):
+@asynccontextmanager
+async def paced(share: float) -> AsyncIterator[tuple[Pace, Thread]]:
+    thread = Thread(share)
+    pace = Pace(RATE, demand=thread)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pace.run)
+        yield pace, thread
+        nursery.cancel_scope.cancel(reason="the test is over")
+
+
+async def work(pace: Pace, seconds: float, done: list[int], each_s: float = 0.0001) -> None:
+    """Work for so long; note each piece."""
+    until = trio.current_time() + seconds
+    while trio.current_time() < until:
+        await trio.sleep(each_s)
+        done.append(1)
         await pace.did(1)
-    return count / max(trio.current_time() - began, 1e-9)
 
 
 async def test_an_idle_process_is_hardly_held_back(autojump_clock: trio.testing.MockClock) -> None:
-    """When nobody else computes, pauses are short and seldom."""
-    assert await rate(Pace(RATE, cpu_time=Cpu(0.1)), 20 * WORK_LEN) > 100 * RATE
+    """When nobody calls, background work stops only for the moments of measuring."""
+    async with paced(0.1) as (pace, _):
+        done: list[int] = []
+        await work(pace, 10, done, each_s=0.01)
+        assert len(done) > 0.9 * 10 / 0.01
 
 
-async def test_a_busy_process_gives_its_rate_and_no_more(autojump_clock: trio.testing.MockClock) -> None:
-    """When others compute all the time, work goes on steadily at the rate that is set."""
-    pace = Pace(RATE, cpu_time=Cpu(0.9))
-    await pace.did(WORK_LEN)
-    assert pace.busy
-    assert 0.8 * RATE < await rate(pace, 1000) <= 1.01 * RATE
+async def test_in_a_busy_process_all_workers_share_one_small_rate(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """While calls take the thread, background work goes on steadily, in turns, at the rate that is set."""
+    async with paced(0.95) as (pace, _):
+        await work(pace, 1, [])
+        assert pace.busy
+        workers: list[list[int]] = [[] for _ in range(4)]
+        async with trio.open_nursery() as nursery:
+            for done in workers:
+                nursery.start_soon(work, pace, 20, done)
+        counts = [len(done) for done in workers]
+        assert 0.9 * RATE * 20 < sum(counts) < 1.1 * RATE * 20
+        assert max(counts) - min(counts) <= 2
 
 
 async def test_it_speeds_up_again_when_calls_cease(autojump_clock: trio.testing.MockClock) -> None:
-    """Busy is what the last pause has shown, not for ever."""
-    cpu = Cpu(0.9)
-    pace = Pace(RATE, cpu_time=cpu)
-    await pace.did(WORK_LEN)
-    cpu.share = 0.0
-    await rate(pace, 10)
-    assert not pace.busy
+    """Busy is what the last measurement has shown, not for ever."""
+    async with paced(0.95) as (pace, thread):
+        await work(pace, 1, [])
+        thread.share = 0.0
+        await work(pace, 1, [])
+        assert not pace.busy
 
 
 async def test_lifted_it_never_waits(autojump_clock: trio.testing.MockClock) -> None:
     """0 lifts the rate."""
-    pace = Pace(0, cpu_time=Cpu(1.0))
+    pace = Pace(0, demand=Thread(1.0))
+    await pace.run()
     began = trio.current_time()
-    for _ in range(10 * WORK_LEN):
+    for _ in range(1000):
         await pace.did(1)
     assert trio.current_time() == began
+
+
+def test_the_demand_of_a_thread_grows_as_it_computes() -> None:
+    """What the operating system says of this thread is at least what it has computed."""
+    read = demand()
+    before, cpu = read(), time.thread_time()
+    while time.thread_time() < cpu + 0.02:
+        pass
+    assert 0.01 < read() - before < 5

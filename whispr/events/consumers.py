@@ -49,15 +49,15 @@ class Consumers:
         streams: Streams,
         consumers: Sequence[Consumer],
         *,
-        busy_per_s: float = 0,
+        pace: Pace | None = None,
     ) -> None:
         names = [consumer.name for consumer in consumers]
         assert len(names) == len(set(names)), f"two consumers of one name in {names}"
         self._db = db
         self._ledger = Ledger(db, str(uuid4()))
+        pace = pace or Pace(0)
         self._runners = {
-            consumer.name: Runner(consumer, self._ledger, jetstream, streams, Pace(busy_per_s))
-            for consumer in consumers
+            consumer.name: Runner(consumer, self._ledger, jetstream, streams, pace) for consumer in consumers
         }
         self._scopes: dict[str, trio.CancelScope] = {}
         self._rounds: dict[str, trio.CancelScope] = {}

@@ -1,47 +1,84 @@
-"""Lets live traffic go first: who works in the background pauses, and pauses longer when the process is busy.
+"""Lets live traffic go first: whoever works in the background slows down while the process is busy with calls.
 
-In each pause it is measured how much of the time the thread computes for others. Nobody calls, nothing is held
-back; near saturation a background worker gets a small, steady rate, and its backlog waits for quieter times.
+Ten times a second all background work holds still for a moment, and what the thread computes in that moment, or
+would if it had a core, is for others. Nobody calls, nothing is held back. Near saturation all background workers together get a
+small, steady rate, in turns, and what is behind waits for quieter times.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
 import trio
 
-PAUSE_S = 0.004
-"""The shortest pause, which is also what the measurement takes."""
-WORK_LEN = 128
-"""Pieces of work between two pauses."""
-BUSY_S = 0.02
-"""How often to pause when the process is busy."""
-BUSY = 0.6
-"""Share of a pause spent computing for others from which on the process counts as busy."""
+SAMPLE_S = 0.1
+"""How often it is measured while there is background work."""
+SETTLE_S = 0.002
+"""How long what is under way may take to come to rest before."""
+MEASURE_S = 0.004
+BUSY = 0.7
+"""Share of the time spent computing for others from which on the process counts as busy."""
+
+
+def demand() -> Callable[[], float]:
+    """Make a clock of the time in which this thread computed, or wanted to and had no core to do it on."""
+    try:
+        statistics = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return time.thread_time  # elsewhere than on Linux, waiting for a core looks like idling
+
+    def read() -> float:
+        ran, waited, _ = os.pread(statistics, 96, 0).split()
+        return (int(ran) + int(waited)) / 1e9
+
+    return read
 
 
 class Pace:
-    """One background worker's. `busy_per_s` pieces of work a second are done in a busy process; 0 lifts it."""
+    """Of all the background workers of a process; `run` is its task.
 
-    def __init__(self, busy_per_s: float, *, cpu_time: Callable[[], float] = time.thread_time) -> None:
+    In a busy process they do `busy_per_s` pieces of work a second together; 0 lifts it, and then `run` does nothing.
+    """
+
+    def __init__(self, busy_per_s: float, *, demand: Callable[[], float] | None = None) -> None:
         self._busy_per_s = busy_per_s
-        self._cpu_time = cpu_time
-        self._done = 0
+        self._demand = demand
+        self._turn = trio.Lock()
+        self._worked = trio.Event()
+        self._still: trio.Event | None = None
         self.busy = False
-        """What the last pause has shown."""
+        """What the last measurement has shown."""
 
-    async def did(self, count: int) -> None:
-        """Pause if it is time to, having done that many pieces of work."""
-        self._done += count
-        until = min(WORK_LEN, BUSY_S * self._busy_per_s) if self.busy else WORK_LEN
-        if not self._busy_per_s or self._done < until:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Measure until cancelled."""
+        task_status.started()
+        if not self._busy_per_s:
+            return
+        demanded = self._demand or demand()
+        while True:
+            await self._worked.wait()
+            self._still = still = trio.Event()
+            try:
+                await trio.sleep(SETTLE_S)
+                before, began = demanded(), trio.current_time()
+                await trio.sleep(MEASURE_S)
+                self.busy = demanded() - before >= BUSY * (trio.current_time() - began)
+            finally:
+                self._still = None
+                still.set()
+            self._worked = trio.Event()
+            await trio.sleep(SAMPLE_S)
+
+    async def did(self, pieces: float) -> None:
+        """Say that work was done, and wait until more may be."""
+        self._worked.set()
+        while self._still is not None:
+            await self._still.wait()
+        if not self.busy:
             await trio.lowlevel.checkpoint()
             return
-        owed_s, self._done = self._done / self._busy_per_s, 0
-        cpu, began = self._cpu_time(), trio.current_time()
-        await trio.sleep(PAUSE_S)
-        took = trio.current_time() - began
-        self.busy = self._cpu_time() - cpu >= BUSY * took
-        if self.busy:
-            await trio.sleep(max(0.0, owed_s - took))
+        async with self._turn:
+            if self.busy:
+                await trio.sleep(pieces / self._busy_per_s)
