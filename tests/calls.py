@@ -370,15 +370,15 @@ ROOM_MODERATORS = MODERATORS | ADMIN
 same("ChatService/CreateRoom", SIGNED_IN, {"name": "a room", "type": "PUBLIC", "visibility": "OPEN"})
 about_a_room("ChatService/JoinRoom", SIGNED_IN)
 about_a_room("ChatService/LeaveRoom", SIGNED_IN)
-about_a_room("ChatService/GetRoomInfo", SIGNED_IN)
-same("ChatService/ListRooms", SIGNED_IN, {})
+about_a_room("ChatService/GetRoomInfo", PEOPLE_AND_SERVICES)
+same("ChatService/ListRooms", PEOPLE_AND_SERVICES, {})
 about_a_room("ChatService/UpdateRoom", OWNER | ADMIN, description="another")
 about_a_room("ChatService/CloseRoom", OWNER | ADMIN)
 about_a_room("ChatService/SendMessage", MEMBERS, content="aGVsbG8=")
 about_a_room("ChatService/GetMessageHistory", MEMBERS | ADMIN)
 about_a_room("ChatService/ListRoomMembers", MEMBERS | ADMIN)
-about_a_room("ChatService/InviteUser", MEMBERS | ADMIN)
-about_a_room("ChatService/ListInvitations", SIGNED_IN)  # who is no moderator sees their own
+about_a_room("ChatService/InviteUser", MEMBERS)
+about_a_room("ChatService/ListInvitations", MEMBERS | ADMIN)  # who is no moderator sees their own
 about_somebody_in_a_room("ChatService/SetMemberRole", OWNER | ADMIN, role="moderator")
 about_somebody_in_a_room("ChatService/MuteUser", ROOM_MODERATORS, duration_seconds=60, reason="test")
 about_somebody_in_a_room("ChatService/UnmuteUser", ROOM_MODERATORS)
@@ -388,7 +388,7 @@ about_somebody_in_a_room("ChatService/KickUser", ROOM_MODERATORS, reason="test")
 about_a_room("ChatService/ListBans", ROOM_MODERATORS)
 about_a_room("ChatService/ListFlaggedMessages", ROOM_MODERATORS)
 about_a_room("ChatService/GetAuditLog", ROOM_MODERATORS)
-about_a_room("ChatService/GetRoomStats", MEMBERS | ADMIN)
+about_a_room("ChatService/GetRoomStats", MEMBERS | ADMIN | SERVICE)
 exports("ChatService")
 
 
@@ -408,7 +408,7 @@ async def _(world: World, role: str) -> Mapping[str, Any]:
     return {"other_user_id": (await world.sign_up()).user_id}
 
 
-@row("ChatService/RevokeInvitation", SIGNED_IN)  # what is neither theirs nor of their room stays
+@row("ChatService/RevokeInvitation", ROOM_MODERATORS)  # and who made it, and the invited
 async def _(world: World, role: str) -> Mapping[str, Any]:
     room = await world.room()
     invited = await world.call("ChatService/InviteUser", {"room_id": room})
