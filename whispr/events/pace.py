@@ -1,13 +1,12 @@
 """Lets live traffic go first: whoever works in the background slows down while the process is busy with calls.
 
 Ten times a second all background work holds still for a moment, and what the thread computes in that moment, or
-would if it had a core, is for others. Nobody calls, nothing is held back. Near saturation all background workers together get a
-small, steady rate, in turns, and what is behind waits for quieter times.
+would if it had a core, is for others. Nobody calls, nothing is held back. Near saturation all background workers
+together get a small, steady rate, in turns, and what is behind waits for quieter times.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -22,18 +21,14 @@ BUSY = 0.7
 """Share of the time spent computing for others from which on the process counts as busy."""
 
 
-def demand() -> Callable[[], float]:
-    """Make a clock of the time in which this thread computed, or wanted to and had no core to do it on."""
+def demand() -> float:
+    """Return the seconds in which this thread has computed, or wanted to and had no core to do it on."""
     try:
-        statistics = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        with open("/proc/thread-self/schedstat", "rb") as statistics:
+            ran_ns, waited_ns, _ = statistics.read().split()
     except OSError:
-        return time.thread_time  # elsewhere than on Linux, waiting for a core looks like idling
-
-    def read() -> float:
-        ran, waited, _ = os.pread(statistics, 96, 0).split()
-        return (int(ran) + int(waited)) / 1e9
-
-    return read
+        return time.thread_time()  # elsewhere than on Linux, waiting for a core looks like idling
+    return (int(ran_ns) + int(waited_ns)) / 1e9
 
 
 class Pace:
@@ -42,7 +37,7 @@ class Pace:
     In a busy process they do `busy_per_s` pieces of work a second together; 0 lifts it, and then `run` does nothing.
     """
 
-    def __init__(self, busy_per_s: float, *, demand: Callable[[], float] | None = None) -> None:
+    def __init__(self, busy_per_s: float, *, demand: Callable[[], float] = demand) -> None:
         self._busy_per_s = busy_per_s
         self._demand = demand
         self._turn = trio.Lock()
@@ -56,15 +51,14 @@ class Pace:
         task_status.started()
         if not self._busy_per_s:
             return
-        demanded = self._demand or demand()
         while True:
             await self._worked.wait()
             self._still = still = trio.Event()
             try:
                 await trio.sleep(SETTLE_S)
-                before, began = demanded(), trio.current_time()
+                before, began = self._demand(), trio.current_time()
                 await trio.sleep(MEASURE_S)
-                self.busy = demanded() - before >= BUSY * (trio.current_time() - began)
+                self.busy = self._demand() - before >= BUSY * (trio.current_time() - began)
             finally:
                 self._still = None
                 still.set()
