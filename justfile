@@ -27,6 +27,10 @@ check: _dev
 test-resilience: _dev
     {{ python }} -m pytest -m slow tests/integration
 
+# every REST operation, with what its OpenAPI document allows and does not: no answer may be a server error
+test-api *arguments: _dev
+    {{ python }} -m pytest -m slow tests/integration/test_api_schema.py {{ arguments }}
+
 # HTTP/2 conformance, and gRPC's interop tests with clients and servers that others wrote
 conformance *arguments: _dev
     {{ python }} -m pytest -m "slow or not slow" -rs tests/conformance {{ arguments }}

@@ -152,7 +152,6 @@ class RestApi:
             raise unauthenticated("the authorization is malformed")
         return [*metadata, ("authorization", authorization)]
 
-
     def _client(self, request: _Request, *, needed: bool) -> list[tuple[str, str]]:
         """Say who the client is, for limits by address, and prove that it is we who say so.
 
