@@ -33,6 +33,8 @@ PEERS = (
 SCRIPT = Path(__file__).with_name("grpc_peers.py")
 REFERENCE = "grpcio.aio"
 KIB = 1024
+LOG_CHARS_SHOWN = 2000
+HOUR_S = 3600.0
 Figures = dict[str, float]
 
 
@@ -59,7 +61,10 @@ class Server:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         self.process = process
-        self.port = int(process.stdout.readline())
+        told = process.stdout.readline()
+        if not told:
+            raise SystemExit("a server did not start")
+        self.port = int(told)
 
     @property
     def memory_bytes(self) -> int:
@@ -70,12 +75,20 @@ class Server:
 
 @contextmanager
 def serving(peer: str) -> Iterator[Server]:
+    """Run a server. What it logs, above all of calls that a measurement cuts off, is shown if something fails."""
     environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
-    with subprocess.Popen(
-        command(peer, "serve"), stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            command(peer, "serve"), stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as process,
+    ):
         try:
             yield Server(process)
+        except BaseException:
+            log.seek(0)
+            sys.stderr.write(log.read()[-LOG_CHARS_SHOWN:])
+            raise
         finally:
             process.kill()
 
@@ -178,9 +191,9 @@ def memory(calls: int) -> None:
         print(f"  10,000 waiting calls: {(server.memory_bytes - before) / KIB / KIB:.1f} MiB", flush=True)
         waiting.close()
     with serving("whispr") as server:
-        Load(server.port).run(60, calls / 10)
+        Load(server.port).run(HOUR_S, calls / 10)
         before = server.memory_bytes
-        Load(server.port).run(60, calls)
+        Load(server.port).run(HOUR_S, calls)
         grown = (server.memory_bytes - before) / KIB
         print(f"  {calls:,} calls: grown by {grown:.0f} KiB, after {calls // 10:,} before them", flush=True)
 

@@ -16,6 +16,7 @@ CONNECTIONS = 8
 STREAMS = 16
 """Calls in flight on each connection."""
 BODY = b"\0" + struct.pack(">L", 24) + b"\n\x16" + b"w" * 22
+LATENCIES_MAX = 1_000_000
 _HEADER = struct.Struct(">HBBBL")
 
 
@@ -60,7 +61,8 @@ class Load:
         self.head = _HEADER.pack(0, len(block), frames.Type.HEADERS, frames.END_HEADERS, 0)[:5]
         self.block = block
         self.data = _HEADER.pack(0, len(BODY), frames.Type.DATA, frames.END_STREAM, 0)[:5]
-        self.latencies: list[float] = []
+        self.latencies: deque[float] = deque(maxlen=LATENCIES_MAX)
+        """Of the calls answered last."""
         self.connections = [connect(port) for _ in range(connections)]
 
     def calls(self, connection: Connection, count: int) -> bytes:
