@@ -16,6 +16,7 @@ from whispr.adapters.objects import Objects
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
+from whispr.services.media import http as endpoints
 from whispr.services.media.domain import MediaLimits
 from whispr.v1 import common_pb2
 from whispr.v1 import media_pb2 as pb
@@ -157,6 +158,15 @@ async def test_a_slow_client_holds_the_store_back(media: Media, monkeypatch: pyt
         async for piece in answer.aiter_raw():
             total += len(piece)
     assert total == size + 8
+
+
+async def test_downloads_at_once_are_limited(media: Media, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More at a time than a process holds in memory are told to come back; whole files of a folder are not held."""
+    url = await media.url(await media.ready(PDF))
+    monkeypatch.setattr(endpoints, "SENDING_MAX", 0)
+    busy = await media.http.get(url, headers={"range": "bytes=0-10"})
+    assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
+    assert (await media.http.get(url)).status_code == 200
 
 
 async def test_who_may_have_what(media: Media) -> None:

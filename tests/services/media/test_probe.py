@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -30,6 +33,43 @@ async def test_a_refusal_comes_back(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         await probe(tmp_path, "image/jpeg", Bounds())
     assert caught.value.reason == "content_type_mismatch"
+
+
+async def test_it_sees_its_own_folder_alone(tmp_path: Path) -> None:
+    """A child that a file has taken over reads no file of ours, writes none, and reaches nobody."""
+    if ctypes.CDLL(None).syscall(444, None, 0, 1) < 1:
+        pytest.skip("this kernel has no Landlock")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    script = f"""
+from pathlib import Path
+from whispr.services.media.confine import confine
+from whispr.services.media.findings import Bounds
+confine(Path({str(folder)!r}), Bounds())
+Path({str(folder)!r}, "mine").write_text("mine")
+link = Path({str(folder)!r}, "link")
+for forbidden in (
+    lambda: Path({str(tmp_path / "secret")!r}).read_text(),
+    lambda: Path({str(tmp_path / "outside")!r}).write_text("x"),
+    lambda: (link.symlink_to({str(tmp_path / "secret")!r}), link.read_text()),
+    lambda: list(Path("/proc/1").iterdir()),
+    lambda: list(Path({str(tmp_path)!r}).iterdir()),
+):
+    try:
+        forbidden()
+    except PermissionError:
+        continue
+    raise SystemExit("it could")
+import av, PIL.Image
+print("fenced in")
+"""
+    done = await trio.run_process(
+        [sys.executable, "-I", "-c", script], capture_stdout=True, capture_stderr=True
+    )
+    assert done.stdout == b"fenced in\n"
+    assert (folder / "mine").read_text() == "mine"
+    assert not (tmp_path / "outside").exists()
 
 
 async def test_the_memory_it_may_take_is_bounded(tmp_path: Path) -> None:
@@ -66,16 +106,53 @@ async def test_one_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytes
         await probe(tmp_path, "image/png", Bounds())
 
 
+GOOD: dict[str, Any] = {
+    "content_type": "image/png", "kind": "image", "width": 1, "height": 1, "duration_s": 0, "waveform": [1],
+    "variants": [
+        {"name": "original", "file": "original", "type": "image/png", "bytes": 1, "sha256": "ab" * 32},
+        {"name": "thumbnail_160", "file": "thumbnail_160", "type": "image/webp", "bytes": 1, "sha256": "ab" * 32},
+    ],
+}  # fmt: skip
+
+
+def told(**changes: Any) -> str:
+    """What a child might say: something good, but for some of it."""
+    answer = json.loads(json.dumps(GOOD))
+    for name, value in changes.items():
+        if name in answer:
+            answer[name] = value
+        else:
+            answer["variants"][0][name] = value
+    return json.dumps({"result": answer})
+
+
 @pytest.mark.parametrize("answer", [
-    "{}", "nonsense", '{"result": {"content_type": "a/b", "kind": "image"}}',
-    '{"result": {"content_type": "a/b", "kind": "image", "variants":'
-    ' [{"name": "original", "file": "../../etc/passwd", "type": "", "bytes": 1, "sha256": ""}]}}',
+    "{}", "nonsense", "[]", told(variants=[]), told(file="../../etc/passwd"), told(file="result.json"),
+    told(name="thumbnail_160"), told(type="text/html"), told(content_type="text/html"), told(kind="program"),
+    told(content_type="image/png\r\nx: y"), told(width=2**40), told(duration_s=1e300), told(waveform=[1] * 65),
+    told(waveform=[101]), told(bytes=-1), told(sha256="AB" * 32), told(variants=GOOD["variants"][1:]),
 ])  # fmt: skip
 async def test_an_answer_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """A child that a file has taken over cannot have us give out files of ours."""
+    """A child that a file has taken over cannot have us give out files of ours, nor store what makes no sense."""
+    await answered(tmp_path, monkeypatch, told())
+    with pytest.raises(Refused, match="nothing that makes sense"):
+        await answered(tmp_path, monkeypatch, answer)
+
+
+async def test_a_refusal_is_not_trusted_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says is cut, and fit to be stored and shown."""
+    answer = json.dumps({"refused": {"reason": "r\0" * 100, "message": "m\n\0" + "x" * 10_000}})
+    with pytest.raises(Refused) as caught:
+        await answered(tmp_path, monkeypatch, answer)
+    assert caught.value.reason == "r " * 32
+    assert caught.value.message == "m  " + "x" * 497
+
+
+async def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """Have a child say something."""
+    (tmp_path / "answer").write_text(answer)
     script = tmp_path / "python"
-    script.write_text(f"#!{sys.executable}\nopen('result.json', 'w').write({answer!r})\n")
+    script.write_text("#!/bin/sh\ncp answer result.json\n")
     script.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(Refused, match="nothing that makes sense"):
-        await probe(tmp_path, "image/png", Bounds())
+    await probe(tmp_path, "image/png", Bounds())

@@ -23,6 +23,7 @@ from whispr.events import Event
 from whispr.services.media import jobs as queue
 from whispr.services.media import worker as work
 from whispr.services.media.jobs import Jobs
+from whispr.services.media.probe import probe
 from whispr.v1 import media_pb2 as pb
 
 TEXT = b"a text, for all that matters here"
@@ -124,6 +125,26 @@ async def test_failures_of_ours_are_tried_again(
         failures = 10**9
         known = await media.settled(await media.upload(TEXT, "text/plain"))
     assert (known.upload_status, known.error_reason) == ("error", "processing_failed")
+
+
+async def test_a_defect_costs_one_medium(
+    db: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody thought of is logged, and tried again, and in the end given up; other media are processed."""
+    monkeypatch.setattr(work, "RETRY_PAUSES_S", (0.01,))
+    monkeypatch.setattr(work, "ATTEMPTS_MAX", 2)
+    original = probe
+
+    async def broken(folder: Path, declared: str, bounds: Any) -> Any:
+        if declared == "text/html":
+            raise ZeroDivisionError
+        return await original(folder, declared, bounds)
+
+    monkeypatch.setattr(work, "probe", broken)
+    async with open_media(db, tmp_path) as media:
+        known = await media.settled(await media.upload(TEXT, "text/html"))
+        assert known.error_reason == "processing_failed"
+        assert (await media.settled(await media.upload(TEXT, "text/plain"))).upload_status == "ready"
 
 
 async def test_a_lost_part_is_said(db: Postgres, tmp_path: Path) -> None:

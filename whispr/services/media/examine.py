@@ -3,8 +3,8 @@
     python -m whispr.services.media.examine <folder> <limits as JSON>
 
 The folder holds `input`; what comes of it is written beside it: `result.json`, a file for each variant. The
-child has no secrets in its environment, no way to write elsewhere than it was started in, bounded memory,
-processor time and file sizes, and ends with its parent. Being killed by one of those bounds is an answer too.
+child has no secrets in its environment, and is confined to that folder, to bounded memory, processor time and file
+sizes, and to its parent's life (see `confine`). Being killed by one of those bounds is an answer too.
 
 Pictures lose what they say beside the picture (see `strip`); one that has to be turned is turned and written
 anew. Sound gets its length and the shape of its loudness, film its length and a poster.
@@ -12,16 +12,14 @@ anew. Sound gets its length and the shape of its loudness, film its length and a
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from whispr.services.media import types
+from whispr.services.media.confine import confine
 from whispr.services.media.findings import Bounds, Refused, Result, blocks
 from whispr.services.media.pictures import look_at_picture
 from whispr.services.media.recordings import look_at_recording
@@ -29,7 +27,6 @@ from whispr.services.media.strip import Malformed
 from whispr.services.media.types import HEAD_BYTES, OPAQUE, Kind, TypeFault
 
 INPUT, RESULT = "input", "result.json"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def examine(folder: Path, declared: str, bounds: Bounds) -> Result:
@@ -78,25 +75,12 @@ def _document(path: Path, declared: str) -> None:
 # The process
 
 
-def _confine(bounds: Bounds) -> None:
-    """Take away what is not needed, before anything of the file is read."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The soft limit's signal can be told from the machine's own killing of a process, the hard one's cannot.
-    resource.setrlimit(resource.RLIMIT_CPU, (bounds.cpu_s, bounds.cpu_s + 2))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.file_bytes, bounds.file_bytes))
-    resource.setrlimit(resource.RLIMIT_AS, (bounds.memory_bytes, bounds.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    # A write past the bound is then an error, which says what happened, rather than the end of us.
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-
 def main(arguments: list[str]) -> None:
     """Examine one file and write what came of it."""
     folder, given = Path(arguments[0]), json.loads(arguments[1])
     bounds = Bounds(**given["bounds"])
     parent = given["parent"]
-    _confine(bounds)
+    confine(folder, bounds)
     if os.getppid() != parent:
         return  # It ended before it could take us with it.
     try:

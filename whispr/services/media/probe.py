@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,15 +16,21 @@ import trio
 
 from whispr.errors import unavailable
 from whispr.services.media.examine import INPUT, RESULT
-from whispr.services.media.findings import Bounds, Refused, Result
+from whispr.services.media.findings import SIDE_PX_MAX, Bounds, Refused, Result, Variant
+from whispr.services.media.pictures import THUMBNAILS_PX
+from whispr.services.media.recordings import PEAKS
+from whispr.services.media.types import Kind, TypeFault, essence
+from whispr.services.media.urls import ORIGINAL
 
-__all__ = ["INPUT", "probe"]
+__all__ = ["INPUT", "nonsense", "probe", "shown"]
 
 WALL_S: Final = 120.0
 """However slowly the machine runs just now."""
 RESULT_BYTES_MAX: Final = 256 * 1024
 STDERR_BYTES_SHOWN: Final = 2000
 
+DURATION_S_MAX: Final = 1e9
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
 log = structlog.get_logger("whispr.media")
@@ -69,20 +76,55 @@ def _read(answer: bytes) -> Result:
     try:
         read = msgspec.json.decode(answer, type=_Answer)
     except msgspec.MsgspecError:
-        raise Refused("unreadable", "looking into it led to nothing that makes sense") from None
-    if (
-        read.result is not None
-        and read.result.variants
-        and all(_is_ours(v.file) for v in read.result.variants)
-    ):
-        return read.result
+        raise nonsense() from None
     if read.refused is not None:
-        raise Refused(read.refused.reason[:64], read.refused.message[:500])
-    raise Refused("unreadable", "looking into it led to nothing that makes sense")
+        raise Refused(shown(read.refused.reason, 64), shown(read.refused.message, 500))
+    if read.result is None or not _makes_sense(read.result):
+        raise nonsense()
+    return read.result
 
 
-def _is_ours(name: str) -> bool:
-    return name == INPUT or name == "original" or (name.startswith("thumbnail_") and name[10:].isdecimal())
+def nonsense() -> Refused:
+    """What is said when the child says what it cannot have found."""
+    return Refused("unreadable", "looking into it led to nothing that makes sense")
+
+
+def shown(text: str, chars_max: int) -> str:
+    """Return what others have said of a file in a form that can be stored and shown."""
+    return "".join(c if c.isprintable() else " " for c in text[:chars_max])
+
+
+def _makes_sense(found: Result) -> bool:
+    names = [variant.name for variant in found.variants]
+    return (
+        found.kind in tuple(Kind)
+        and _is_type(found.content_type)
+        and names[:1] == [ORIGINAL]
+        and found.variants[0].type == found.content_type
+        and len(set(names)) == len(names)
+        and all(_is_ours(variant) for variant in found.variants)
+        and all(0 <= side <= SIDE_PX_MAX for side in (found.width, found.height))
+        and 0 <= found.duration_s < DURATION_S_MAX
+        and len(found.waveform) <= PEAKS
+        and all(0 <= peak <= 100 for peak in found.waveform)
+    )
+
+
+def _is_type(content_type: str) -> bool:
+    try:
+        return essence(content_type) == content_type
+    except TypeFault:
+        return False
+
+
+def _is_ours(variant: Variant) -> bool:
+    """Whether a file is one of those that the child may leave."""
+    sizes = 0 <= variant.width <= SIDE_PX_MAX and 0 <= variant.height <= SIDE_PX_MAX
+    sane = sizes and variant.bytes > 0 and _DIGEST.fullmatch(variant.sha256) is not None
+    if variant.name == ORIGINAL:
+        return sane and variant.file in (INPUT, ORIGINAL)
+    small = variant.name in {f"thumbnail_{size}" for size in THUMBNAILS_PX}
+    return sane and small and variant.file == variant.name and variant.type == "image/webp"
 
 
 def _ended(code: int, stderr: bytes) -> Exception:

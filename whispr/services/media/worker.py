@@ -26,7 +26,7 @@ from whispr.services.media import metrics
 from whispr.services.media.domain import Stored
 from whispr.services.media.findings import Bounds, Refused, Result
 from whispr.services.media.jobs import LEASE_S, Job, Jobs
-from whispr.services.media.probe import INPUT, probe
+from whispr.services.media.probe import INPUT, nonsense, probe, shown
 from whispr.services.media.scanner import Scan
 from whispr.services.media.store import MediaStore
 
@@ -140,6 +140,10 @@ class Worker:
                 await self._later(job, str(error))
             except (WhisprError, OSError) as error:
                 await self._again(job, error)
+            except Exception as error:
+                # What strangers send leads to the strangest places: that costs one medium, not the process.
+                log.exception("media_processing_broke", media_id=job.medium.id)
+                await self._again(job, error)
         except WhisprError as error:
             # The database is away: the lease runs out, and the job is taken again.
             log.warning("media_outcome_not_written", media_id=job.medium.id, error=str(error))
@@ -177,7 +181,7 @@ class Worker:
             raise ScannerAwayError(error.message) from error
         self._scan_failures = 0
         if infection:
-            raise Refused("infected", f"it is infected: {infection}")
+            raise Refused("infected", f"it is infected: {shown(infection, 200)}")
 
     async def _keep_files(self, job: Job, folder: Path, found: Result) -> list[Stored]:
         """Store the files that are given out, under a folder of this attempt's own."""
@@ -238,10 +242,10 @@ def _check_digest(path: Path, sha256: str) -> None:
     """See to it that what is stored is a file of its own, the one looked into: the child is not trusted."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise Refused("unreadable", "looking into it led to nothing that makes sense")
+        raise nonsense()
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise Refused("unreadable", "looking into it led to nothing that makes sense")
+            raise nonsense()
 
 
 def _sweep(folder: Path) -> None:
