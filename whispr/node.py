@@ -13,6 +13,7 @@ from typing import Protocol
 import purerpc
 import structlog
 import trio
+from starlette.datastructures import Headers
 
 from whispr import limits, neighbours
 from whispr.adapters.bus import Bus
@@ -36,6 +37,7 @@ from whispr.events.consumers import Consumers
 from whispr.events.pace import Pace
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
+from whispr.gateway.http import Proxies
 from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.online import Online
@@ -44,7 +46,7 @@ from whispr.quotas import Quotas
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Broadcast, Hub
 from whispr.realtime.protocol import encode_json
-from whispr.realtime.server import serve_websocket
+from whispr.realtime.server import RawHeaders, serve_websocket
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.channelz import ChannelzServicer
 from whispr.rpc.health import NOT_SERVING, SERVING, HealthServicer
@@ -120,6 +122,7 @@ class Node:
             fetch_keys=self._fetch_keys,
             ask=None if "auth" in services else self._ask_about,
         )
+        self._quotas = Quotas(self._limiter, self._identity, limits.quota(settings))
         self._peers = Peers(bus)
         self._online = Online(cache)
         self._channels: dict[str, Channel] = {}
@@ -217,8 +220,8 @@ class Node:
         await nursery.start(service.run)
         self._consumers += service.consumers
         self._mount(service.channels)
-        quotas = Quotas(self._limiter, self._identity, limits.quota(self._settings))
-        interceptors: list[Interceptor] = [Measured(), Logged(), AuthInterceptor(self._identity), quotas]
+        authorised: list[Interceptor] = [AuthInterceptor(self._identity), self._quotas]
+        interceptors: list[Interceptor] = [Measured(), Logged(), *authorised]
         servicers = reflected([service.servicer, self._health, self._channelz])
         server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
         self._channelz.add_server(name, server)
@@ -233,10 +236,17 @@ class Node:
         await nursery.start(self._online.run)
         await nursery.start(self._peers.listen, hub, self._conversations)
 
+        proxies = Proxies(self._settings.gateway.trusted_proxies)
+
+        async def admit(peer: str, headers: RawHeaders) -> None:
+            scope = {"client": (peer, 0)}
+            await self._quotas.admit(proxies.client_address(scope, Headers(raw=list(headers))))
+
         async def serve(host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
             origins = self._settings.websocket.allowed_origins
+            authenticate = self._identity.authenticate
             await serve_websocket(
-                hub, host, port, self._identity.authenticate, origins=origins, task_status=task_status
+                hub, host, port, authenticate, origins=origins, admit=admit, task_status=task_status
             )
 
         self.ports["websocket"] = await self._listen("websocket", nursery, serve)

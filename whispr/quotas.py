@@ -49,6 +49,10 @@ class Quotas:
             await self._count(call, actor)
         return await proceed()
 
+    async def admit(self, address: str) -> None:
+        """Count a socket's opening against its client's address. Raises RESOURCE_EXHAUSTED for one too many."""
+        await self._charge(f"calls:{address}", self._quota.address)
+
     async def _count(self, call: Call, actor: Actor | None) -> None:
         quota = self._quota
         if quota.connection and not await self._vouched_for(call):

@@ -15,6 +15,7 @@ from whispr.config import Settings
 from whispr.credentials import mint
 from whispr.errors import Code, WhisprError
 from whispr.realtime.client import Refused, open_phoenix
+from whispr.realtime.upgrade import Rejected
 from whispr.rpc.channel import open_channel
 from whispr.v1 import user_pb2
 from whispr.v1.user_grpc import UserServiceStub
@@ -111,7 +112,11 @@ async def test_services_are_not_limited(limited: Product) -> None:
 
 
 async def test_an_address_over_its_limit_is_refused_before_anybody_signs_in(limited: Product) -> None:
-    """Who has no token yet is known by address."""
+    """Who has no token yet is known by address, over REST and for opening sockets alike."""
     answers = [get(limited, "/.well-known/jwks.json") for _ in range(61)]
     assert answers[-1][0] == 429, [status for status, _, _ in answers]
     assert int(answers[-1][1]["retry-after"]) >= 1
+    with pytest.raises(Rejected) as rejected:
+        async with open_phoenix(limited.websocket_url, "no token at all"):
+            raise AssertionError("it was let in")
+    assert (rejected.value.status, rejected.value.reason) == (429, "rate_limited")

@@ -1,8 +1,8 @@
 """The listener: accepts, performs the opening handshake on trio-websocket, and runs a `Socket` per connection.
 
 A refused upgrade is an HTTP response with a JSON body `{"reason", "message"}`: 404 another path; 403 an unsupported
-`vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`;
-503 while draining or when the verifier is away.
+`vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`, or
+`rate_limited` for an address that opens too many; 503 while draining or when the verifier is away.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket as stdlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
@@ -32,6 +32,10 @@ log = structlog.get_logger()
 Authenticate = Callable[[str], Awaitable[Session]]
 """Verifies an access token. Raises WhisprError: UNAUTHENTICATED with its reason, or UNAVAILABLE."""
 
+RawHeaders = Sequence[tuple[bytes, bytes]]
+Admit = Callable[[str, RawHeaders], Awaitable[None]]
+"""Looks at the address a connection comes from and the headers of its upgrade. Raises RESOURCE_EXHAUSTED."""
+
 _STATUS = {Code.RESOURCE_EXHAUSTED: 429, Code.UNAVAILABLE: 503, Code.DEADLINE_EXCEEDED: 503}
 _BACKLOG = 1024
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -45,6 +49,7 @@ async def serve_websocket(
     authenticate: Authenticate,
     *,
     origins: Collection[str] = (),
+    admit: Admit | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Serve the hub until cancelled; reports the port. One listener per hub, which this also runs.
@@ -56,7 +61,7 @@ async def serve_websocket(
         listeners = await _listen(host, port, stack)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hub.run)
-            server = _Server(hub, authenticate, origins, nursery)
+            server = _Server(hub, authenticate, origins, admit, nursery)
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(server.accept, listener)
@@ -97,11 +102,17 @@ class _Server:
     """What the connections of one listener share."""
 
     def __init__(
-        self, hub: Hub, authenticate: Authenticate, origins: Collection[str], nursery: trio.Nursery
+        self,
+        hub: Hub,
+        authenticate: Authenticate,
+        origins: Collection[str],
+        admit: Admit | None,
+        nursery: trio.Nursery,
     ) -> None:
         self._hub = hub
         self._authenticate = authenticate
         self._origins = origins
+        self._admits = admit
         self._nursery = nursery
 
     async def accept(self, listener: stdlib.socket) -> NoReturn:
@@ -146,16 +157,16 @@ class _Server:
             request = await read_request(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
             if request is not None:
                 try:
-                    guest, outcome = await self._answer(request)
+                    guest, outcome = await self._answer(request, str(sock.getpeername()[0]))
                 except ConnectionClosed:
                     log.debug("the peer hung up during the handshake")
         metrics.UPGRADES.labels(outcome).inc()
         return guest
 
-    async def _answer(self, request: Request) -> tuple[_Guest | None, str]:
+    async def _answer(self, request: Request, address: str) -> tuple[_Guest | None, str]:
         """Accept or refuse; returns who was accepted, and the outcome."""
         try:
-            session, upgrade = await self._admit(request)
+            session, upgrade = await self._admit(request, address)
         except Refused as refusal:
             headers = [(b"content-type", b"application/json")]
             await request.websocket.reject(refusal.status, extra_headers=headers, body=refusal.body)
@@ -167,7 +178,7 @@ class _Server:
             raise
         return _Guest(session, V2 if upgrade.version == 2 else V1), "ok"
 
-    async def _admit(self, request: Request) -> tuple[Session, Upgrade]:
+    async def _admit(self, request: Request, address: str) -> tuple[Session, Upgrade]:
         """Check everything, the cheapest first, and take the user's seat. Raises Refused."""
         if self._hub.draining.is_set():
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
@@ -177,6 +188,8 @@ class _Server:
         headers, offered = dict(websocket.headers), websocket.proposed_subprotocols
         upgrade = check_upgrade(websocket.path, headers, host_of(head), offered, self._origins)
         try:
+            if self._admits is not None:
+                await self._admits(address, websocket.headers)
             session = await self._authenticate(upgrade.token)
             self._hub.take_seat(session.user_id)
         except WhisprError as error:
