@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 import pytest
+import trio
 
 from tests.conversations.kit import NOBODY, Written, a_group, sign_up
 from whispr.adapters.postgres import Postgres
@@ -172,3 +173,25 @@ async def test_what_was_withheld_goes_with_the_message(
     await db.fetch("SELECT * FROM conversations.erase($1, $2, $3)", room_id, [message.seq], sender)
     assert await db.fetchval("SELECT count(*) FROM conversations.withheld") == 0
     assert await moderation.open_flags(room_id, 0, "") == ([], "")
+
+
+async def test_reports_at_once_count_once_each(
+    db: Postgres, written: Written, moderation: Moderation
+) -> None:
+    """However many report at the same time, each person counts once, and it is flagged and hidden once."""
+    room_id, (_, sender, *people) = await a_room(db, 7)
+    message = await written.send(room_id, sender, "rude words")
+    hidings: list[int] = []
+
+    async def report(person: str) -> None:
+        _, done = await moderation.report(Person(person), message.id, "")
+        hidings.append(len(done.changes))
+
+    async with trio.open_nursery() as nursery:
+        for person in people * 2:
+            nursery.start_soon(report, person)
+    assert sorted(hidings) == [0] * 9 + [1]
+    entries, _ = await audit.page(db, room_id, 10, "")
+    assert [entry.action for entry in entries] == ["hide_message", "flag_message"]
+    [flagged], _ = await moderation.open_flags(room_id, 0, "")
+    assert (flagged.reports, flagged.message.content) == (5, b"rude words")

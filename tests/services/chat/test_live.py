@@ -55,6 +55,23 @@ async def test_sanctions_reach_open_channels_at_once(world: World) -> None:
         assert error.value.reason == "not_a_member"
 
 
+async def test_rooms_say_who_is_there(world: World) -> None:
+    """A room counts the people who have it open, and its members show who is connected."""
+    owner, member = await sign_up(world.db, 2)
+    room_id = await world.room(owner, member)
+    info = pb.GetRoomInfoRequest(room_id=room_id)
+    async with world.server.connect(member) as socket:
+        await socket.join(f"room:{room_id}")
+        assert (await world.chat.GetRoomInfo(info, metadata=as_(owner))).room.online_count == 1
+        stats = await world.chat.GetRoomStats(pb.GetRoomStatsRequest(room_id=room_id), metadata=as_(owner))
+        assert stats.online_members == 1
+        listing = pb.ListRoomMembersRequest(room_id=room_id)
+        members = (await world.chat.ListRoomMembers(listing, metadata=as_(owner))).members
+        assert {each.user_id for each in members if each.is_online} == {member}
+        figures = await world.chat.GetUserActivity(pb.GetUserActivityRequest(), metadata=as_(member))
+        assert (figures.is_online, figures.current_status) == (True, "online")
+
+
 async def test_coming_and_going_is_told(world: World) -> None:
     """Members hear who joined, left and was kicked; whoever goes has their channel closed."""
     owner, member = await sign_up(world.db, 2)

@@ -18,6 +18,7 @@ from whispr.conversations.rooms import Rooms
 from whispr.conversations.sanctions import Sanctions
 from whispr.conversations.topics import topic_of
 from whispr.errors import denied
+from whispr.identity import current_actor
 from whispr.online import Online
 from whispr.services.chat import wire
 from whispr.services.chat.activity import Activity
@@ -53,9 +54,19 @@ class Parts:
         return [wire.room_pb(room, counts[topic(room)]) for room in rooms]
 
     async def members(self, members: Sequence[RoomMember]) -> list[pb.RoomMember]:
-        """Build members with who of them is connected now."""
-        connected = await self.online.connected([member.user_id for member in members])
-        return [wire.member_pb(member, member.user_id in connected) for member in members]
+        """Build members with who of them is connected now, as far as they show that to the caller."""
+        visible = {member.user_id for member in members}
+        viewer_id = current_actor().user_id
+        if viewer_id:
+            visible = await self.core.permissions.visible(viewer_id, visible)
+        connected = await self.online.connected(visible)
+        built = []
+        for member in members:
+            shown = wire.member_pb(member, member.user_id in connected)
+            if member.user_id not in visible:
+                shown.ClearField("last_seen")
+            built.append(shown)
+        return built
 
     async def moderated(self, person: Person, room_id: str) -> Room:
         """Return a room that the person moderates. Raises NOT_FOUND, PERMISSION_DENIED."""

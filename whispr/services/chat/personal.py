@@ -16,7 +16,7 @@ from whispr.conversations.changes import Change
 from whispr.conversations.database import Database
 from whispr.conversations.room_announcer import RoomAnnouncer
 from whispr.conversations.room_rules import Person, RoomLimits
-from whispr.conversations.rooms import locked, take_out
+from whispr.conversations.rooms import locked, shut, take_out
 from whispr.errors import Code, WhisprError
 from whispr.events import Consumer, Event
 
@@ -61,6 +61,12 @@ _ROOMS = """
     JOIN conversations.conversations c ON c.id = r.id
     WHERE m.user_id = $1 AND m.left_at IS NULL ORDER BY c.id
 """
+# Whoever takes the last seat away: a room without people is closed. Messaging takes away seats too.
+_EMPTY = """
+    SELECT c.id FROM conversations.members m JOIN conversations.rooms r ON r.id = m.conversation_id
+    JOIN conversations.conversations c ON c.id = r.id
+    WHERE m.user_id = $1 AND m.left_at IS NOT NULL AND c.member_count = 0 AND c.is_active ORDER BY c.id
+"""
 _ERASE = (
     "DELETE FROM conversations.bans WHERE user_id = $1",
     "DELETE FROM conversations.invitations WHERE user_id = $1 OR created_by = $1",
@@ -102,6 +108,8 @@ class PersonalData:
         user_id = event.subject
         for row in await self._db.fetch(_ROOMS, user_id):
             self._announcer.changed(await self._leave(user_id, str(row["id"])))
+        for row in await self._db.fetch(_EMPTY, user_id):
+            self._announcer.changed(await self._close(str(row["id"])))
         async with self._db.transaction() as tx:
             for sql in _ERASE:
                 await tx.execute(sql, user_id)
@@ -119,3 +127,10 @@ class PersonalData:
             if seat is None:
                 return ()
             return await take_out(tx, seen.room, seat, "user_left", user_id, {"reason": "account_deleted"})
+
+    async def _close(self, room_id: str) -> tuple[Change, ...]:
+        async with self._db.transaction() as tx:
+            room = await seats.lock(tx, room_id)
+            if room["member_count"] or not room["is_active"]:
+                return ()
+            return (await shut(tx, room_id, None, "nobody is left"),)
