@@ -123,6 +123,8 @@ class Exchange:
             self.response.start(message["status"], message.get("headers", ()))
         elif kind == "http.response.pathsend":
             await self._send_path(message["path"])
+        elif kind == "http.response.zerocopysend":
+            await self._send_part(message)
         else:
             raise AppError(f"{kind!r} is not part of an HTTP answer")
 
@@ -175,16 +177,26 @@ class Exchange:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise AppError("only regular files can be sent")
-            await self._send_file(descriptor, status.st_size)
+            await self._send_file(descriptor, 0, status.st_size)
         finally:
             os.close(descriptor)
 
-    async def _send_file(self, descriptor: int, size: int) -> None:
+    async def _send_part(self, message: Message) -> None:
+        """Send part of an open file, as all of the body: the extension `http.response.zerocopysend`."""
+        if message.get("more_body", False):
+            raise AppError("a part of a file is all of an answer's body here")
+        descriptor = message["file"].fileno()
+        start = message.get("offset", 0)
+        count = message.get("count")
+        left = max(0, os.fstat(descriptor).st_size - start)
+        await self._send_file(descriptor, start, left if count is None else count)
+
+    async def _send_file(self, descriptor: int, start: int, size: int) -> None:
         self._settle(whole=True)
         head, count = self.response.file(size)
         try:
             await self._wire.send(head)
-            await self._wire.send_file(descriptor, count)
+            await self._wire.send_file(descriptor, start, start + count)
         except ClientGoneError:
             self._lost()
             raise

@@ -23,7 +23,10 @@ Headers = list[tuple[bytes, bytes]]
 ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 """In 2.4, `send` raises OSError once the client is gone."""
 
-EXTENSIONS: Final[dict[str, dict[str, object]]] = {"http.response.pathsend": {}}
+EXTENSIONS: Final[dict[str, dict[str, object]]] = {
+    "http.response.pathsend": {},
+    "http.response.zerocopysend": {},
+}
 
 _SPECIAL: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"}

@@ -55,8 +55,8 @@ class Wire(ABC):
         """Send all of it; not a checkpoint when the socket takes it at once. Raises ClientGoneError."""
 
     @abstractmethod
-    async def send_file(self, descriptor: int, size: int) -> None:
-        """Send `size` bytes from the start of an open file. Raises ClientGoneError, or EOFError if it is shorter."""
+    async def send_file(self, descriptor: int, start: int, end: int) -> None:
+        """Send an open file from `start` up to `end`. Raises ClientGoneError, or EOFError if it is shorter."""
 
     @abstractmethod
     def end(self) -> None:
@@ -140,13 +140,13 @@ class SocketWire(Wire):
         if gap.cancelled_caught:
             self._stalled()
 
-    async def send_file(self, descriptor: int, size: int) -> None:
+    async def send_file(self, descriptor: int, start: int, end: int) -> None:
         """Send from a file without copying it through this process (sendfile(2))."""
-        position = 0
-        while position < size:
+        position = start
+        while position < end:
             await trio.lowlevel.checkpoint()
             try:
-                sent = os.sendfile(self._descriptor, descriptor, position, min(FILE_BYTES, size - position))
+                sent = os.sendfile(self._descriptor, descriptor, position, min(FILE_BYTES, end - position))
             except BlockingIOError:
                 await self._writable()
                 continue
@@ -205,12 +205,12 @@ class StreamWire(Wire):
             if gap.cancelled_caught:
                 self._stalled()
 
-    async def send_file(self, descriptor: int, size: int) -> None:
+    async def send_file(self, descriptor: int, start: int, end: int) -> None:
         """Send from a file, a piece at a time."""
-        position = 0
-        while position < size:
+        position = start
+        while position < end:
             piece = await trio.to_thread.run_sync(
-                os.pread, descriptor, min(FILE_BYTES, size - position), position
+                os.pread, descriptor, min(FILE_BYTES, end - position), position
             )
             if not piece:
                 raise EOFError("the file is shorter than it was")
