@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -68,6 +68,12 @@ class UserStub(Protocol):
         self,
     ) -> UnaryUnary[user_pb2.CheckUserBlocksRequest, user_pb2.CheckUserBlocksResponse]:
         """Ask who blocked whom."""
+
+    @property
+    def CheckPresenceVisibility(  # noqa: N802  # the RPC's name
+        self,
+    ) -> UnaryUnary[user_pb2.CheckPresenceVisibilityRequest, user_pb2.CheckPresenceVisibilityResponse]:
+        """Ask whose presence somebody may see."""
 
     @property
     def ListVisibleContacts(  # noqa: N802  # the RPC's name
@@ -144,6 +150,23 @@ class Permissions:
             if error.code in (Code.PERMISSION_DENIED, Code.NOT_FOUND):
                 return False
             raise
+
+    async def visible(self, viewer_id: str, user_ids: Collection[str]) -> set[str]:
+        """Return those of the users whose presence a person may see: themselves alone while nobody can say.
+
+        Never answered from memory.
+        """
+        found = {user_id for user_id in user_ids if user_id == viewer_id}
+        request = user_pb2.CheckPresenceVisibilityRequest(viewer_id=viewer_id, user_ids=user_ids)
+        with trio.move_on_after(CALL_S):
+            try:
+                reply = await self._users.CheckPresenceVisibility(request, metadata=self._metadata(viewer_id))
+            except WhisprError as error:
+                if error.code not in _AWAY:
+                    raise
+            else:
+                found.update(reply.visible_user_ids)
+        return found
 
     async def visible_contacts(self, user_id: str, among: Sequence[str] = ()) -> dict[str, bool]:
         """Return a person's contacts, of `among` if given, and whether each shows them their presence.
