@@ -92,6 +92,10 @@ bench-scale *arguments: _dev
 bench-events: _dev
     {{ python }} -m tests.bench.bench_events
 
+# megabytes per second of media, sent and given out
+bench-media *arguments: _dev
+    {{ python }} -m tests.bench.bench_media {{ arguments }}
+
 # pin the dependencies anew; the files hold versions and hashes, no addresses
 lock: _venv
     {{ compile }} --group build pyproject.toml -o config/requirements.txt

@@ -6,11 +6,13 @@ embedded servers in a temporary folder, connects to the backends that have URLs.
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import trio
 from whispr import ports
 from whispr.adapters.bus import open_bus
 from whispr.adapters.cache import open_cache
+from whispr.adapters.objects import S3Options, objects_at
 from whispr.adapters.postgres import open_postgres
 from whispr.bridge import Bridge, open_bridge
 from whispr.config import SERVICES, Settings, without_password
@@ -56,6 +59,7 @@ async def examine(settings: Settings) -> list[Finding]:
     for name, connect in _CONNECT.items():
         url = getattr(settings, name).url
         findings.append(await (_given(name, url, connect) if url else _embedded(name)))
+    findings.append(await _media_store(settings))
     return findings
 
 
@@ -118,6 +122,29 @@ async def _given(name: str, url: str, connect: Connect) -> Finding:
             return f"{without_password(url)}: {await connect(bridge, url)}"
 
     return await _tried(name, reach, CONNECT_S, f"check WHISPR_{name.upper()}_URL, and that it is reachable")
+
+
+async def _media_store(settings: Settings) -> Finding:
+    """Write an object, read it, and delete it; in the data folder, if that is where media go."""
+    own = settings.media
+    key = f"doctor-{os.urandom(8).hex()}"
+
+    async def use() -> str:
+        async with open_bridge() as bridge:
+            with tempfile.TemporaryDirectory(prefix="whispr-doctor-") as folder:
+                s3 = S3Options(own.s3_endpoint, own.s3_region)
+                objects = objects_at(bridge, own.store_url, Path(folder), s3)
+                await objects.put(key, b"whispr")
+                async with aclosing(objects.read(key)) as pieces:
+                    kept = b"".join([piece async for piece in pieces])
+                await objects.delete([key])
+        if kept != b"whispr":
+            raise unavailable("what was written is not what is read")
+        return own.store_url or "a folder in the data folder"
+
+    return await _tried(
+        "media store", use, CONNECT_S, "check WHISPR_MEDIA_STORE_URL, and the AWS_… variables"
+    )
 
 
 async def _tried(name: str, attempt: Callable[[], Awaitable[str]], within_s: float, remedy: str) -> Finding:

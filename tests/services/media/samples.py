@@ -48,14 +48,16 @@ def animation(kind: str, frames: int = 3) -> bytes:
     return encoded(shades[0], kind, save_all=True, append_images=shades[1:], duration=90, loop=0)
 
 
-def tone(kind: str = "ogg", codec: str = "libopus", seconds: float = 2.0, rate: int = 48000) -> bytes:
+def tone(
+    kind: str = "ogg", codec: str = "libopus", seconds: float = 2.0, rate: int = 48000, loudness: int = 12000
+) -> bytes:
     """Sound: silent in its first half, a tone in its second."""
     out = io.BytesIO()
     with av.open(out, "w", format=kind) as container:
         stream: Any = container.add_stream(codec, rate=rate, layout="mono")
         size = 960
         for n in range(int(seconds * rate / size)):
-            loud = 12000 if n * size >= seconds * rate / 2 else 0
+            loud = loudness if n * size >= seconds * rate / 2 else 0
             values = [int(loud * math.sin(2 * math.pi * 440 * (n * size + k) / rate)) for k in range(size)]
             frame = av.AudioFrame(format="s16", layout="mono", samples=size)
             frame.planes[0].update(struct.pack(f"<{size}h", *values))

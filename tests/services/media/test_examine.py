@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.services.media.samples import (
@@ -21,9 +23,11 @@ from tests.services.media.samples import (
     picture,
     tone,
 )
+from whispr.services.media import recordings
 from whispr.services.media.examine import INPUT, examine
 from whispr.services.media.findings import Bounds, Refused, Result
 from whispr.services.media.recordings import PEAKS
+from whispr.services.media.strip import STRIPPERS, Malformed
 
 BOUNDS = Bounds()
 
@@ -233,6 +237,20 @@ def test_sound_has_a_length_and_a_shape(tmp_path: Path, kind: str, codec: str, d
     assert max(result.waveform[: PEAKS // 2 - 4]) <= 5 < 60 <= min(result.waveform[PEAKS // 2 + 4 : -4])
 
 
+def test_long_sound_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is too long to be listened to all through, enough is heard to know where it is loud."""
+    monkeypatch.setattr(recordings, "LISTEN_S_MAX", 1.0)
+    heard = examined(tmp_path, tone(seconds=4.0), "audio/ogg").waveform
+    assert len(heard) == PEAKS
+    assert max(heard[: PEAKS // 2 - 4]) <= 5 < 60 <= min(heard[PEAKS // 2 + 4 :])
+
+
+def test_silence_has_a_shape_too(tmp_path: Path) -> None:
+    """All of it is nought, and nothing is divided by it."""
+    silent = tone("wav", "pcm_s16le", loudness=0)
+    assert set(examined(tmp_path, silent, "audio/wav").waveform) == {0}
+
+
 def test_sound_declared_as_film_is_sound(tmp_path: Path) -> None:
     """Recorders of browsers say video/webm of sound, too."""
     result = examined(tmp_path, tone("webm", "libopus"), "video/webm")
@@ -248,6 +266,25 @@ def test_film_has_a_size_a_length_and_a_poster(tmp_path: Path, kind: str, codec:
     assert (result.kind, result.width, result.height) == ("video", 96, 64)
     assert result.duration_s == pytest.approx(2.0, abs=0.15)
     assert [(v.name, v.width, v.height) for v in result.variants[1:]] == [("thumbnail_160", 96, 64)]
+
+
+_STRIPPED = {
+    "jpeg": photo("JPEG"), "png": photo("PNG"), "gif": animation("GIF"), "webp": animation("WEBP"),
+}  # fmt: skip
+
+
+@given(family=st.sampled_from(sorted(_STRIPPED)), data=st.data())
+def test_no_damage_breaks_the_walk(family: str, data: st.DataObject) -> None:
+    """Whatever is wrong with a picture, it is walked to an end, or malformed; what comes out is never larger."""
+    content = bytearray(_STRIPPED[family])
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+    try:
+        stripped = STRIPPERS[family](bytes(content))
+    except Malformed:
+        return
+    assert len(stripped) <= len(content) + 1
 
 
 @pytest.mark.parametrize("size", [20, 60, 200, 0.5, 0.9])
