@@ -12,6 +12,14 @@ import pytest
 import trio
 
 from whispr.errors import Code, WhisprError, conflict, denied, exhausted, exists, not_found, unavailable
+    Code,
+    WhisprError,
+    conflict,
+    denied,
+    exhausted,
+    not_found,
+    unavailable,
+)
 from whispr.gateway.rest import RestLimits
 from whispr.gateway.server import ListenError
 
@@ -181,10 +189,16 @@ async def test_pages_for_people_have_tags(served: Any) -> None:
 
 
 async def test_retry_after_is_in_whole_seconds(served: Any) -> None:
-    """RetryInfo becomes Retry-After, rounded up."""
-    served.fails_with(exhausted("slow down", 12.2))
-    response = await served.client.post(MESSAGES, json={"text": "a"}, headers=GOOD)
-    assert response.headers["retry-after"] == "13"
+    """RetryInfo becomes Retry-After, rounded up; 503 says a second where the service says nothing."""
+    for error, status, seconds in (
+        (exhausted("slow down", 12.2), 429, "13"),
+        (unavailable("away", retry_after_s=2.5), 503, "3"),
+        (WhisprError(Code.UNAVAILABLE, "away"), 503, "1"),
+        (WhisprError(Code.RESOURCE_EXHAUSTED, "full"), 429, "1"),
+    ):
+        served.fails_with(error)
+        response = await served.client.post(MESSAGES, json={"text": "a"}, headers=GOOD)
+        assert (response.status_code, response.headers["retry-after"]) == (status, seconds)
 
 
 async def test_without_a_token_there_is_a_challenge(served: Any) -> None:

@@ -207,7 +207,8 @@ class ResponseWriter:
 def refusal_bytes(refusal: Refusal, render: Renderer, date: bytes, *, head_only: bool = False) -> bytes:
     """Return the whole answer to a request that is refused; the connection is closed after it."""
     kind, body = render(refusal)
-    head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n" % (
-        _status_line(refusal.status), kind, len(body), date,
+    later = b"retry-after: 1\r\n" if refusal.status == 503 else b""
+    head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n%b%b\r\n" % (
+        _status_line(refusal.status), kind, len(body), later, date,
     )  # fmt: skip
     return head if head_only else head + body

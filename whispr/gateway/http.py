@@ -119,9 +119,9 @@ def error_response(error: WhisprError) -> Response:
     if isinstance(error, MethodNotAllowedError):
         status = 405
         headers["allow"] = ", ".join(error.allowed)
-    if error.retry_after_s is not None:
+    if error.retry_after_s is not None or status in (429, 503):
         # Whole seconds (RFC 9110, section 10.2.3), rounded up: coming early would be refused again.
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     if status == 401:
         headers["www-authenticate"] = _challenge(error)
     return json_response(error_body(error), status, headers)
