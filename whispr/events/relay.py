@@ -44,8 +44,8 @@ LOCK_KEY = 0x77686F75
 """Of the advisory lock; any constant that nothing else in this database uses."""
 POLL_S = 1.0
 """How often the outbox is looked at for what other processes committed."""
-GATHER_S = 0.02
-"""Pause after being woken: what is committed together is published together."""
+GATHER_S = 0.04
+"""Pause after being woken: what is committed at about the same time is published together."""
 EVENTS_MAX = 512
 """Events of one turn, unless its last row stands for more."""
 CAREFUL_MAX = 16
@@ -61,14 +61,20 @@ LIGHT = 16
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 EXPAND_ATTEMPTS_MAX = 8
 """Failures in a row of one row's expander, after which the row becomes a dead letter."""
-COUNT_S = 5.0
-"""How often the length of the outbox is counted."""
+MEASURE_S = 5.0
+"""How often the gauges are set."""
 
+# Losing the commit in a crash means publishing again, which JetStream notices.
+_LOCK = "SELECT pg_try_advisory_xact_lock($1), set_config('synchronous_commit', 'off', true)"
 _HEAD = (
-    "SELECT position, id, stream_subject, expander, about, actor, version, data, trace, emitted_at,"
-    " extract(epoch FROM clock_timestamp() - emitted_at)::float8 AS age_s"
+    "SELECT position, id, stream_subject, expander, about, actor, version, data, trace, emitted_at"
     " FROM events.outbox ORDER BY position LIMIT $1"
 )
+_WAITING = """
+SELECT (SELECT count(*) FROM (SELECT FROM events.outbox LIMIT 10000) AS counted) AS waiting,
+    (SELECT extract(epoch FROM clock_timestamp() - emitted_at)::float8 FROM events.outbox ORDER BY position LIMIT 1)
+        AS age_s
+"""
 _BURY = (
     "INSERT INTO events.dead_letters (consumer, event_id, stream_subject, about, payload, error, attempts)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (consumer, event_id)"
@@ -114,10 +120,11 @@ class Relay:
         self._expanders = dict(expanders or {})
         self._pace = pace or Pace(0)
         self._woken = trio.Event()
+        self._expected = True
+        """Whether there is likely something in the outbox, and no need to look before taking a turn."""
         self._careful = False
         self._retry_s = RETRY_MIN_S
         self._failures: dict[int, int] = {}
-        self._counted_at = float("-inf")
 
     def wake(self) -> None:
         """Look at the outbox soon: something was committed."""
@@ -128,9 +135,11 @@ class Relay:
         undo = self._db.on_ring(self.wake)
         task_status.started()
         try:
-            while True:
-                self._woken = trio.Event()
-                await self._once()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._measure)
+                while True:
+                    self._woken = trio.Event()
+                    await self._once()
         finally:
             undo()
 
@@ -159,26 +168,27 @@ class Relay:
         """Wait until woken, or until it is time to look anyway."""
         with trio.move_on_after(POLL_S * random.uniform(0.8, 1.2)):  # noqa: S311  # jitter is no secret
             await self._woken.wait()
+            self._expected = True
             await trio.sleep(GATHER_S)
 
     async def _bounded_turn(self) -> int:
         with trio.move_on_after(TURN_S):
-            if not await self._db.fetchval("SELECT EXISTS (SELECT FROM events.outbox)"):
-                metrics.OUTBOX_ROWS.set(0)
-                metrics.OUTBOX_LAG.set(0)
+            if not self._expected and not await self._db.fetchval(
+                "SELECT EXISTS (SELECT FROM events.outbox)"
+            ):
                 return 0
             await self._streams.ensure()
-            return await self._turn()
+            published = await self._turn()
+            self._expected = published > 0
+            return published
         raise unavailable(f"a turn of the relay took more than {TURN_S:g} s")
 
     async def _turn(self) -> int:
         """Publish the head of the outbox; return how many events that were. Raises WhisprError if some failed."""
         try:
             async with self._db.transaction() as tx:
-                if not await tx.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY):
+                if not await tx.fetchval(_LOCK, LOCK_KEY):
                     return TAKEN
-                # Losing this commit in a crash means publishing again, which JetStream notices.
-                await tx.execute("SET LOCAL synchronous_commit = off")
                 rows = await self._head(tx)
                 failure = await (self._publish_one_by_one if self._careful else self._publish)(tx, rows)
         except _ExpandError as error:
@@ -208,8 +218,6 @@ class Relay:
                 break
             events += len(row.events)
             rows.append(row)
-        if rows:
-            await self._measure(tx, rows[0].record["age_s"])
         return rows
 
     async def _publish(self, tx: Transaction, rows: Sequence[_Row]) -> WhisprError | None:
@@ -260,15 +268,17 @@ class Relay:
             await tx.execute("DELETE FROM events.outbox WHERE position = $1", position)
         del self._failures[position]
 
-    async def _measure(self, tx: Transaction, age_s: float) -> None:
-        """Set the gauges."""
-        metrics.OUTBOX_LAG.set(age_s)
-        if trio.current_time() >= self._counted_at + COUNT_S:
-            self._counted_at = trio.current_time()
-            count = await tx.fetchval(
-                "SELECT count(*) FROM (SELECT FROM events.outbox LIMIT 10000) AS counted"
-            )
-            metrics.OUTBOX_ROWS.set(count)
+    async def _measure(self) -> None:
+        """Set the gauges now and then, whether or not anything can be published."""
+        while True:
+            try:
+                row = await self._db.fetchrow(_WAITING)
+                assert row is not None
+                metrics.OUTBOX_ROWS.set(row["waiting"])
+                metrics.OUTBOX_LAG.set(row["age_s"] or 0)
+            except WhisprError as error:
+                log.debug("outbox_not_measured", error=error.message)
+            await trio.sleep(MEASURE_S)
 
 
 def _outgoing(record: Any) -> Outgoing:
