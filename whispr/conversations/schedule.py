@@ -197,14 +197,15 @@ class Schedule:
         """Try again after a while."""
         pause_s = min(max(error.retry_after_s or 0.0, 1.0), 3600.0)
         await self._db.execute(
-            "UPDATE conversations.scheduled SET claimed_until = clock_timestamp() + make_interval(secs => $2)"
-            " WHERE id = $1",
+            "UPDATE conversations.scheduled SET claimed_until = NULL,"
+            " send_at = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
             *(scheduled.id, pause_s),
         )
 
     async def _give_up(self, scheduled: Scheduled, error: WhisprError) -> None:
         await self._db.execute(
-            "UPDATE conversations.scheduled SET failed_at = clock_timestamp(), failure = $2 WHERE id = $1",
+            "UPDATE conversations.scheduled SET failed_at = clock_timestamp(), failure = $2, claimed_until = NULL"
+            " WHERE id = $1",
             *(scheduled.id, error.reason),
         )
         event = {

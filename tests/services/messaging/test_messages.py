@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -192,7 +193,7 @@ async def test_reactions_are_counted_once_a_person(services: World) -> None:
     sent = await send(services, group, one)
     async with trio.open_nursery() as nursery:
         for who in (one, two, one, two):
-            nursery.start_soon(lambda who=who: about(services, "AddReaction", sent, who, emoji="👍"))
+            nursery.start_soon(partial(about, services, "AddReaction", sent, who, emoji="👍"))
     await about(services, "AddReaction", sent, two, emoji=":party_parrot:")
     await about(services, "RemoveReaction", sent, one, emoji="👍")
     await about(services, "RemoveReaction", sent, one, emoji="👍")
@@ -237,9 +238,8 @@ async def test_limits_of_reactions_and_pins_hold_when_everybody_tries_at_once(se
 
     async with trio.open_nursery() as nursery:
         for n in range(60):
-            nursery.start_soon(
-                lambda n=n: attempt("AddReaction", sent[0], (one, two)[n % 2], emoji=chr(0x1F400 + n))
-            )
+            by, emoji = (one, two)[n % 2], chr(0x1F400 + n)
+            nursery.start_soon(partial(attempt, "AddReaction", sent[0], by, emoji=emoji))
         for message in sent:
             nursery.start_soon(attempt, "PinMessage", message, one)
     assert sorted(refused) == ["too_many_pins"] * 4 + ["too_many_reactions"] * 10
