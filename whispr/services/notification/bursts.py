@@ -15,15 +15,15 @@ LEASE_S = 60.0
 MESSAGES_MAX = 500
 """Messages told of at once; the rest follows in the next round."""
 
+# Updating the burst's row, though nothing changes, waits for a process that is about to end the burst.
 _NOTE = """
-    INSERT INTO notifications.messages (
-        message_id, conversation_id, seq, sender_id, preview, mentions, silent, sent_at)
-    VALUES ($1, $2, $3, $4, $5, $6::uuid[], $7, $8) ON CONFLICT DO NOTHING
-"""
-# Updating the row, though nothing changes, waits for a process that is about to end this burst.
-_BURST = """
+    WITH noted AS (
+        INSERT INTO notifications.messages (
+            message_id, conversation_id, seq, sender_id, preview, mentions, silent, sent_at)
+        VALUES ($1, $2, $3, $4, $5, $6::uuid[], $7, $8) ON CONFLICT DO NOTHING
+    )
     INSERT INTO notifications.bursts AS b (conversation_id, kind, due_at)
-    VALUES ($1, $2, now() + make_interval(secs => $3))
+    VALUES ($2, $9, now() + make_interval(secs => $10))
     ON CONFLICT (conversation_id) DO UPDATE SET due_at = b.due_at
 """
 _TAKE = """
@@ -69,9 +69,8 @@ class Bursts:
         """Keep a message until its burst is due, `batch_s` seconds after the first message of it."""
         await tx.execute(
             _NOTE, message.message_id, message.conversation_id, message.seq, message.sender_id, message.preview,
-            list(message.mentions), message.silent, message.sent_at,
+            list(message.mentions), message.silent, message.sent_at, message.kind.value, batch_s,
         )  # fmt: skip
-        await tx.execute(_BURST, message.conversation_id, message.kind.value, batch_s)
 
     async def take(self, count_max: int) -> list[Burst]:
         """Take bursts that are due. No other process takes them while the lease lasts."""

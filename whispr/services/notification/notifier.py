@@ -12,6 +12,7 @@ from datetime import datetime
 
 import msgspec
 import structlog
+import trio
 
 from whispr.adapters.postgres import Postgres, Transaction
 from whispr.conversations.domain import Kind
@@ -31,6 +32,8 @@ RECIPIENTS_MAX = 1_000
 """People told by one call, and members of a conversation who are told of everything by default."""
 COLLAPSE_CHARS_MAX = 64
 """What FCM and APNs take."""
+YIELD_EVERY = 32
+"""People looked at before others get their turn."""
 CLEARS_MAX = 20
 """Collapse keys cleared from a device at once."""
 
@@ -147,7 +150,9 @@ class Notifier:
         blocked = await self._blocks(messages, people)
         now = inboxes.now()
         found = []
-        for user_id in people:
+        for number, user_id in enumerate(people):
+            if number % YIELD_EVERY == 0:
+                await trio.lowlevel.checkpoint()  # a thousand people times hundreds of messages take a while
             standing = standings[user_id]
             unseen = [
                 message

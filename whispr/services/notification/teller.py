@@ -24,6 +24,8 @@ from whispr.services.notification.personal import erase
 
 STALE_S = 3600.0
 """Messages older than this are not told of: an outage has ended, or a stream is being replayed."""
+CONCURRENCY = 4
+"""Messages and watermarks handled at once: connections to the database are shared with those who wait for them."""
 BURSTS_MAX = 4
 """Bursts told of at once."""
 TELL_S = 30.0
@@ -104,9 +106,15 @@ class Teller:
                 "notification-messages",
                 tuple(subject.format("message_sent") for subject in both),
                 self.message_sent,
+                concurrency=CONCURRENCY,
                 from_start=False,
             ),
-            Consumer("notification-read", tuple(subject.format("read") for subject in both), self.read),
+            Consumer(
+                "notification-read",
+                tuple(subject.format("read") for subject in both),
+                self.read,
+                concurrency=CONCURRENCY,
+            ),
             Consumer(
                 "notification-edited",
                 tuple(subject.format("message_edited") for subject in both),
