@@ -12,14 +12,6 @@ import pytest
 import trio
 
 from whispr.errors import Code, WhisprError, conflict, denied, exhausted, exists, not_found, unavailable
-    Code,
-    WhisprError,
-    conflict,
-    denied,
-    exhausted,
-    not_found,
-    unavailable,
-)
 from whispr.gateway.rest import RestLimits
 from whispr.gateway.server import ListenError
 
@@ -189,7 +181,7 @@ async def test_pages_for_people_have_tags(served: Any) -> None:
 
 
 async def test_retry_after_is_in_whole_seconds(served: Any) -> None:
-    """RetryInfo becomes Retry-After, rounded up; 503 says a second where the service says nothing."""
+    """RetryInfo becomes Retry-After, rounded up; a second where the service says nothing."""
     for error, status, seconds in (
         (exhausted("slow down", 12.2), 429, "13"),
         (unavailable("away", retry_after_s=2.5), 503, "3"),
