@@ -407,3 +407,101 @@ async def test_what_other_nodes_broadcast_is_noted(services: World) -> None:
             pass
         with pytest.raises(ChannelClosed):
             await push(theirs, "get_history")
+
+
+async def test_changes_of_messages_are_told_with_their_numbers(services: World) -> None:
+    """Each event of a change carries `change`, gap-free; edits carry the message as it is now."""
+    group, (one, two) = await a_group(services.db)
+    async with joined(services, f"conversation:{group}", one, two) as (mine, theirs):
+        sent = await push(mine, "send_message", {"text": "frist"})
+        named = {"message_id": sent["message_id"]}
+        reply = await push(mine, "edit_message", {**named, "text": "first"})
+        assert reply.keys() == {"message_id", "seq", "edited_at"}
+        edited = await expect(theirs, "message_edited")
+        assert (edited["change"], edited["seq"], edited["edited_by"]) == (2, 1, one)
+        assert (edited["message"]["text"], edited["message"]["edited_at"]) == ("first", reply["edited_at"])
+        await push(theirs, "add_reaction", {**named, "emoji": "👍"})
+        added = await expect(mine, "reaction_added")
+        assert (added["change"], added["user_id"], added["emoji"]) == (3, two, "👍")
+        await push(theirs, "remove_reaction", {**named, "emoji": "👍"})
+        assert (await expect(mine, "reaction_removed"))["change"] == 4
+        await push(mine, "pin_message", named)
+        assert (await expect(theirs, "message_pinned"))["pinned_by"] == one
+        await push(mine, "unpin_message", named)
+        assert (await expect(theirs, "message_unpinned"))["change"] == 6
+        await push(mine, "delete_message", {**named, "for_everyone": True})
+        gone = await expect(theirs, "message_deleted")
+        assert (gone["change"], gone["seq"], gone["deleted_by"], gone["for_everyone"]) == (7, 1, one, True)
+        history = await push(theirs, "get_history")
+        assert "text" not in history["messages"][0]
+        assert history["messages"][0]["deleted_at"]
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "reason"),
+    [
+        ("edit_message", {"message_id": NOBODY, "text": "x"}, "not_found"),
+        ("edit_message", {"message_id": NOBODY}, "invalid_payload"),
+        ("edit_message", {"message_id": "x", "text": "x"}, "invalid_payload"),
+        ("delete_message", {}, "invalid_payload"),
+        ("delete_message", {"message_id": NOBODY, "for_everyone": True}, "not_found"),
+        ("add_reaction", {"message_id": NOBODY, "emoji": "ok"}, "invalid_payload"),
+        ("add_reaction", {"message_id": NOBODY, "emoji": "👍"}, "not_found"),
+        ("pin_message", {"message_id": NOBODY}, "not_found"),
+        ("save_draft", {"text": "x", "content": "eA=="}, "invalid_payload"),
+    ],
+)
+async def test_impossible_changes_are_refused(
+    services: World, event: str, payload: Json, reason: str
+) -> None:
+    """Each bad push gets the reason that says what is wrong, and the channel lives on."""
+    group, (one, _) = await a_group(services.db)
+    async with joined(services, f"conversation:{group}", one) as (mine,):
+        with pytest.raises(Refused) as refused:
+            await push(mine, event, payload)
+        assert refused.value.reason == reason
+        await push(mine, "get_history")
+
+
+async def test_own_state_follows_to_other_sockets(services: World) -> None:
+    """Drafts, hiding, archive and failures of scheduled messages are told on user:<id>, to nobody else."""
+    group, (one, two) = await a_group(services.db)
+    async with (
+        joined(services, f"conversation:{group}", one) as (mine,),
+        joined(services, f"user:{one}", one) as (own,),
+        joined(services, f"user:{two}", two) as (theirs,),
+    ):
+        await push(mine, "save_draft", {"text": "hel"})
+        draft = await expect(own, "conversation_updated")
+        assert (draft["conversation_id"], draft["draft"]["text"]) == (group, "hel")
+        await push(mine, "save_draft", {})
+        assert (await expect(own, "conversation_updated"))["draft"] is None
+        sent = await push(mine, "send_message", {"text": "x"})
+        await push(mine, "delete_message", {"message_id": sent["message_id"]})
+        hidden = await expect(own, "message_deleted")
+        assert (hidden["seq"], hidden["for_everyone"]) == (1, False)
+        archive = pb.ArchiveConversationRequest(conversation_id=group, archived=True)
+        await services.messaging.ArchiveConversation(archive, metadata=as_(one))
+        assert (await expect(own, "conversation_updated"))["archived"] is True
+        listed = await push(own, "get_conversations", {"archived": True})
+        assert [each["id"] for each in listed["conversations"]] == [group]
+        synced = await push(own, "sync")
+        assert [each["conversation"]["id"] for each in synced["conversations"]] == [group]
+        assert (await push(own, "sync", {"since": synced["cursor"]}))["has_more"] is False
+        marked = await push(theirs, "mark_all_read")
+        assert marked == {"marked_count": 1}
+        seen = {name for name, _ in await until_quiet(theirs)}
+        assert not seen & {"conversation_updated", "message_deleted"}
+
+
+async def test_a_room_has_the_same_channel_on_its_own_topic(services: World) -> None:
+    """room:<id> serves what conversation:<id> does, and the room's events go there."""
+    group, (one, two) = await a_group(services.db)
+    await services.db.execute("UPDATE conversations.conversations SET kind = 'room' WHERE id = $1", group)
+    async with joined(services, f"room:{group}", one, two) as (mine, theirs):
+        sent = await push(mine, "send_message", {"text": "hello room"})
+        assert (await expect(theirs, "new_message"))["id"] == sent["message_id"]
+        await push(theirs, "mark_read", {"seq": 1})
+        assert (await expect(mine, "read_receipt"))["seq"] == 1
+        await push(mine, "add_reaction", {"message_id": sent["message_id"], "emoji": "👍"})
+        assert (await expect(theirs, "reaction_added"))["emoji"] == "👍"
