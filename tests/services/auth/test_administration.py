@@ -186,6 +186,11 @@ async def test_administration_is_for_administrators(auth: Any, db: Postgres) -> 
     ).reason == "forbidden"
     found = await auth.stub.GetUserInfo(named, metadata=bearer(plain))
     assert found.user.id == eva.user.id
+    for nobody in ("nobody", "no\0body", "x" * 1000):
+        named = auth_pb2.GetUserInfoRequest(username=nobody)
+        assert (await refusal(auth.stub.GetUserInfo(named, metadata=bearer(plain)))).code is Code.NOT_FOUND
+    both = auth_pb2.GetUserInfoRequest(username="eva", user_id=eva.user.id)
+    assert (await refusal(auth.stub.GetUserInfo(both, metadata=bearer(plain)))).fields.keys() == {"username"}
 
 
 async def test_unknown_accounts_and_roles_are_named(auth: Any, db: Postgres) -> None:

@@ -108,6 +108,17 @@ async def test_of_many_sign_ups_for_one_name_one_wins(auth: Any, db: Postgres) -
     assert await db.fetchval("SELECT count(*) FROM auth.sessions") == 1
 
 
+async def test_of_many_sign_ups_with_one_address_one_wins(auth: Any, db: Postgres) -> None:
+    """One e-mail address, written differently, at the same moment: one account."""
+    number = iter(range(9))
+    results = await outcomes(
+        lambda: auth.register(f"ada{(n := next(number))}", email=f"{'aA'[n % 2]}da@example.org"), 5
+    )
+    errors = [result for result in results if isinstance(result, WhisprError)]
+    assert {error.reason for error in errors} == {"email_taken"}
+    assert (len(errors), await db.fetchval("SELECT count(*) FROM auth.accounts")) == (4, 1)
+
+
 async def test_people_are_published_to_other_services(auth: Any, db: Postgres) -> None:
     """The view holds active people and nothing secret."""
     grant = await auth.register("ada", display_name="Ada")

@@ -18,6 +18,7 @@ from tests.services.kit import Tokens, as_, as_service
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.domain import Limits
 from whispr.conversations.membership import Membership
+from whispr.conversations.paging import to_token
 from whispr.errors import Code, WhisprError
 from whispr.events import Event
 from whispr.identity import AuthInterceptor, Identity
@@ -141,7 +142,7 @@ async def name(people: People, *pairs: tuple[str, str]) -> list[str]:
 async def test_a_profile_is_changed_field_by_field(people: People) -> None:
     """What is given changes, the rest stays; an empty text takes a thing back; the event says what changed."""
     one, two = await sign_up(people.db, 2)
-    first = await people.update(one, bio="Line one\nline two", status_text=" here ", locale="fr-CH")
+    first = await people.update(one, bio=" Line one\r\nline two ", status_text=" here ", locale="fr-CH")
     assert (first.bio, first.status_text, first.locale) == ("Line one\nline two", "here", "fr-CH")
     second = await people.update(
         one, display_name="Ada", avatar_media_id=PICTURE.upper(), time_zone="Europe/Zurich", status_text=""
@@ -455,6 +456,15 @@ async def test_search_ranks_exact_names_then_usernames_then_display_names(people
         page, token = await people.search(searcher, "anna", 1, token)
         paged += page
     assert (paged, token) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    "token", [[99, ""], [-2, ""], [10**30, ""], [1, "\0"], [1, "x" * 201], [1], {"place": 1}, "x", [None, ""]]
+)
+async def test_a_made_up_page_of_a_search_is_refused(people: People, token: Any) -> None:
+    """A token that no page has returned is INVALID_ARGUMENT, whatever it holds."""
+    one = (await sign_up(people.db, 1))[0]
+    assert (await refusal(people.search(one, "a", 5, to_token(token))))[0] is Code.INVALID_ARGUMENT
 
 
 async def test_search_respects_blocks_both_ways(people: People) -> None:

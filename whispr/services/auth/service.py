@@ -334,7 +334,9 @@ class AuthService:
 
     async def account_named(self, username: str) -> Account:
         """Return the account of this name, whatever the case. Raises NOT_FOUND."""
-        account = await self._store.account_by_username(username)
+        account = None
+        if domain.username_fault(username) is None:
+            account = await self._store.account_by_username(username)
         if account is None:
             raise not_found("user", username)
         return account

@@ -55,7 +55,7 @@ def changes(given: Mapping[str, str]) -> Changes:
 
 def _canonical(name: str, value: str) -> str:
     if name in ("display_name", "bio", "status_text"):
-        return value.strip()
+        return value.replace("\r\n", "\n").strip()
     return value.lower() if name == "avatar_media_id" else value
 
 

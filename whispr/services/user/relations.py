@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from whispr.adapters.postgres import Postgres, Transaction
+from whispr.conversations.ids import UUID_PATTERN
 from whispr.conversations.paging import Place, from_token, to_token
 from whispr.errors import conflict, exhausted, not_found
 from whispr.events import Event, emit, once
@@ -21,6 +22,9 @@ from whispr.services.user.domain import Changes
 
 ERASURE = "user-erasure"
 """The consumer that erases what is held about people who deleted their accounts."""
+
+
+Id = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)]
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -117,7 +121,7 @@ class Relations:
         self, user_id: str, among: Sequence[str], size: int, page_token: str
     ) -> tuple[dict[str, bool], str]:
         """Return contacts, by id, and whether each shows the person their presence; and the next token."""
-        after = from_token(page_token, str)
+        after = from_token(page_token, Id)
         rows = await self._db.fetch(_VISIBLE_CONTACTS, user_id, size + 1, after, list(among) or None)
         page = {str(row["contact_id"]): row["visible"] for row in rows[:size]}
         return page, to_token(list(page)[-1]) if len(rows) > size else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -169,8 +170,8 @@ class Person(msgspec.Struct, frozen=True):
 class Found(msgspec.Struct, array_like=True, frozen=True):
     """Where a page of a search ended: which kind of match, and its sort key."""
 
-    place: int
-    key: str
+    place: Annotated[int, msgspec.Meta(ge=-1, le=2)]
+    key: Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class Users:
