@@ -33,6 +33,7 @@ PURE = (
     "conversations/domain.py",
     "conversations/room_rules.py",
     "conversations/spam.py",
+    "services/notification/domain.py",
     "rpc/wire.py",
     "rpc/compression.py",
     "asgi/body.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import http_ece
 import msgspec
+import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,7 +24,7 @@ from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.conversations.domain import Kind, Limits
 from whispr.conversations.ids import new_id
-from whispr.errors import exhausted
+from whispr.errors import Code, WhisprError, exhausted
 from whispr.events import Event
 from whispr.identity import AuthInterceptor, Identity
 from whispr.services.notification.notifier import Options
@@ -236,3 +237,27 @@ async def world(db: Postgres, folder: Path, options: Options = AT_ONCE, **setup:
         nursery.cancel_scope.cancel(reason="the test is over")
     with trio.CancelScope(shield=True):
         await service.senders.aclose()
+
+
+async def refusal(call: Awaitable[Any]) -> tuple[Code, str]:
+    with pytest.raises(WhisprError) as refused:
+        await call
+    return refused.value.code, refused.value.reason
+
+
+async def faults(call: Awaitable[Any]) -> set[str]:
+    with pytest.raises(WhisprError) as refused:
+        await call
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    return set(refused.value.fields)
+
+
+def a_message(group: str, sender: str, *recipients: str, **fields: Any) -> pb.SendMessageNotificationRequest:
+    return pb.SendMessageNotificationRequest(
+        message_id=new_id(), conversation_id=group, sender_id=sender, recipient_ids=recipients, **fields
+    )
+
+
+def why(reply: pb.SendNotificationResponse) -> dict[str, str]:
+    """Person or device → why nothing was pushed; empty where it was."""
+    return {each.device_id or each.user_id: each.error_message for each in reply.delivery_statuses}

@@ -22,22 +22,30 @@ from whispr.services.notification import inbox as inboxes
 from whispr.services.notification.bursts import Burst, Bursts, NewMessage
 from whispr.services.notification.deliveries import Deliveries
 from whispr.services.notification.devices import Devices
-from whispr.services.notification.domain import Notice, Priority, Why, why_not, words_for
+from whispr.services.notification.domain import Notice, Priority, Why, why_not
+from whispr.services.notification.entries import (
+    CLEAR,
+    MENTION,
+    MESSAGE,
+    Recipient,
+    Telling,
+    burst_entry,
+    event_of,
+    priority_of,
+    push_of,
+    told_entry,
+)
 from whispr.services.notification.inbox import Entry, Inbox
-from whispr.services.notification.senders.port import Push, fitted
+from whispr.services.notification.senders.port import Push
 from whispr.services.notification.surroundings import Announce, Neighbours, Presence
 from whispr.services.notification.wishes import Standing, Wishes
 
 RECIPIENTS_MAX = 1_000
 """People told by one call, and members of a conversation who are told of everything by default."""
-COLLAPSE_CHARS_MAX = 64
-"""What FCM and APNs take."""
 YIELD_EVERY = 32
 """People looked at before others get their turn."""
 CLEARS_MAX = 20
 """Collapse keys cleared from a device at once."""
-
-MESSAGE, MENTION, CLEAR = "message", "mention", "clear"
 
 log = structlog.get_logger("whispr.notification")
 
@@ -56,28 +64,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Members of a conversation up to which everybody is told of everything by default."""
 
 
-class Telling(msgspec.Struct, frozen=True, kw_only=True):
-    """What a service wants people to be told."""
-
-    type: str
-    conversation_id: str
-    kind: Kind | None = None
-    actor_id: str
-    recipient_ids: Sequence[str] = ()
-    """Empty for all members."""
-    title: str = ""
-    body: str = ""
-    data: Mapping[str, str] = {}
-    priority: Priority = Priority.NORMAL
-    silent: bool = False
-    id: str = ""
-    """Of the event it comes from: then it is told once, under that id."""
-    message_id: str = ""
-    """Set for a message: then it is told once, to members who do not read along."""
-    preview: str = ""
-    mentions: Collection[str] = ()
-
-
 class Told(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a Telling."""
 
@@ -86,19 +72,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     skipped: Mapping[str, Why]
     devices: Sequence[tuple[str, str]]
     """(user, device) of those who are pushed."""
-
-
-class _Recipient(msgspec.Struct, frozen=True):
-    """Somebody whose inbox gets an entry, and whose devices are pushed unless `why` says why not."""
-
-    user_id: str
-    standing: Standing
-    why: Why | None
-    messages: Sequence[NewMessage] = ()
-
-    @property
-    def mentioned(self) -> bool:
-        return any(self.user_id in message.mentions for message in self.messages)
 
 
 class Notifier:
@@ -141,7 +114,7 @@ class Notifier:
             await self.bursts.done(tx, burst, messages, self.options.batch_s)
         await self._announce_new(entries)
 
-    async def _recipients(self, burst: Burst, messages: Sequence[NewMessage]) -> list[_Recipient]:
+    async def _recipients(self, burst: Burst, messages: Sequence[NewMessage]) -> list[Recipient]:
         """Find who is to be told of which of the messages, and who of them aloud."""
         people, large = await self._audience(burst.conversation_id, messages)
         reading = await self._online.reading(topic_of(burst.kind, burst.conversation_id), among=people)
@@ -163,10 +136,10 @@ class Notifier:
             ]
             if not unseen or not standing.is_member:
                 continue
-            recipient = _Recipient(user_id, standing, None, unseen)
+            recipient = Recipient(user_id, standing, None, unseen)
             notice = Notice(
                 MENTION if recipient.mentioned else MESSAGE,
-                _priority(burst.kind, recipient.mentioned),
+                priority_of(burst.kind, recipient.mentioned),
                 mentioned=recipient.mentioned,
                 large=large,
             )
@@ -196,7 +169,7 @@ class Notifier:
         self,
         tx: Transaction,
         burst: Burst,
-        recipients: Sequence[_Recipient],
+        recipients: Sequence[Recipient],
         names: Mapping[str, str],
         group: str,
     ) -> list[Entry]:
@@ -206,7 +179,7 @@ class Notifier:
         before = await self.inbox.gathering(tx, burst.conversation_id, [r.user_id for r in recipients])
         at = inboxes.now()
         entries = [
-            _burst_entry(each, burst, before.get(each.user_id), names, group, at) for each in recipients
+            burst_entry(each, burst, before.get(each.user_id), names, group, at) for each in recipients
         ]
         await self.inbox.add(tx, entries, gathers=True)
         await self.inbox.trim(tx, [entry.user_id for entry in entries if entry.user_id not in before])
@@ -230,12 +203,13 @@ class Notifier:
         told = {user_id for user_id in people if user_id not in skipped or skipped[user_id].leaves_inbox}
         loud = [user_id for user_id in people if user_id not in skipped]
         names = await self.wishes.names([telling.actor_id] if telling.actor_id else [])
+        at = inboxes.now()
         async with self._db.transaction() as tx:
             again = await self.inbox.sent_for(tx, telling.message_id) if telling.message_id else None
             notification_id = again or telling.id or new_id()
             about = f"message:{telling.message_id}" if telling.message_id else f"sent:{notification_id}"
             entries = {
-                user_id: _entry(telling, notification_id, user_id, standings[user_id], names)
+                user_id: told_entry(telling, notification_id, user_id, standings[user_id], names, at)
                 for user_id in people
                 if user_id in told
             }
@@ -356,7 +330,7 @@ class Notifier:
         devices = await self.devices.ids_of(loud, on=tx)
         badges = await self.inbox.unread({user_id for user_id, _ in devices}, on=tx)
         pushes = [
-            (user_id, device_id, _push_of(entries[user_id], badges[user_id], silent=user_id in silent))
+            (user_id, device_id, push_of(entries[user_id], badges[user_id], silent=user_id in silent))
             for user_id, device_id in devices
         ]
         if pushes:
@@ -372,110 +346,3 @@ class Notifier:
         for user_id in connected:
             event = event_of(by_user[user_id], unread[user_id])
             self._announce(user_topic(user_id), "notification", event)
-
-
-def event_of(entry: Entry, unread: int) -> dict[str, object]:
-    """Build the `notification` event of a new or changed entry."""
-    return {
-        "id": entry.id,
-        "type": entry.type,
-        "conversation_id": entry.conversation_id,
-        "actor_id": entry.actor_id,
-        "title": entry.title,
-        "body": entry.body,
-        "data": entry.data,
-        "priority": entry.priority.name,
-        "count": entry.count,
-        "created_at": entry.at,
-        "unread_count": unread,
-    }
-
-
-def _priority(kind: Kind, mentioned: bool) -> Priority:
-    return Priority.HIGH if mentioned or kind is Kind.DIRECT else Priority.NORMAL
-
-
-def _collapse_key(entry: Entry) -> str:
-    """Of the messages of a conversation one notification is on a screen, and one of each event in it."""
-    if not entry.conversation_id:
-        return f"notification:{entry.id}"
-    if entry.type in (MESSAGE, MENTION):
-        return f"conversation:{entry.conversation_id}"
-    return f"{entry.conversation_id}:{entry.type}"[:COLLAPSE_CHARS_MAX]
-
-
-def _burst_entry(
-    recipient: _Recipient,
-    burst: Burst,
-    before: tuple[str, int, str] | None,
-    names: Mapping[str, str],
-    group: str,
-    at: datetime,
-) -> Entry:
-    """Build what a recipient is told of a burst: a new entry, or what becomes of the one they had."""
-    last = recipient.messages[-1]
-    entry_id, count, kind = before or (new_id(), 0, MESSAGE)
-    count += len(recipient.messages)
-    senders = dict.fromkeys(message.sender_id for message in reversed(recipient.messages))
-    preview = last.preview if recipient.standing.own.previews else None
-    who = [names.get(sender, "Somebody") for sender in senders]
-    title, body = words_for(count, who, preview, group)
-    mentioned = recipient.mentioned or kind == MENTION
-    return Entry(
-        user_id=recipient.user_id,
-        id=entry_id,
-        type=MENTION if mentioned else MESSAGE,
-        conversation_id=burst.conversation_id,
-        actor_id=last.sender_id,
-        message_id=last.message_id,
-        seq=last.seq,
-        title=title,
-        body=body,
-        data={"message_id": last.message_id, "seq": str(last.seq), "conversation_kind": burst.kind.value},
-        priority=_priority(burst.kind, mentioned),
-        count=count,
-        at=at,
-    )
-
-
-def _entry(
-    telling: Telling, notification_id: str, user_id: str, standing: Standing, names: Mapping[str, str]
-) -> Entry:
-    title, body = telling.title, telling.body
-    if telling.message_id:
-        preview = telling.preview if standing.own.previews else None
-        title, body = words_for(1, [names.get(telling.actor_id, "Somebody")], preview or None, "")
-    own = {"message_id": telling.message_id} if telling.message_id else {}
-    return Entry(
-        user_id=user_id,
-        id=notification_id,
-        type=telling.type,
-        conversation_id=telling.conversation_id,
-        actor_id=telling.actor_id,
-        message_id=telling.message_id,
-        title=title,
-        body=body,
-        data={**telling.data, **own},
-        priority=telling.priority,
-        at=inboxes.now(),
-    )
-
-
-def _push_of(entry: Entry, badge: int, *, silent: bool) -> Push:
-    own = {
-        "conversation_id": entry.conversation_id,
-        "actor_id": entry.actor_id,
-        "count": str(entry.count),
-    }
-    push = Push(
-        type=entry.type,
-        notification_id=entry.id,
-        title=entry.title,
-        body=entry.body,
-        data={**entry.data, **{name: value for name, value in own.items() if value}},
-        collapse_key=_collapse_key(entry),
-        priority=entry.priority,
-        silent=silent,
-        badge=badge,
-    )
-    return fitted(push)

@@ -36,7 +36,8 @@ from whispr.services.notification.domain import (
     size_of,
     zone_of,
 )
-from whispr.services.notification.notifier import MESSAGE, RECIPIENTS_MAX, Telling
+from whispr.services.notification.entries import MESSAGE, Telling
+from whispr.services.notification.notifier import RECIPIENTS_MAX
 from whispr.services.notification.senders.addresses import is_public
 from whispr.services.notification.senders.webpush import AUTH_BYTES, P256DH_BYTES
 from whispr.v1 import notification_pb2 as pb

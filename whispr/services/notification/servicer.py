@@ -18,7 +18,8 @@ from whispr.services.notification import personal, protobuf, requests
 from whispr.services.notification.deliveries import Status
 from whispr.services.notification.dispatcher import Dispatcher
 from whispr.services.notification.domain import Platform
-from whispr.services.notification.notifier import Notifier, Telling, Told
+from whispr.services.notification.entries import Telling
+from whispr.services.notification.notifier import Notifier, Told
 from whispr.services.notification.requests import Addresses
 from whispr.v1 import common_pb2
 from whispr.v1 import notification_pb2 as pb

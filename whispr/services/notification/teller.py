@@ -19,7 +19,8 @@ from whispr.services.notification import inbox as inboxes
 from whispr.services.notification.bursts import Burst, NewMessage
 from whispr.services.notification.dispatcher import POLL_S, Bell, Dispatcher, forever
 from whispr.services.notification.domain import TITLE_CHARS_MAX, mentioned_in, one_line, preview_of
-from whispr.services.notification.notifier import RECIPIENTS_MAX, Notifier, Telling
+from whispr.services.notification.entries import Telling
+from whispr.services.notification.notifier import RECIPIENTS_MAX, Notifier
 from whispr.services.notification.personal import erase
 
 STALE_S = 3600.0
