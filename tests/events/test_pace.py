@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 import trio.testing
 
-from whispr.events.pace import Pace, demand
+from whispr.events.pace import PRESSED_S, SAMPLE_S, Pace, demand
 
 RATE = 100.0
 
@@ -76,9 +76,21 @@ async def test_it_speeds_up_again_when_calls_cease(autojump_clock: trio.testing.
         assert not pace.busy
 
 
+async def test_it_is_busy_while_much_comes_in(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever sees live traffic pile up can say so, whatever this thread computes."""
+    async with paced(0.0) as (pace, _):
+        pace.press()
+        done: list[int] = []
+        await work(pace, PRESSED_S, done)
+        assert len(done) <= 1.1 * RATE * PRESSED_S
+        await trio.sleep(SAMPLE_S)
+        assert not pace.busy
+
+
 async def test_lifted_it_never_waits(autojump_clock: trio.testing.MockClock) -> None:
     """0 lifts the rate."""
     pace = Pace(0, demand=Thread(1.0))
+    pace.press()
     await pace.run()
     began = trio.current_time()
     for _ in range(1000):

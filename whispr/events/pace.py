@@ -17,6 +17,8 @@ SAMPLE_S = 0.1
 SETTLE_S = 0.002
 """How long what is under way may take to come to rest before."""
 MEASURE_S = 0.004
+PRESSED_S = 0.5
+"""How long the process counts as busy after it was said that much is coming in."""
 BUSY = 0.7
 """Share of the time spent computing for others from which on the process counts as busy."""
 
@@ -43,8 +45,17 @@ class Pace:
         self._turn = trio.Lock()
         self._worked = trio.Event()
         self._still: trio.Event | None = None
-        self.busy = False
-        """What the last measurement has shown."""
+        self._computing = False
+        self._pressed_until = float("-inf")
+
+    @property
+    def busy(self) -> bool:
+        """What the last measurement has shown, or somebody has said since."""
+        return self._computing or trio.current_time() < self._pressed_until
+
+    def press(self) -> None:
+        """Say that much is coming in: others than this thread, such as PostgreSQL, may be what is short."""
+        self._pressed_until = trio.current_time() + PRESSED_S
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Measure until cancelled."""
@@ -58,7 +69,7 @@ class Pace:
                 await trio.sleep(SETTLE_S)
                 before, began = self._demand(), trio.current_time()
                 await trio.sleep(MEASURE_S)
-                self.busy = self._demand() - before >= BUSY * (trio.current_time() - began)
+                self._computing = self._demand() - before >= BUSY * (trio.current_time() - began)
             finally:
                 self._still = None
                 still.set()
@@ -70,7 +81,7 @@ class Pace:
         self._worked.set()
         while self._still is not None:
             await self._still.wait()
-        if not self.busy:
+        if not self.busy or not self._busy_per_s:
             await trio.lowlevel.checkpoint()
             return
         async with self._turn:

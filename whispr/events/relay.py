@@ -50,6 +50,8 @@ EVENTS_MAX = 512
 """Events of one turn, unless its last row stands for more."""
 CAREFUL_MAX = 16
 """Events of a turn that goes one by one."""
+FRESH_S = 0.2
+"""Of this age is the newest row while events still come in. With more than a turn waiting, that is heavy traffic."""
 TAKEN = -1
 """What a turn returns when another relay is at work."""
 TAKEN_S = 0.1
@@ -75,6 +77,10 @@ SELECT (SELECT count(*) FROM (SELECT FROM events.outbox LIMIT 10000) AS counted)
     (SELECT extract(epoch FROM clock_timestamp() - emitted_at)::float8 FROM events.outbox ORDER BY position LIMIT 1)
         AS age_s
 """
+_COMING_IN = (
+    "SELECT emitted_at > clock_timestamp() - make_interval(secs => $1) FROM events.outbox"
+    " ORDER BY position DESC LIMIT 1"
+)
 _BURY = (
     "INSERT INTO events.dead_letters (consumer, event_id, stream_subject, about, payload, error, attempts)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (consumer, event_id)"
@@ -190,6 +196,9 @@ class Relay:
                 if not await tx.fetchval(_LOCK, LOCK_KEY):
                     return TAKEN
                 rows = await self._head(tx)
+                count = sum(len(row.events) for row in rows)
+                if count >= EVENTS_MAX and await tx.fetchval(_COMING_IN, FRESH_S):
+                    self._pace.press()
                 failure = await (self._publish_one_by_one if self._careful else self._publish)(tx, rows)
         except _ExpandError as error:
             await self._give_up_expanding(error)
@@ -198,7 +207,7 @@ class Relay:
         if failure is not None:
             self._streams.forget()
             raise failure
-        return sum(len(row.events) for row in rows) or len(rows)
+        return count or len(rows)
 
     async def _head(self, tx: Transaction) -> list[_Row]:
         """Read the first rows with their events, as many as make a turn."""
