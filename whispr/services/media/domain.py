@@ -15,8 +15,9 @@ from whispr.services.media.types import TypeFault, clean_filename, essence, kind
 CUSTOM_KEYS_MAX = 16
 CUSTOM_KEY_CHARS_MAX = 64
 CUSTOM_VALUE_CHARS_MAX = 1024
-PART_BYTES = 4 * 1024 * 1024
-"""What is received is kept in pieces of this size: as much as a dying process can lose."""
+PART_BYTES = 2 * 1024 * 1024
+"""What is received is kept in pieces of this size; a dying process loses two at most, and each upload that is
+received holds two in memory."""
 PARTS_MAX = 10_000
 """Pieces of one upload: a client that sends a byte at a time is told to send more."""
 
@@ -31,7 +32,7 @@ class MediaLimits:
     """A person's, at a time."""
     uploads_per_min: int = 60
     streams: int = 64
-    """Requests with bytes of uploads that one process serves at a time: each holds a part in memory."""
+    """Requests with bytes of uploads that one process serves at a time: each holds two parts in memory."""
     streams_per_upload: int = 2
     """Of one upload: a second one for a client whose first has gone without our noticing yet."""
     pixels: int = 50_000_000

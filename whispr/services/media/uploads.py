@@ -1,9 +1,10 @@
 """Receives the bytes of uploads: into the object store a part at a time, in step with the client.
 
-While a part is on its way to the store nothing is read from the client, and the network holds it back. A part
-counts once the database has it; whatever breaks before loses that part at most, and the client is told by the
-next HEAD where to go on, in whichever process that arrives. A connection that breaks, and a request that is
-cancelled, still have the part they were in written, within `SAVE_S`.
+While a part is on its way to the store the next one is received; when that is full, too, nothing more is read
+from the client, and the network holds it back. A part counts once the database has it. Whatever breaks before
+loses those two parts at most, and the next HEAD tells the client where to go on, in whichever process it arrives.
+A connection that breaks, and a request that is cancelled, still have the parts they were in written, within
+`SAVE_S`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final
 import trio
 
 from whispr.adapters.objects import Objects
+from whispr.bridge import ungrouped
 from whispr.errors import Code, WhisprError, unavailable
 from whispr.services.media import metrics
 from whispr.services.media.domain import PART_BYTES, MediaLimits, Medium
@@ -63,8 +65,10 @@ class Uploads:
 
     async def _received(self, receiving: _Receiving, body: AsyncIterator[bytes]) -> int:
         try:
-            async for piece in body:
-                await receiving.take(piece)
+            with ungrouped():
+                async with trio.open_nursery() as nursery:
+                    async for piece in body:
+                        await receiving.take(piece, nursery)
             return await receiving.finish()
         except BaseException:
             await receiving.wind_up()
@@ -132,8 +136,15 @@ class _Receiving:
         self._medium = medium
         self._offset = offset
         """Up to where it counts."""
+        self._end = offset
+        """Up to where bytes have come."""
         self._written: list[Part] = []
         """What is written and does not count yet."""
+        self._writing = b""
+        """A part on its way to the store."""
+        self._idle = trio.Event()
+        """Set while no part is on its way."""
+        self._idle.set()
         self._pieces: list[bytes] = []
         self._size = 0
         self._checksum = checksum
@@ -141,12 +152,8 @@ class _Receiving:
         self._atomic = whole or checksum is not None
         self._whole = whole
 
-    @property
-    def _end(self) -> int:
-        return self._offset + sum(part.bytes for part in self._written) + self._size
-
-    async def take(self, piece: bytes) -> None:
-        """Take some bytes; waits while a part is written. Raises TusFault 413."""
+    async def take(self, piece: bytes, nursery: trio.Nursery) -> None:
+        """Take some bytes. A full part is written meanwhile; while two are there, this waits. Raises TusFault 413."""
         announced = self._medium.declared_bytes
         if self._end + len(piece) > announced:
             raise TusFault(413, "too_large", f"the upload was announced with {announced} bytes")
@@ -154,20 +161,25 @@ class _Receiving:
             self._hasher.update(piece)
         self._pieces.append(piece)
         self._size += len(piece)
+        self._end += len(piece)
         if self._size >= self._uploads.part_bytes:
-            await self._write()
+            await self._idle.wait()
+            self._hand_over()
+            nursery.start_soon(self._write)
+
+    def _hand_over(self) -> None:
+        """Make a part of the bytes at hand."""
+        self._writing, self._pieces, self._size = b"".join(self._pieces), [], 0
+        self._idle = trio.Event()
 
     async def _write(self) -> None:
-        """Write the bytes at hand as a part, and have it count unless it is to count with all others only."""
-        if not self._size:
-            return
-        start = self._end - self._size
-        data = b"".join(self._pieces)
-        part = await self._uploads.put(self._medium, start, data)
-        self._pieces, self._size = [], 0
-        self._written.append(part)
+        """Write a part, and have it count unless it is to count with all others only."""
+        start = self._end - self._size - len(self._writing)
+        self._written.append(await self._uploads.put(self._medium, start, self._writing))
+        self._writing = b""
         if not self._atomic:
             await self._enter()
+        self._idle.set()
 
     async def _enter(self) -> None:
         parts, self._written = self._written, []
@@ -175,11 +187,15 @@ class _Receiving:
             await self._uploads.enter(self._medium, self._offset, parts)
             self._offset += sum(part.bytes for part in parts)
 
+    async def _write_rest(self) -> None:
+        if self._size:
+            self._hand_over()
+            await self._write()
+
     async def finish(self) -> int:
         """Write and count the rest; return how much there is. Raises TusFault 400, 409, 460."""
-        await self._write()
+        await self._write_rest()
         if self._checksum is not None and self._hasher.digest() != self._checksum.digest:
-            await self._uploads.discard(self._written)
             raise TusFault(
                 CHECKSUM_MISMATCH, "checksum_mismatch", "the bytes do not add up to Upload-Checksum"
             )
@@ -198,8 +214,10 @@ class _Receiving:
             try:
                 if self._atomic:
                     await self._uploads.discard(self._written)
-                else:
+                    return
+                if self._writing:
                     await self._write()
+                await self._write_rest()
             except (WhisprError, TusFault):
                 return
 
