@@ -9,7 +9,7 @@ import enum
 from collections.abc import Mapping
 
 from whispr.conversations.database import Database, Queries
-from whispr.conversations.paging import from_token, to_token
+from whispr.conversations.paging import Position, from_token, to_token
 from whispr.conversations.room_rows import AuditEntry, audit_of
 from whispr.conversations.rows import encode_map
 
@@ -70,10 +70,11 @@ async def page(
     db: Database, room_id: str, size: int, page_token: str, target_id: str = ""
 ) -> tuple[list[AuditEntry], str]:
     """Return entries, the latest first, and the next token. Does not ask who wants to know."""
-    before = from_token(page_token, int) or _NEWEST
+    last = from_token(page_token, Position)
+    before = last.number if last is not None else _NEWEST
     if target_id:
         rows = await db.fetch(_OF_TARGET, room_id, before, size + 1, target_id)
     else:
         rows = await db.fetch(_OF_ROOM, room_id, before, size + 1)
     entries = [audit_of(row) for row in rows[:size]]
-    return entries, to_token(entries[-1].position) if len(rows) > size else ""
+    return entries, to_token(Position(entries[-1].position)) if len(rows) > size else ""

@@ -10,7 +10,7 @@ from whispr.conversations import room_rules as rules
 from whispr.conversations.database import Database, Transaction
 from whispr.conversations.domain import Limits, Role, clamp_page
 from whispr.conversations.ids import new_id
-from whispr.conversations.paging import from_token, to_token
+from whispr.conversations.paging import After, from_token, to_token
 from whispr.conversations.room_rows import Invitation, Seen, invitation_of, see
 from whispr.conversations.room_rules import Person, RoomLimits
 from whispr.conversations.rooms import locked
@@ -109,9 +109,10 @@ class Invitations:
             raise domain.not_a_member()
         size = clamp_page(page_size, self._pages)
         whose = None if _sees_all(person, seen) else person.user_id
-        rows = await self._db.fetch(_PAGE, room_id, whose, from_token(page_token, str), size + 1)
+        last = from_token(page_token, After)
+        rows = await self._db.fetch(_PAGE, room_id, whose, last and last.id, size + 1)
         found = [invitation_of(row) for row in rows[:size]]
-        return found, to_token(found[-1].id) if len(rows) > size else ""
+        return found, to_token(After(found[-1].id)) if len(rows) > size else ""
 
     async def revoke(self, person: Person, room_id: str, invitation_id: str) -> None:
         """Take one back, as its maker, as a moderator, or as the invited who declines.

@@ -22,6 +22,18 @@ class Place(msgspec.Struct, array_like=True, frozen=True):
     id: Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)]
 
 
+class After(msgspec.Struct, array_like=True, frozen=True):
+    """The id of the last row of a page that goes by ids."""
+
+    id: Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)]
+
+
+class Position(msgspec.Struct, array_like=True, frozen=True):
+    """The number of the last row of a page that goes by numbers."""
+
+    number: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 _encode = msgspec.json.Encoder().encode
 
 

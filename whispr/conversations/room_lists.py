@@ -13,7 +13,7 @@ import msgspec
 
 from whispr.conversations.database import Database
 from whispr.conversations.domain import Limits, clamp_page
-from whispr.conversations.paging import from_token, to_token
+from whispr.conversations.paging import After, from_token, to_token
 from whispr.conversations.room_rows import (
     ROOM_COLUMNS,
     STANDING_COLUMNS,
@@ -143,9 +143,10 @@ class RoomLists:
     async def members(self, room_id: str, page_size: int, page_token: str) -> tuple[list[RoomMember], str]:
         """Return a page of members by id, and the next token."""
         size = clamp_page(page_size, self._pages)
-        rows = await self._db.fetch(_MEMBERS, room_id, from_token(page_token, str), size + 1)
+        last = from_token(page_token, After)
+        rows = await self._db.fetch(_MEMBERS, room_id, last and last.id, size + 1)
         found = [room_member_of(row) for row in rows[:size]]
-        return found, to_token(found[-1].user_id) if len(rows) > size else ""
+        return found, to_token(After(found[-1].user_id)) if len(rows) > size else ""
 
     async def stats(self, room_id: str) -> Stats:
         """Return the figures of a room. Raises NOT_FOUND."""

@@ -44,6 +44,7 @@ INVITATION_S = 7 * 24 * 3600
 INVITATION_S_MAX = 30 * 24 * 3600
 INVITATION_USES_MAX = 1_000_000
 INVITED_AT_ONCE_MAX = 100
+CODE_CHARS_MAX = 64
 
 FOR_GOOD = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """How the API says 'infinity': the last second that google.protobuf.Timestamp knows."""
@@ -405,6 +406,11 @@ def invitation_period(seconds: int) -> timedelta:
     if not 0 <= seconds <= INVITATION_S_MAX:
         raise invalid({"expires_in_seconds": f"0 to {INVITATION_S_MAX}"})
     return timedelta(seconds=seconds or INVITATION_S)
+
+
+def is_code(code: str) -> bool:
+    """Tell whether something may be the code of an invitation at all."""
+    return 0 < len(code) <= CODE_CHARS_MAX and code.isascii() and code.isprintable()
 
 
 def check_uses(uses: int, *, personal: bool) -> int:

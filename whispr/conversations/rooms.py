@@ -138,7 +138,7 @@ class Rooms:
             seen = await locked(tx, room_id, person, self._limits, known=False)
             if seen.standing.inside:
                 return Entered(await member_of(tx, room_id, person.user_id))
-            code_id = await tx.fetchval(_CODE, room_id, code) if code else None
+            code_id = await tx.fetchval(_CODE, room_id, code) if rules.is_code(code) else None
             self._check_may_join(person, seen, code, code_id is not None)
             await seats.seat_people(tx, room_id, [person.user_id], Role.MEMBER, await _last_seq(tx, room_id))
             await seats.recount(tx, room_id, 1)

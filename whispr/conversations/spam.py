@@ -64,6 +64,9 @@ class Signal(enum.StrEnum):
     LINKS = "links"
 
 
+_RATE = Signal.RATE
+
+
 class Score:
     """One sender's score in one room."""
 
@@ -81,31 +84,40 @@ class Score:
 def weigh(content: bytes, recent: tuple[int, ...], rules: SpamRules) -> dict[Signal, float]:
     """Return the points one message adds, by signal; `recent` are hashes of the sender's last ones."""
     points = {Signal.RATE: rules.rate}
-    repeats = recent.count(hash(content))
-    if repeats:
+    if repeats := recent.count(hash(content)):
         points[Signal.REPETITION] = min(rules.repeat * repeats, rules.repeat_max)
     if b"@" in content:
         excess = len(_MENTION.findall(content)) - rules.mentions_free
         if excess > 0:
             points[Signal.MENTIONS] = min(excess * rules.mention, rules.mention_max)
-    if b"://" in content or b"ww." in content.lower():
+    if _may_link(content):
         excess = len(_LINK.findall(content)) - rules.links_free
         if excess > 0:
             points[Signal.LINKS] = min(excess * rules.link, rules.link_max)
     return points
 
 
+def _may_link(content: bytes) -> bool:
+    return b"://" in content or b"www." in content or b"WWW." in content
+
+
 def add(score: Score, content: bytes, now: float, rules: SpamRules) -> Signal | None:
     """Count a message. Returns what it was, mostly, when the sender is to be sanctioned, else None."""
     leak(score, now, rules)
-    points = weigh(content, score.recent, rules)
-    score.recent = (*score.recent[-rules.remembered + 1 :], hash(content))
-    for signal, weight in points.items():
-        score.by_signal[signal] = score.by_signal.get(signal, 0.0) + weight
-    added = sum(points.values())
+    recent, mark = score.recent, hash(content)
+    if mark in recent or b"@" in content or _may_link(content):
+        points = weigh(content, recent, rules)
+        added = sum(points.values())
+        for signal, weight in points.items():
+            score.by_signal[signal] = score.by_signal.get(signal, 0.0) + weight
+    else:
+        # Most messages are plain words, and scoring them must cost next to nothing.
+        added = rules.rate
+        score.by_signal[_RATE] = score.by_signal.get(_RATE, 0.0) + added
+    score.recent = (*recent[1 - rules.remembered :], mark)
     score.points += added
     score.unshared += added
-    return verdict(score, rules)
+    return verdict(score, rules) if score.points >= rules.limit else None
 
 
 def raise_to(score: Score, total: float, now: float, rules: SpamRules) -> Signal | None:
@@ -127,11 +139,15 @@ def verdict(score: Score, rules: SpamRules) -> Signal | None:
 
 def leak(score: Score, now: float, rules: SpamRules) -> None:
     """Let points leak away for the time that has passed; a clock that steps back leaks nothing."""
-    passed_s = max(0.0, now - score.at)
-    score.at = max(now, score.at)
-    score.points = max(0.0, score.points - passed_s * rules.leak_per_s)
-    if score.points == 0.0:
-        score.by_signal = {}
+    passed_s = now - score.at
+    if passed_s <= 0:
+        return
+    score.at = now
+    score.points -= passed_s * rules.leak_per_s
+    if score.points <= 0.0:
+        score.points = 0.0
+        if score.by_signal:
+            score.by_signal = {}
 
 
 class Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -578,3 +579,39 @@ async def test_rates_are_limited(world: World) -> None:
         await call
     error = await refused(calls[30])
     assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 1.5)
+
+
+async def test_whatever_is_asked_has_a_clear_answer(world: World) -> None:
+    """Made-up tokens, codes with control characters and texts that no column holds are the caller's mistake."""
+    owner, member = await sign_up(world.db, 2)
+    room_id = await world.room(owner, type=Room.PRIVATE)
+    by = as_(owner)
+    tokens = [
+        base64.urlsafe_b64encode(text).decode() for text in (b'["x"]', b"[1e30]", b"[-1]", b'"a"', b"[]")
+    ]
+    for token in [*tokens, "%%%"]:
+        fields: Any = {"room_id": room_id, "page_token": token}
+        for call in (
+            world.chat.ListRoomMembers(pb.ListRoomMembersRequest(**fields), metadata=by),
+            world.chat.ListInvitations(pb.ListInvitationsRequest(**fields), metadata=by),
+            world.chat.ListBans(pb.ListBansRequest(**fields), metadata=by),
+            world.chat.ListFlaggedMessages(pb.ListFlaggedMessagesRequest(**fields), metadata=by),
+            world.chat.GetAuditLog(pb.GetAuditLogRequest(**fields), metadata=by),
+        ):
+            assert "page_token" in (await refused(call)).fields
+    join = pb.JoinRoomRequest(room_id=room_id, invite_code="a\0b")
+    assert (await refused(world.chat.JoinRoom(join, metadata=as_(member)))).reason == "invitation_required"
+    for wrong in (
+        world.chat.CreateRoom(pb.CreateRoomRequest(name="a\0b"), metadata=by),
+        world.chat.CreateRoom(pb.CreateRoomRequest(name="x", description="\0"), metadata=by),
+        world.chat.CreateRoom(pb.CreateRoomRequest(name="x", slow_mode_seconds=-1), metadata=by),
+        world.chat.ListRooms(pb.ListRoomsRequest(query="\0"), metadata=by),
+        world.chat.ListRooms(pb.ListRoomsRequest(page=2**31 - 1, limit=100), metadata=by),
+        world.chat.ListRooms(pb.ListRoomsRequest(limit=-1), metadata=by),
+        world.chat.KickUser(pb.KickUserRequest(room_id=room_id, user_id=member, reason="\0"), metadata=by),
+        world.chat.InviteUser(pb.InviteUserRequest(room_id=room_id, uses_max=-1), metadata=by),
+        world.say(room_id, owner, "x", metadata={"a": "\0"}),
+        world.say(room_id, owner, "x", reply_to="x"),
+        world.say(room_id, owner, ""),
+    ):
+        assert (await refused(wrong)).code is Code.INVALID_ARGUMENT
