@@ -19,6 +19,7 @@ from tests.services.notification.kit import (
 from tests.services.notification.servers import PushServer
 from whispr.conversations.ids import new_id
 from whispr.errors import Code
+from whispr.services.notification import personal
 from whispr.v1 import common_pb2
 from whispr.v1 import notification_pb2 as pb
 
@@ -95,6 +96,20 @@ async def test_marking_clears_the_other_devices(notifications: World, push: Push
     assert payload == {
         "type": "read", "notification_ids": [reply.notification_id], "conversation_ids": [group], "unread_count": 0
     }  # fmt: skip
+
+
+async def test_old_entries_are_let_go(notifications: World) -> None:
+    """What nobody changed for `inbox_days` is removed, read or not; the rest stays."""
+    group, (ann, bob) = await a_group(notifications.db)
+    for _ in range(3):
+        await notifications.stub.SendMessageNotification(a_message(group, ann, bob), metadata=as_service())
+    old = (await notifications.inbox(bob)).notifications[1].id
+    await notifications.db.execute(
+        "UPDATE notifications.inbox SET at = now() - interval '91 days' WHERE id = $1", old
+    )
+    assert await personal.prune(notifications.db, datetime.now(UTC) - timedelta(days=90)) == 1
+    left = [each.id for each in (await notifications.inbox(bob)).notifications]
+    assert (len(left), old in left) == (2, False)
 
 
 # Preferences
