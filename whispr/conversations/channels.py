@@ -10,7 +10,8 @@ server closes the channel: user_kicked.
 Events of `user:<id>`, only for the user themselves, in: update_status, get_conversations, mark_all_read, sync. Out:
 new_message (a preview, for conversations that the socket has not joined), conversation_invitation,
 conversation_updated, message_deleted (by the user for themselves), scheduled_failed, notification (of the
-notification service), presence_state and presence_diff of the user's own devices and of their contacts, as far as these show themselves.
+notification service), presence_state and presence_diff of the user's own devices and of their contacts, as
+far as these show themselves.
 """
 
 from __future__ import annotations
