@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import msgspec
 import pytest
 import trio
@@ -20,7 +22,7 @@ from whispr.adapters.bus import Bus
 from whispr.adapters.jetstream import JetStream, Outgoing, StreamLimits
 from whispr.adapters.postgres import Postgres, Transaction
 from whispr.errors import unavailable
-from whispr.events import Event, consumers, emit, metrics, once, runner
+from whispr.events import Event, consumers, emit, ledger, metrics, once, runner
 from whispr.events.consumers import Consumers
 from whispr.events.envelope import encode
 from whispr.events.streams import Streams
@@ -342,3 +344,16 @@ async def test_limits_reach_the_streams(db: Postgres, jetstream: JetStream, bus:
             60 * 10**9,
         )
         assert (kept["discard"], kept["storage"]) == ("old", "file")
+
+
+async def test_what_was_handled_long_ago_is_forgotten(db: Postgres) -> None:
+    """Marks of `once` do not pile up: the old ones go, however many there are, the others stay."""
+    await db.execute(
+        "INSERT INTO events.handled SELECT 'c', n::text, now() - make_interval(secs => $1)"
+        " FROM generate_series(1, $2) AS n",
+        float(ledger.HANDLED_KEPT_S + 60), 2 * ledger.PRUNE_LEN + 5,
+    )  # fmt: skip
+    await db.execute("INSERT INTO events.handled VALUES ('c', 'young')")
+    own = ledger.Ledger(db, str(uuid4()))
+    assert [await own.prune() for _ in range(3)] == [True, True, False]
+    assert await db.fetchval("SELECT array_agg(event_id) FROM events.handled") == ["young"]

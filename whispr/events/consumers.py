@@ -55,9 +55,10 @@ class Consumers:
         assert len(names) == len(set(names)), f"two consumers of one name in {names}"
         self._db = db
         self._ledger = Ledger(db, str(uuid4()))
-        pace = pace or Pace(0)
+        self._pace = pace or Pace(0)
         self._runners = {
-            consumer.name: Runner(consumer, self._ledger, jetstream, streams, pace) for consumer in consumers
+            consumer.name: Runner(consumer, self._ledger, jetstream, streams, self._pace)
+            for consumer in consumers
         }
         self._scopes: dict[str, trio.CancelScope] = {}
         self._rounds: dict[str, trio.CancelScope] = {}
@@ -156,6 +157,7 @@ class Consumers:
         while True:
             await trio.sleep(PRUNE_S)
             try:
-                await self._ledger.prune()
+                while await self._ledger.prune():
+                    await self._pace.did(1)
             except WhisprError as error:
                 log.info("not_pruned", error=error.message)

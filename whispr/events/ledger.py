@@ -12,7 +12,7 @@ from whispr.events.position import Position
 
 HANDLED_KEPT_S = 2 * 24 * 3600
 """How long `once` remembers an event: far longer than one can be under way twice."""
-PRUNE_LEN = 10_000
+PRUNE_LEN = 2000
 LETTERS_LEN = 100
 """Dead letters taken up for replay at once."""
 
@@ -186,13 +186,14 @@ class Ledger:
         )
         return {row["consumer"]: row["n"] for row in rows}
 
-    async def prune(self) -> None:
-        """Forget some of what was handled long ago."""
-        await self._db.execute(
+    async def prune(self) -> bool:
+        """Forget some of what was handled long ago; return whether there may be more of it."""
+        tag = await self._db.execute(
             "DELETE FROM events.handled WHERE ctid = ANY (ARRAY(SELECT ctid FROM events.handled"
             " WHERE handled_at < now() - make_interval(secs => $1) LIMIT $2))",
             float(HANDLED_KEPT_S), PRUNE_LEN,
         )  # fmt: skip
+        return tag == f"DELETE {PRUNE_LEN}"
 
 
 def _json(attempts: Mapping[str, int]) -> str:
