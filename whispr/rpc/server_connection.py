@@ -62,6 +62,8 @@ class ServerConnection(Transport):
         "_compression",
         "_context",
         "_draining",
+        "_first",
+        "_first_is_back",
         "_guard",
         "_inflated",
         "_leader",
@@ -70,7 +72,7 @@ class ServerConnection(Transport):
         "_reading_over",
         "_ready",
         "_refused",
-        "_waits_for_reading",
+        "_standing_in",
         "identity",
         "message_bytes_max",
         "peer",
@@ -110,7 +112,11 @@ class ServerConnection(Transport):
         self._context = contextvars.copy_context()
         self._leader: trio.lowlevel.Task | None = None
         self._reading_over = False
-        self._waits_for_reading = Waker()
+        self._first = Waker()
+        self._first_is_back = False
+        """The first leader waits for another to let it lead."""
+        self._standing_in: trio.CancelScope | None = None
+        """Around the wait of another."""
         self._draining = False
 
     # --- Events -------------------------------------------------------------------------------------------
@@ -226,32 +232,57 @@ class ServerConnection(Transport):
     async def _lead(self, *, first: bool = False) -> None:
         """Read, and run calls, until one of them has had to wait and is over, or there is nothing to read.
 
-        The `first` leader returns only when there is nothing to read, whoever finds that out.
+        The `first` leader then leads again, and returns when there is nothing to read, whoever finds that out.
         """
         task = trio.lowlevel.current_task()
         self._leader = task
-        while self._leader is task:
-            if self._ready:
+        while not self._reading_over:
+            if self._leader is not task:
+                if not first:
+                    return
+                await self._lead_again(task)
+            elif self._ready:
                 await self._run_ready(task)
-                continue
-            self.handling = False
-            self.write_now()
-            if self.must_pause:
-                await self.pause()
-            if self.core.failed:
+            elif self._first_is_back and not first:
                 break
-            try:
+            else:
+                self.handling = False
+                self.write_now()
+                if self.must_pause:
+                    await self.pause()
+                try:
+                    if not self.core.failed:
+                        # An idle connection waits here: in as few coroutines as can be.
+                        await (self.readable() if first else self._readable_for_now())
+                except (OSError, trio.ClosedResourceError):
+                    self.broken()
+                if self._leader is task:
+                    self._reading_over = self.core.failed or self._silent or not self.receive()
+        self._first.wake()
+
+    async def _readable_for_now(self) -> None:
+        """Wait for something to read, unless the first leader comes back, who needs no task beside its own."""
+        if self._socket is None:
+            await self.readable()  # which reads, too: what it has read would be lost
+            return
+        try:
+            with trio.CancelScope() as self._standing_in:
                 await self.readable()
-            except (OSError, trio.ClosedResourceError):
-                self.broken()
-                break
-            if not self.receive():
-                break
-        if self._leader is task:
-            self._reading_over = True
-            self._waits_for_reading.wake()
-        elif first and not self._reading_over:
-            await self._waits_for_reading.wait()
+        finally:
+            self._standing_in = None
+
+    async def _lead_again(self, task: trio.lowlevel.Task) -> None:
+        """The first leader's call is over: lead as soon as who leads now has nothing to do but to wait."""
+        task.name = type(self).__name__
+        if self._standing_in is None:
+            self._first_is_back = True
+            try:
+                await self._first.wait()
+            finally:
+                self._first_is_back = False
+        else:
+            self._standing_in.cancel(reason="the first leader is back")
+        self._leader = task
 
     async def _run_ready(self, task: trio.lowlevel.Task) -> None:
         """Run the calls that are ready, until one has to wait or is ended, or there are no more."""
