@@ -39,7 +39,7 @@ def cheap_hasher(memory_kib: int = 8) -> PasswordHasher:
 class Others:
     """The other services, as far as auth asks them: what people are in conversations, what is held about them."""
 
-    standings: dict[tuple[str, str], Standing] = field(default_factory=dict)
+    standings: dict[tuple[str, str], Standing | None] = field(default_factory=dict)
     held: dict[str, list[common_pb2.DataRecord] | WhisprError] = field(default_factory=dict)
 
     async def standing(self, user_id: str, conversation_id: str) -> Standing | None:

@@ -234,25 +234,23 @@ async def test_a_service_token_does_what_it_was_issued_for(auth: Any, db: Postgr
     assert (await auth.validate(everything.token, "stream")).valid
 
 
-@pytest.mark.parametrize(
-    ("fields", "fault"),
-    [
-        ({"service": ""}, "service"),
-        ({"service": "Billing!"}, "service"),
-        ({"services": ["nonsense"]}, "services"),
-        ({"permissions": ["everything"]}, "permissions"),
-        ({"permissions": ["chat:"]}, "permissions"),
-        ({"permissions": ["a:b"] * 65}, "permissions"),
-        ({"lifetime_seconds": -1}, "lifetime_seconds"),
-        ({"lifetime_seconds": 30 * 24 * 3600 + 1}, "lifetime_seconds"),
-    ],
-)
-async def test_a_bad_service_token_is_refused(
-    auth: Any, db: Postgres, fields: dict[str, Any], fault: str
-) -> None:
+BAD_TOKENS: Sequence[tuple[dict[str, Any], str]] = [
+    ({"service": ""}, "service"),
+    ({"service": "Billing!"}, "service"),
+    ({"services": ["nonsense"]}, "services"),
+    ({"permissions": ["everything"]}, "permissions"),
+    ({"permissions": ["chat:"]}, "permissions"),
+    ({"permissions": ["a:b"] * 65}, "permissions"),
+    ({"lifetime_seconds": -1}, "lifetime_seconds"),
+    ({"lifetime_seconds": 30 * 24 * 3600 + 1}, "lifetime_seconds"),
+]
+
+
+async def test_a_bad_service_token_is_refused(auth: Any, db: Postgres) -> None:
     """Each fault by its field."""
     root = await admin(auth, db)
-    assert (await refusal(issue(auth, root.access_token, **fields))).fields.keys() == {fault}
+    for fields, fault in BAD_TOKENS:
+        assert (await refusal(issue(auth, root.access_token, **fields))).fields.keys() == {fault}, fields
 
 
 async def test_nobody_grants_what_they_do_not_have(auth: Any, db: Postgres) -> None:
@@ -290,37 +288,34 @@ async def test_roles_permit_what_the_api_says(auth: Any, db: Postgres, role: str
 MEMBER = {"read": True, "write": True}
 
 
-@pytest.mark.parametrize(
-    ("account_role", "standing", "allowed"),
-    [
-        ("user", None, set()),
-        ("user", Standing("", {}), set()),
-        ("user", Standing("member", MEMBER), {"read", "write"}),
-        ("user", Standing("member", {"read": True, "write": False}), {"read"}),
-        ("user", Standing("moderator", MEMBER), {"read", "write", "moderate"}),
-        ("user", Standing("admin", MEMBER), {"read", "write", "moderate", "manage"}),
-        ("user", Standing("owner", MEMBER), {"read", "write", "moderate", "manage", "own"}),
-        ("moderator", Standing("", {}), {"moderate"}),
-        ("moderator", None, set()),
-        ("admin", Standing("", {}), {"read", "write", "moderate", "manage", "own", "burn"}),
-        ("admin", None, set()),
-    ],
-)
-async def test_permissions_reach_down_to_a_room(
-    auth: Any, db: Postgres, account_role: str, standing: Standing | None, allowed: set[str]
-) -> None:
+STANDINGS: Sequence[tuple[str, Standing | None, set[str]]] = [
+    ("user", None, set()),
+    ("user", Standing("", {}), set()),
+    ("user", Standing("member", MEMBER), {"read", "write"}),
+    ("user", Standing("member", {"read": True, "write": False}), {"read"}),
+    ("user", Standing("moderator", MEMBER), {"read", "write", "moderate"}),
+    ("user", Standing("admin", MEMBER), {"read", "write", "moderate", "manage"}),
+    ("user", Standing("owner", MEMBER), {"read", "write", "moderate", "manage", "own"}),
+    ("moderator", Standing("", {}), {"moderate"}),
+    ("moderator", None, set()),
+    ("admin", Standing("", {}), {"read", "write", "moderate", "manage", "own", "burn"}),
+    ("admin", None, set()),
+]
+
+
+async def test_permissions_reach_down_to_a_room(auth: Any, db: Postgres) -> None:
     """By the role of the account and the place in the room; in a room that is not there nobody may anything."""
     ada = await auth.register("ada")
-    await db.execute("UPDATE auth.accounts SET role = $1 WHERE username = 'ada'", account_role)
-    if standing is not None:
-        auth.others.standings[ada.user.id, ROOM] = standing
-    for resource in ("room", "chat", "conversation"):
-        found = {
-            action
-            for action in ("read", "write", "moderate", "manage", "own", "burn")
-            if await check(auth, ada.access_token, f"{resource}:{action}", ROOM)
-        }
-        assert found == allowed, resource
+    for role, standing, allowed in STANDINGS:
+        await db.execute("UPDATE auth.accounts SET role = $1 WHERE username = 'ada'", role)
+        auth.others.standings = {(ada.user.id, ROOM): standing}
+        for resource in ("room", "chat", "conversation"):
+            found = {
+                action
+                for action in ("read", "write", "moderate", "manage", "own", "burn")
+                if await check(auth, ada.access_token, f"{resource}:{action}", ROOM)
+            }
+            assert found == allowed, (resource, role, standing)
 
 
 async def test_permissions_of_others_are_for_services_and_administrators(auth: Any, db: Postgres) -> None:
