@@ -413,6 +413,7 @@ async def test_the_machine_may_only_propose_a_ban(kit: Kit) -> None:
     sanctioned = await kit.sanctions.by_machine(room_id, spammer, Signal.RATE, bans=False)
     assert sanctioned is not None
     assert [change.kind for change in sanctioned.changes] == ["user_muted"]
+    assert (sanctioned.proposal, sanctioned.moderators) == ("spam: rate", (owner,))
     told = await kit.db.fetchval(
         "SELECT data->>'user_id' FROM events.outbox WHERE stream_subject = 'chat.events.ban_proposed'"
     )
@@ -648,3 +649,35 @@ async def test_members_come_in_pages(kit: Kit) -> None:
         seen += [member.user_id for member in members]
     assert token == ""
     assert seen == sorted([owner, *others])
+
+
+async def test_everything_is_an_event(kit: Kit) -> None:
+    """Each thing that happens in a room is one event on the chat stream, about the room, in order."""
+    owner, person = await sign_up(kit.db, 2)
+    room_id = await kit.room(owner, RoomType.PRIVATE)
+    await kit.invitations.invite(Person(owner), room_id, person, HOUR, 1)
+    await kit.rooms.join(Person(person), room_id)
+    await kit.sanctions.mute(Person(owner), room_id, person, HOUR, "")
+    await kit.sanctions.unmute(Person(owner), room_id, person, "")
+    await kit.sanctions.kick(Person(owner), room_id, person, "")
+    await kit.sanctions.ban(Person(owner), room_id, person, None, "")
+    await kit.sanctions.unban(Person(owner), room_id, person, "")
+    await kit.rooms.update(Person(owner), room_id, Changes(name="x"))
+    await kit.rooms.leave(Person(owner), room_id)
+    rows = await kit.db.fetch(
+        "SELECT stream_subject, about, actor, data FROM events.outbox ORDER BY position"
+    )
+    assert {row["about"] for row in rows} == {room_id}
+    assert [row["stream_subject"].removeprefix("chat.events.") for row in rows] == [
+        "room_created",
+        "user_invited",
+        "user_joined",
+        "user_muted",
+        "user_unmuted",
+        "user_kicked",
+        "user_banned",
+        "user_unbanned",
+        "settings_changed",
+        "user_left",
+        "room_closed",
+    ]

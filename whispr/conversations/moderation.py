@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -111,6 +111,8 @@ class Moderated:
     changes: tuple[Change, ...] = ()
     warning: str = ""
     """What its sender is to be told who was only warned."""
+    moderators: tuple[str, ...] = ()
+    """Who is to hear that it was flagged just now."""
 
 
 class Flagged(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,13 +159,15 @@ class Moderation:
         place = (message.id, message.conversation_id, message.seq)
         await tx.execute(_FLAG, *place, count, found.flagged, found.hidden, is_new)
         about = {"reports": str(count)}
+        moderators: tuple[str, ...] = ()
         if found.flagged and not (before and before["flagged"]):
             await _log(tx, message, Act.FLAG_MESSAGE, "", "reported", about)
             await _tell(tx, message, "message_flagged", None, {"message_id": message.id, "reports": count})
+            moderators = await seats.moderators(tx, message.conversation_id)
         if not found.hidden or (before and before["hidden"]):
-            return found, Moderated(message)
+            return found, Moderated(message, moderators=moderators)
         await _log(tx, message, Act.HIDE_MESSAGE, "", "reported", about)
-        return found, await _hide(tx, message)
+        return found, replace(await _hide(tx, message), moderators=moderators)
 
     async def moderate(
         self, person: Person, message_id: str, action: Action, reason: str, content: bytes

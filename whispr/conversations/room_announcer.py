@@ -47,6 +47,9 @@ class RoomAnnouncer:
         self.changed(done.changes)
         if done.warning:
             self.warned(room_id, user_id, done.warning)
+        event = {"kind": "ban_proposed", "room_id": room_id, "user_id": user_id, "reason": done.proposal}
+        for moderator in done.moderators:
+            self._announcer.tell(moderator, "notification", event)
 
     def moderated(self, done: Moderated) -> None:
         """Tell of what was done to a message: an edit with what it says now."""
@@ -55,6 +58,13 @@ class RoomAnnouncer:
                 self._announcer.changed(change, message=message_json(done.message))
             else:
                 self._announcer.changed(change)
+        event = {
+            "kind": "message_flagged",
+            "room_id": done.message.conversation_id,
+            "message_id": done.message.id,
+        }
+        for moderator in done.moderators:
+            self._announcer.tell(moderator, "notification", event)
         if done.warning:
             self.warned(done.message.conversation_id, done.message.sender_id, done.warning, done.message)
 

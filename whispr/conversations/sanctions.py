@@ -69,6 +69,10 @@ class Sanctioned:
     changes: tuple[Change, ...] = ()
     warning: str = ""
     """What a person is to be told who was only warned."""
+    proposal: str = ""
+    """Why the machine proposes a ban."""
+    moderators: tuple[str, ...] = ()
+    """Who is to hear of the proposal."""
 
 
 class Sanctions:
@@ -244,7 +248,8 @@ async def _sanction(
             await audit.add(tx, room.id, Act.BAN_PROPOSED, actor_id="", target_id=user_id, reason=reason)
             facts: Mapping[str, object] = {"room_id": room.id, "user_id": user_id, "reason": reason}
             await emit(tx, "chat.events.ban_proposed", about=room.id, actor=None, data=dict(facts))
-            return muted
+            moderators = await seats.moderators(tx, room.id)
+            return Sanctioned(muted.until, muted.changes, proposal=reason, moderators=moderators)
 
 
 async def warned(

@@ -13,6 +13,8 @@ from whispr.conversations.domain import Member, Role
 from whispr.conversations.rows import Row, member_of
 from whispr.errors import not_found
 
+MODERATORS_MAX = 100
+
 _SEATS = """
     SELECT m.user_id, m.role, m.joined_at, m.left_at, m.delivered_seq, m.read_seq, p.username, p.display_name
     FROM conversations.members m LEFT JOIN auth.people p ON p.id = m.user_id
@@ -28,6 +30,10 @@ _READER = """
     FROM conversations.conversations c
     LEFT JOIN conversations.members s ON s.conversation_id = c.id AND s.user_id = $2 AND s.left_at IS NULL
     WHERE c.id = $1
+"""
+_MODERATORS = """
+    SELECT m.user_id FROM conversations.members m
+    WHERE m.conversation_id = $1 AND m.left_at IS NULL AND m.role <> 'member' ORDER BY m.user_id LIMIT $2
 """
 # Unread counts start where a person joins, also when they come back. A mute outlasts leaving.
 _SEAT_PEOPLE = """
@@ -82,6 +88,12 @@ async def check_reader(tx: Queries, conversation_id: str, user_id: str) -> Row:
     if row["role"] is None:
         raise domain.not_a_member()
     return row
+
+
+async def moderators(tx: Queries, conversation_id: str) -> tuple[str, ...]:
+    """Return the ids of those who moderate: moderators, admins, the owner; at most `MODERATORS_MAX`."""
+    rows = await tx.fetch(_MODERATORS, conversation_id, MODERATORS_MAX)
+    return tuple(str(row["user_id"]) for row in rows)
 
 
 async def has_left(tx: Queries, conversation_id: str, user_id: str) -> bool:

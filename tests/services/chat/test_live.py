@@ -117,11 +117,13 @@ async def test_hidden_and_edited_messages_are_told_with_what_they_say_now(world:
     room_id = await world.room(owner, member, other)
     message = await world.say(room_id, member, "rude")
     async with world.server.connect(owner) as one, world.server.connect(member) as socket:
-        theirs = await one.join(f"room:{room_id}")
+        theirs, owners = await one.join(f"room:{room_id}"), await one.join(f"user:{owner}")
         own = await socket.join(f"user:{member}")
         report = pb.ReportMessageRequest(message_id=message.id)
         for reporter in (owner, other):
             await world.chat.ReportMessage(report, metadata=as_(reporter))
+        flagged = await expect(owners, "notification")
+        assert (flagged["kind"], flagged["message_id"]) == ("message_flagged", message.id)
         event = await expect(theirs, "message_edited")
         assert (event["message"]["text"], event["message"]["metadata"]) == ("", {"hidden": "reported"})
         warn = pb.ModerateMessageRequest(message_id=message.id, action="WARN", reason="mind your words")
