@@ -126,6 +126,11 @@ async def test_the_status_chosen_last_is_shown(cache: Cache) -> None:
             await nodes[0].flush()
             assert await asker.status(["ann"]) == {"ann": "offline"}
             assert await asker.connected(["ann"]) == {"ann"}
+            assert await asker.shown(["ann"]) == set()
+            chose_at = (await asker.last_seen(["ann"]))["ann"]
+            assert (await nodes[0].last_seen(["ann"]))["ann"] == chose_at
+            nodes[0].choose("ann", "away")
+            assert await nodes[0].shown(["ann", "bob"]) == {"ann"}
 
 
 async def test_a_node_that_dies_takes_its_people_with_it(

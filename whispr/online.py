@@ -258,14 +258,20 @@ class Online:
             for user_id, choice in chosen.items()
         }
 
-    async def last_seen(self, user_ids: Collection[str]) -> dict[str, datetime]:
-        """Return when each user was last connected: now for those who are. Those unknown are left out.
+    async def shown(self, user_ids: Collection[str]) -> set[str]:
+        """Return those who are connected and do not show offline: whom others may see as online."""
+        statuses = await self.status(user_ids)
+        return {user_id for user_id, status in statuses.items() if status != "offline"}
 
-        Of people whose node died it is when they connected, and of everybody nothing while Redis is away.
+    async def last_seen(self, user_ids: Collection[str]) -> dict[str, datetime]:
+        """Return when each user was last there: now for those who are shown. Those unknown are left out.
+
+        Of who shows offline it is when they chose to; of people whose node died, when they connected. Of
+        everybody but those shown it is nothing while Redis is away.
         """
-        connected = await self.connected(user_ids)
-        seen = dict.fromkeys(connected, datetime.fromtimestamp(self._wall_clock(), UTC))
-        absent = [user_id for user_id in user_ids if user_id not in connected]
+        shown = await self.shown(user_ids)
+        seen = dict.fromkeys(shown, datetime.fromtimestamp(self._wall_clock(), UTC))
+        absent = [user_id for user_id in user_ids if user_id not in shown]
         for part in _parts(absent, ASKED_MAX):
             scores = await self._patiently(self._cache.pipeline, [("ZMSCORE", _LAST_SEEN, *part)])
             for user_id, score in zip(part, scores[0] if scores else (), strict=False):

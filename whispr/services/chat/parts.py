@@ -59,7 +59,7 @@ class Parts:
         viewer_id = current_actor().user_id
         if viewer_id:
             visible = await self.core.permissions.visible(viewer_id, visible)
-        connected = await self.online.connected(visible)
+        connected = await self.online.shown(visible)
         built = []
         for member in members:
             shown = wire.member_pb(member, member.user_id in connected)
