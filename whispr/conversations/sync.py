@@ -87,12 +87,12 @@ class Synced(msgspec.Struct, frozen=True):
 _WHICH = f"""
     SELECT c.id, seat.read_seq, seat.delivered_seq
     FROM conversations.members seat JOIN conversations.conversations c ON c.id = seat.conversation_id
-    WHERE seat.user_id = $1 AND seat.left_at IS NULL AND c.id > $3 AND (
+    WHERE seat.user_id = $1 AND seat.left_at IS NULL AND seat.conversation_id > $3 AND (
         $2::timestamptz IS NULL
         OR greatest(c.last_message_at, c.changed_at, c.created_at, seat.changed_at, seat.joined_at) > $2
-        OR (c.kind <> 'room' AND c.member_count <= {RECEIPTS_MEMBERS_MAX} AND EXISTS (
-            SELECT FROM conversations.members o WHERE o.conversation_id = c.id AND o.changed_at > $2)))
-    ORDER BY c.id LIMIT $4
+        OR (c.kind <> 'room' AND c.member_count <= {RECEIPTS_MEMBERS_MAX} AND (
+            SELECT max(o.changed_at) FROM conversations.members o WHERE o.conversation_id = c.id) > $2))
+    ORDER BY seat.conversation_id LIMIT $4
 """  # noqa: S608  # constants of ours
 _LEFT = """
     SELECT conversation_id FROM conversations.members WHERE user_id = $1 AND left_at IS NOT NULL AND left_at > $2
