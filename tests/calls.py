@@ -1,7 +1,8 @@
 """Every RPC of the product: whom it is for, and how somebody asks about something of their own.
 
-A row's `request` makes whatever the call needs, so that rows do not depend on one another: what one call
-deletes, the next one made anew.
+A row's `request` makes whatever the call needs, so that rows do not depend on one another. Groups and rooms are
+the same for all callers of one RPC, who each find them as they need them: what one call deletes, the next one made
+anew.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ async def _(world: World, role: str) -> Mapping[str, Any]:
 
 @row("AuthService/Refresh", ALL)
 async def _(world: World, role: str) -> Mapping[str, Any]:
-    return {"refresh_token": (await world.sign_up()).refresh_token}
+    body = {"username": f"new{uuid4().hex[:12]}", "password": PASSWORD}
+    return {"refresh_token": (await world.call("AuthService/Register", body, "anonymous")).refresh_token}
 
 
 @row("AuthService/Logout", SIGNED_IN, own_session=True)
@@ -373,7 +375,14 @@ about_a_room("ChatService/LeaveRoom", SIGNED_IN)
 about_a_room("ChatService/GetRoomInfo", PEOPLE_AND_SERVICES)
 same("ChatService/ListRooms", PEOPLE_AND_SERVICES, {})
 about_a_room("ChatService/UpdateRoom", OWNER | ADMIN, description="another")
-about_a_room("ChatService/CloseRoom", OWNER | ADMIN)
+
+
+@row("ChatService/CloseRoom", OWNER | ADMIN)
+async def _(world: World, role: str) -> Mapping[str, Any]:
+    world.renew()
+    return {"room_id": await world.room()}
+
+
 about_a_room("ChatService/SendMessage", MEMBERS, content="aGVsbG8=")
 about_a_room("ChatService/GetMessageHistory", MEMBERS | ADMIN)
 about_a_room("ChatService/ListRoomMembers", MEMBERS | ADMIN)

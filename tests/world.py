@@ -7,6 +7,7 @@ async with open_world(db, cache, bus, folder) as world:
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,10 +28,13 @@ from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
 from whispr.config import SERVICES, Limits, Settings
-from whispr.credentials import mint
+from whispr.credentials import key_folder, mint
 from whispr.node import Node
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.stubs import UnaryStream, UnaryUnary
+from whispr.services.auth.keys import load_keys
+from whispr.services.auth.passwords import owasp_hasher
+from whispr.tokens import Signer, user_claims
 
 PASSWORD = "correct horse battery"
 CALL_S = 10.0
@@ -47,8 +51,8 @@ class Person:
 
     user_id: str
     username: str
+    role: str
     token: str
-    refresh_token: str
     session_id: str
 
 
@@ -60,7 +64,11 @@ class World:
     db: Postgres
     settings: Settings
     channels: Mapping[str, Channel]
+    signer: Signer
+    password_hash: str
     people: dict[str, Person] = field(default_factory=dict)
+    kept_group: str = ""
+    kept_room: str = ""
 
     def token(self, role: str) -> str:
         """The token that somebody of this role shows; none for anonymous."""
@@ -72,8 +80,8 @@ class World:
         """A token of a session of its own."""
         if role not in self.people:
             return self.token(role)
-        body = {"username": self.people[role].username, "password": PASSWORD}
-        return str((await self.call("AuthService/Login", body, "anonymous")).access_token)
+        person = self.people[role]
+        return await self._sign_in(person.user_id, person.username, person.role, str(uuid4()))
 
     def id(self, role: str) -> str:
         """The user id of somebody of this role; the member's where the role is nobody's."""
@@ -103,32 +111,66 @@ class World:
 
     # Making things to ask about
 
-    async def sign_up(self) -> Person:
-        """Register somebody new."""
-        username = f"person{uuid4().hex[:12]}"
-        reply = await self.call(
-            "AuthService/Register", {"username": username, "password": PASSWORD}, "anonymous"
+    async def sign_up(self, role: str = "user") -> Person:
+        """Make an account with a session, by SQL: hashing a password takes as long as a hundred calls."""
+        user_id, session_id, username = str(uuid4()), str(uuid4()), f"person{uuid4().hex[:12]}"
+        await self.db.execute(
+            "INSERT INTO auth.accounts (id, username, display_name, role, password_hash)"
+            " VALUES ($1, $2, $2, $3, $4)",
+            user_id,
+            username,
+            role,
+            self.password_hash,
         )
-        return Person(reply.user.id, username, reply.access_token, reply.refresh_token, reply.session_id)
+        token = await self._sign_in(user_id, username, role, session_id)
+        return Person(user_id, username, role, token, session_id)
+
+    async def _sign_in(self, user_id: str, username: str, role: str, session_id: str) -> str:
+        await self.db.execute(
+            "INSERT INTO auth.sessions (id, account_id, expires_at) VALUES ($1, $2, now() + interval '1 day')",
+            session_id,
+            user_id,
+        )
+        claims = user_claims(
+            user_id=user_id,
+            session_id=session_id,
+            username=username,
+            role=role,
+            now=time.time(),
+            lifetime_s=900,
+        )
+        return self.signer.sign(claims)
 
     async def group(self, *more: str) -> str:
-        """Make a group with owner, moderator and member in it, and the people of these ids."""
-        people = [self.id("moderator"), self.id("member"), *more]
-        body = {"kind": "group", "name": "group", "member_ids": people}
-        group: str = (await self.call("MessagingService/CreateConversation", body)).conversation.id
-        role = {"conversation_id": group, "user_id": self.id("moderator"), "role": "moderator"}
-        await self.call("MessagingService/SetMemberRole", role)
-        return group
+        """A group with owner, moderator and member in it, and the people of these ids; the same until `renew`."""
+        if not self.kept_group:
+            people = [self.id("moderator"), self.id("member")]
+            body = {"kind": "group", "name": "group", "member_ids": people}
+            self.kept_group = (await self.call("MessagingService/CreateConversation", body)).conversation.id
+            role = {"conversation_id": self.kept_group, "user_id": self.id("moderator"), "role": "moderator"}
+            await self.call("MessagingService/SetMemberRole", role)
+        if more:
+            body = {"conversation_id": self.kept_group, "user_ids": list(more)}
+            await self.call("MessagingService/AddMember", body)
+        return self.kept_group
 
     async def room(self, *more: Person) -> str:
-        """Make an open public room with owner, moderator and member in it, and these people."""
-        body = {"name": f"room {uuid4().hex[:12]}", "type": "PUBLIC", "visibility": "OPEN"}
-        room: str = (await self.call("ChatService/CreateRoom", body)).room.id
-        for person in (self.people["moderator"], self.people["member"], *more):
-            await self.call_with("ChatService/JoinRoom", {"room_id": room}, person.token)
-        role = {"room_id": room, "user_id": self.id("moderator"), "role": "moderator"}
-        await self.call("ChatService/SetMemberRole", role)
-        return room
+        """An open public room with owner, moderator and member in it, and these people; the same until `renew`."""
+        people = list(more)
+        if not self.kept_room:
+            body = {"name": f"room {uuid4().hex[:12]}", "type": "PUBLIC", "visibility": "OPEN"}
+            self.kept_room = (await self.call("ChatService/CreateRoom", body)).room.id
+            people += [self.people["moderator"], self.people["member"]]
+        for person in people:
+            await self.call_with("ChatService/JoinRoom", {"room_id": self.kept_room}, person.token)
+        if len(people) > len(more):
+            role = {"room_id": self.kept_room, "user_id": self.id("moderator"), "role": "moderator"}
+            await self.call("ChatService/SetMemberRole", role)
+        return self.kept_room
+
+    def renew(self) -> None:
+        """Forget the group and the room: the next ones are new."""
+        self.kept_group = self.kept_room = ""
 
     async def room_message(self, room_id: str, by: str = "member") -> Any:
         """Send a message to a room as somebody of this role."""
@@ -164,18 +206,15 @@ async def open_world(
             name: await stack.enter_async_context(open_channel(f"127.0.0.1:{node.ports[name]}"))
             for name in SERVICES
         }
-        world = World(node, db, settings, channels)
+        world = World(node, db, settings, channels, _signer(settings), owasp_hasher().hash(PASSWORD))
         for role in PEOPLE:
-            world.people[role] = await world.sign_up()
-        await world.db.execute("UPDATE auth.accounts SET role = 'admin' WHERE id = $1", world.id("admin"))
-        admin = world.people["admin"]
-        body = {"username": admin.username, "password": PASSWORD}
-        reply = await world.call("AuthService/Login", body, "anonymous")
-        world.people["admin"] = Person(
-            admin.user_id, admin.username, reply.access_token, reply.refresh_token, reply.session_id
-        )
+            world.people[role] = await world.sign_up("admin" if role == "admin" else "user")
         yield world
         nursery.cancel_scope.cancel(reason="the test is over")
+
+
+def _signer(settings: Settings) -> Signer:
+    return load_keys(key_folder(settings)).signer
 
 
 def unlimited() -> Limits:

@@ -1,7 +1,7 @@
 """A database of any earlier version, with people and messages in it, comes up to date and loses nothing.
 
-The first release had one migration each of auth, conversations and users. Its database is made by SQL; then it is
-taken as far as any earlier version of the product could have left it, and brought up to date from there.
+The first release had one migration each of auth, conversations and users. Its database is made by SQL, and brought
+up to date: at once, and from where an upgrade that was killed halfway, or before its last step, left it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def owners_with(migrations: Sequence[Migration], folder: Path) -> list[Owner]:
     return owners
 
 
-@pytest.mark.parametrize("applied", range(len(later())))
+@pytest.mark.parametrize("applied", [0, len(later()) // 2, len(later()) - 1])
 async def test_from_any_version(
     applied: int, bridge: Bridge, backends: Backends, cache: Cache, bus: Bus, tmp_path: Path
 ) -> None:
