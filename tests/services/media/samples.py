@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import av
@@ -68,11 +69,17 @@ def tone(
 
 
 def film(
-    kind: str = "mp4", codec: str = "mpeg4", seconds: float = 2.0, width: int = 96, height: int = 64
+    kind: str = "mp4",
+    codec: str = "mpeg4",
+    seconds: float = 2.0,
+    width: int = 96,
+    height: int = 64,
+    says: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Moving pictures without sound."""
+    """Moving pictures without sound, with what phones say beside them in `says`."""
     out = io.BytesIO()
     with av.open(out, "w", format=kind) as container:
+        container.metadata.update(says or {})
         stream: Any = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for n in range(int(seconds * 10)):

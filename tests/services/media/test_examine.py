@@ -27,7 +27,7 @@ from whispr.services.media import recordings
 from whispr.services.media.examine import INPUT, examine
 from whispr.services.media.findings import Bounds, Refused, Result
 from whispr.services.media.recordings import PEAKS
-from whispr.services.media.strip import STRIPPERS, Malformed
+from whispr.services.media.strip import STRIPPERS, Malformed, blank_film
 
 BOUNDS = Bounds()
 
@@ -285,6 +285,41 @@ def test_no_damage_breaks_the_walk(family: str, data: st.DataObject) -> None:
     except Malformed:
         return
     assert len(stripped) <= len(content) + 1
+
+
+def test_a_film_loses_where_it_was_made(tmp_path: Path) -> None:
+    """What phones say beside a film is gone; the film is where it was, bit for bit."""
+    says = {"comment": SECRET.decode(), "location": "+51.5007-000.1246/", "title": SECRET.decode()}
+    content = film(says=says)
+    assert content.count(SECRET) >= 2
+    assert b"loci" in content
+    result = examined(tmp_path, content, "video/mp4")
+    kept = original(tmp_path, result)
+    assert SECRET not in kept
+    assert b"loci" not in kept
+    assert len(kept) == len(content)
+    assert (result.width, result.height) == (96, 64)
+    data = content.index(b"mdat")
+    assert kept[data : data + 5000] == content[data : data + 5000]
+
+
+_FILM = film(says={"comment": "here"})
+
+
+@given(data=st.data())
+def test_no_damage_breaks_the_walk_of_a_film(data: st.DataObject) -> None:
+    """Boxes of any size and kind are walked to an end, or malformed; nothing moves."""
+    content = bytearray(_FILM)
+    start = content.index(b"moov") - 4
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(start, len(content) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    size = len(content)
+    try:
+        blank_film(content)
+    except Malformed:
+        return
+    assert len(content) == size
 
 
 @pytest.mark.parametrize("size", [20, 60, 200, 0.5, 0.9])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whispr.services.media import types
 from whispr.services.media.findings import Bounds, Refused, Result, check_size
 from whispr.services.media.pictures import thumbnails
+from whispr.services.media.strip import blank_film
 
 if TYPE_CHECKING:
     import av
@@ -36,6 +38,8 @@ def look_at_recording(path: Path, result: Result, bounds: Bounds) -> None:
     try:
         # Given an open file and the name of its format, the library opens nothing else: formats that are lists
         # of other files or addresses are out of its reach.
+        if demuxer == "mov":
+            _say_nothing_beside(path)
         with path.open("rb") as file, av.open(file, "r", format=demuxer) as container:
             films = [
                 s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
@@ -57,6 +61,12 @@ def look_at_recording(path: Path, result: Result, bounds: Bounds) -> None:
     except (av.error.FFmpegError, EOFError) as error:
         why = getattr(error, "strerror", "") or "it is cut off"
         raise Refused("unreadable", f"it cannot be decoded: {why}") from None
+
+
+def _say_nothing_beside(path: Path) -> None:
+    """Take out where a film was made, and with what. Raises Malformed."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        blank_film(content)
 
 
 def _duration_s(container: av.container.InputContainer, stream: Any) -> float:

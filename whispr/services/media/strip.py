@@ -1,4 +1,4 @@
-"""Removes what a picture says beside the picture (EXIF, XMP, IPTC, comments), bit for bit otherwise. Pure.
+"""Removes what a picture or film says beside itself (EXIF, XMP, IPTC, places), bit for bit otherwise. Pure.
 
 Each format is walked as its specification lays it out, and what is known to be needed is copied: what colours
 mean (ICC profiles), how animations run. Everything else goes, bytes after the end included, for that is where
@@ -8,6 +8,7 @@ before.
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 
@@ -166,6 +167,39 @@ def strip_webp(data: bytes) -> bytes:
         at += padded
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+_BOXES_MAX = 100_000
+_SAYS_BESIDE = frozenset({b"udta", b"meta", b"uuid"})
+"""Boxes with what phones say beside a film: where it was made, with what, by whom."""
+
+
+def blank_film(data: bytearray | mmap.mmap) -> None:
+    """ISO/IEC 14496-12, section 4.2: boxes, of which those beside the film are made empty space, in place.
+
+    So nothing moves, and what points into the file still points to the same. Raises Malformed.
+    """
+    _blank(data, 0, len(data), _BOXES_MAX)
+
+
+def _blank(data: bytearray | mmap.mmap, at: int, end: int, left: int) -> int:
+    """Blank what is between; return how many boxes may still be looked at."""
+    while at + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, at)
+        head = 8
+        if size == 1 and at + 16 <= end:
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        size = size or end - at
+        if size < head or at + size > end or left <= 0:
+            raise Malformed("the boxes of the film do not add up")
+        left -= 1
+        if kind in _SAYS_BESIDE:
+            data[at + 4 : at + 8] = b"free"
+            data[at + head : at + size] = bytes(size - head)
+        elif kind in (b"moov", b"trak"):
+            left = _blank(data, at + head, at + size, left)
+        at += size
+    return left
 
 
 def _check_frames(frames: int) -> None:
