@@ -9,19 +9,23 @@ own connections carry everybody's calls and are not limited as such. A refusal i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import trio
 
 from whispr.adapters.rate_limit import LocalLimits, RateLimiter
 from whispr.errors import exhausted
-from whispr.identity import VOUCHER_KEY, Actor, Identity, actor_on, client_address
+from whispr.identity import CLIENT_ADDRESS_KEY, VOUCHER_KEY, Actor, Identity, actor_on, host_of
 from whispr.rpc.call import Call
 from whispr.rpc.interceptors import Proceed
 
 MINUTE_S = 60.0
 EXEMPT = ("/grpc.health.v1.", "/grpc.reflection.")
 """Whose probes must never be refused."""
+
+
+_host = lru_cache(4096)(host_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +59,25 @@ class Quotas:
 
     async def _count(self, call: Call, actor: Actor | None) -> None:
         quota = self._quota
-        if quota.connection and not await self._vouched_for(call):
-            wait_s = self._connections.take(call.peer, quota.connection, MINUTE_S, trio.current_time())
-            if wait_s > 0:
-                raise exhausted(f"at most {quota.connection} calls a minute on a connection", wait_s)
-        if quota.address:
-            await self._charge(f"calls:{await client_address(self._identity)}", quota.address)
-        if quota.user and actor is not None:
+        if quota.address or quota.connection:
+            address, ours = await self._client(call)
+            if quota.connection and not ours:
+                self._count_on_connection(call.peer, quota.connection)
+            await self._charge(f"calls:{address}", quota.address)
+        if actor is not None:
             await self._charge(f"calls:{actor.user_id}", quota.user)
 
-    async def _vouched_for(self, call: Call) -> bool:
-        """Whether it is our gateway that passes the call on."""
-        voucher = call.metadata.text(VOUCHER_KEY)
-        return voucher is not None and (await self._identity.authenticate(voucher)).is_service
+    async def _client(self, call: Call) -> tuple[str, bool]:
+        """Return the client's address, and whether it is our gateway that passes the call on."""
+        voucher, named = call.metadata.text(VOUCHER_KEY), call.metadata.text(CLIENT_ADDRESS_KEY)
+        if voucher is not None and named and (await self._identity.authenticate(voucher)).is_service:
+            return named, True
+        return _host(call.peer), False
+
+    def _count_on_connection(self, peer: str, per_min: int) -> None:
+        wait_s = self._connections.take(peer, per_min, MINUTE_S, trio.current_time())
+        if wait_s > 0:
+            raise exhausted(f"at most {per_min} calls a minute on a connection", wait_s)
 
     async def _charge(self, key: str, per_min: int) -> None:
         if not self._limiter.on_account(key, per_min, MINUTE_S):
