@@ -299,8 +299,8 @@ def test_a_film_loses_where_it_was_made(tmp_path: Path) -> None:
     assert b"loci" not in kept
     assert len(kept) == len(content)
     assert (result.width, result.height) == (96, 64)
-    data = content.index(b"mdat")
-    assert kept[data : data + 5000] == content[data : data + 5000]
+    beside = content.index(b"udta")
+    assert kept[:beside] == content[:beside]
 
 
 _FILM = film(says={"comment": "here"})

@@ -315,6 +315,6 @@ def _warnings(
         warnings.append(f"content_type: kept unseen, without thumbnails; the name suggests {by_name}")
     elif by_name and file.content_type and types.family_of(by_name) != types.family_of(file.content_type):
         warnings.append(f"content_type: the name suggests {by_name}")
-    if suggested["kind"] == "image":
-        warnings.append("what the picture says beside the picture, such as its place, will be removed")
+    if suggested["kind"] in ("image", "video"):
+        warnings.append("what it says beside the picture, such as where it was taken, will be removed")
     return warnings
