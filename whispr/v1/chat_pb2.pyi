@@ -282,7 +282,7 @@ class DeleteRoomMessageResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SendDirectMessageRequest(_message.Message):
-    __slots__ = ("recipient_id", "content", "type", "reply_to", "client_id", "metadata")
+    __slots__ = ("recipient_id", "content", "type", "reply_to", "client_id", "metadata", "other_user_id")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -296,13 +296,15 @@ class SendDirectMessageRequest(_message.Message):
     REPLY_TO_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    OTHER_USER_ID_FIELD_NUMBER: _ClassVar[int]
     recipient_id: str
     content: bytes
     type: SendRoomMessageRequest.Type
     reply_to: str
     client_id: str
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, recipient_id: _Optional[str] = ..., content: _Optional[bytes] = ..., type: _Optional[_Union[SendRoomMessageRequest.Type, str]] = ..., reply_to: _Optional[str] = ..., client_id: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    other_user_id: str
+    def __init__(self, recipient_id: _Optional[str] = ..., content: _Optional[bytes] = ..., type: _Optional[_Union[SendRoomMessageRequest.Type, str]] = ..., reply_to: _Optional[str] = ..., client_id: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., other_user_id: _Optional[str] = ...) -> None: ...
 
 class SendDirectMessageResponse(_message.Message):
     __slots__ = ("message",)

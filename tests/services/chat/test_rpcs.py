@@ -212,6 +212,11 @@ async def test_direct_messages(world: World) -> None:
     assert ([message.content for message in found.messages], found.has_more) == ([b"1", b"2"], True)
     for wrong, code in ((one, Code.INVALID_ARGUMENT), (NOBODY, Code.NOT_FOUND), ("x", Code.INVALID_ARGUMENT)):
         assert (await refused(world.chat.SendDirectMessage(to(wrong, "x"), metadata=as_(one)))).code is code
+    as_path = pb.SendDirectMessageRequest(other_user_id=other, content=b"by path")
+    assert (await world.chat.SendDirectMessage(as_path, metadata=as_(one))).message.seq == 5
+    as_path.recipient_id = foe
+    error = await refused(world.chat.SendDirectMessage(as_path, metadata=as_(one)))
+    assert list(error.fields) == ["recipient_id"]
     await world.users.BlockUser(user_pb2.BlockUserRequest(user_id=one), metadata=as_(other))
     await world.users.BlockUser(user_pb2.BlockUserRequest(user_id=one), metadata=as_(foe))
     for recipient in (other, foe):

@@ -47,7 +47,10 @@ class MessageHandlers:
     ) -> pb.SendDirectMessageResponse:
         """Append a message to the direct conversation with a person."""
         person = caller(WRITE)
-        other_id = parse_id(input_message.recipient_id, "recipient_id")
+        named = {input_message.recipient_id, input_message.other_user_id} - {""}
+        if len(named) > 1:
+            raise invalid({"recipient_id": "is not other_user_id"})
+        other_id = parse_id("".join(named), "recipient_id")
         if other_id == person.user_id:
             raise invalid({"recipient_id": "a direct message is to another person"})
         core = self._parts.core

@@ -151,13 +151,15 @@ class ModerationHandlers:
         user_id = self._whose(input_message.user_id)
         figures = await self._parts.activity.of(user_id)
         status = (await self._parts.online.status([user_id]))[user_id]
-        connected = await self._parts.online.connected([user_id])
+        # Others see no more than the person shows.
+        own = user_id == current_actor().user_id
+        connected = await self._parts.online.connected([user_id]) if own else ()
         return pb.UserActivity(
             user_id=user_id,
             rooms_joined=figures.rooms_joined,
             messages_sent=figures.messages_sent,
             last_activity=figures.last_activity,
-            is_online=user_id in connected,
+            is_online=user_id in connected if own else status != "offline",
             current_status=status,
         )
 

@@ -49,6 +49,14 @@ class _About(msgspec.Struct):
 _about = msgspec.json.Decoder(_About).decode
 
 
+def _whose(payload: bytes) -> str:
+    """Return whom an event is about; nobody, when another node sent something else."""
+    try:
+        return _about(payload).user_id
+    except msgspec.MsgspecError:
+        return ""
+
+
 class Reader:
     """One reader's queue."""
 
@@ -77,7 +85,7 @@ class Reader:
             return
         if self.wants(event) and (seq is None or seq > self.floor):
             self._put(RoomEvent(event, seq or 0, datetime.now(UTC), payload))
-        if event in LEAVING_EVENTS and _about(payload).user_id == self.user_id:
+        if event in LEAVING_EVENTS and _whose(payload) == self.user_id:
             reason = _REASONS.get(event, "not_a_member")
             self.end(denied("you are no longer in this room", reason=reason))
         elif event == "room_closed":
