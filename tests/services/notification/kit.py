@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from whispr.testing import open_rpc_pair
 from whispr.v1 import notification_pb2 as pb
 from whispr.v1.notification_grpc import NotificationServiceStub
 
+TLS = ssl.create_default_context()
+"""Made once: reading the system's authorities takes longer than most tests."""
 AT_ONCE = Options(batch_s=0)
 ANYWHERE = Addresses(private_allowed=True, http_allowed=True)
 
@@ -215,7 +218,10 @@ async def world(db: Postgres, folder: Path, options: Options = AT_ONCE, **setup:
     """Run the service until the block ends; people are told by `World.tell`."""
     sockets, others, limiter = Sockets(), Others(), Limiter()
     made = Setup(
-        vapid_key_file=folder / "vapid.pem", vapid_contact="mailto:operator@example.org", addresses=ANYWHERE
+        vapid_key_file=folder / "vapid.pem",
+        vapid_contact="mailto:operator@example.org",
+        addresses=ANYWHERE,
+        tls=TLS,
     )
     service = NotificationService(
         db,

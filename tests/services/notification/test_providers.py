@@ -15,6 +15,7 @@ import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.services.notification.kit import TLS
 from tests.services.notification.servers import PushServer, Reply, Request, http2_server, self_signed
 from whispr.errors import WhisprError
 from whispr.services.notification.domain import Platform, Priority
@@ -40,7 +41,7 @@ PUSH = Push(
 @pytest.fixture
 async def client() -> AsyncIterator[Http]:
     """A client that may reach loopback."""
-    client = Http(Network(private_allowed=True), per_host=8)
+    client = Http(Network(private_allowed=True), per_host=8, tls=TLS)
     yield client
     await client.aclose()
 

@@ -16,7 +16,7 @@ import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.services.notification.kit import Subscription, b64
+from tests.services.notification.kit import TLS, Subscription, b64
 from tests.services.notification.servers import PushServer, Reply
 from whispr.errors import WhisprError
 from whispr.services.notification.domain import Platform, Priority
@@ -45,7 +45,7 @@ PUSH = Push(
 @pytest.fixture
 async def client() -> AsyncIterator[Http]:
     """A client that may reach loopback."""
-    client = Http(Network(private_allowed=True), per_host=8)
+    client = Http(Network(private_allowed=True), per_host=8, tls=TLS)
     yield client
     await client.aclose()
 
@@ -210,7 +210,7 @@ async def test_a_long_answer_is_not_read_to_its_end(client: Http, push: PushServ
 
 async def test_a_host_gets_a_bounded_number_of_requests_at_once(push: PushServer) -> None:
     """A slow host holds up its own pushes only, a few at a time."""
-    client = Http(Network(private_allowed=True), per_host=3)
+    client = Http(Network(private_allowed=True), per_host=3, tls=TLS)
     push.hold = trio.Event()
     async with trio.open_nursery() as nursery:
         for _ in range(8):
@@ -257,7 +257,7 @@ async def test_a_name_that_leads_inside_is_not_called(push: PushServer) -> None:
 
     network = Network(resolve=resolve)
     assert await network._addresses("rebind.example", 80) == ["93.184.216.34"]
-    client = Http(network, per_host=1)
+    client = Http(network, per_host=1, tls=TLS)
     port_number = push.url.rpartition(":")[2]
     with pytest.raises(ForbiddenError, match="not on the public internet"):
         await client.request("POST", f"http://rebind.example:{port_number}/", [], b"")
@@ -288,7 +288,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked(push: PushSer
         await trio.lowlevel.checkpoint()
         return ["127.0.0.1"]
 
-    client = Http(Network(private_allowed=True, resolve=resolve), per_host=1)
+    client = Http(Network(private_allowed=True, resolve=resolve), per_host=1, tls=TLS)
     port_number = push.url.rpartition(":")[2]
     await client.request("POST", f"http://somewhere.example:{port_number}/", [], b"")
     assert asked == ["somewhere.example"]
@@ -304,7 +304,7 @@ async def test_nobody_there_is_later() -> None:
         raise OSError("no such name")
 
     for network in (Network(private_allowed=True), Network(resolve=nowhere)):
-        client = Http(network, per_host=1)
+        client = Http(network, per_host=1, tls=TLS)
         outcome = await Webhook(client).send(hook("http://127.0.0.1:1/"), PUSH, "x", 60)
         assert isinstance(outcome, Later)
         await client.aclose()

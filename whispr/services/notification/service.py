@@ -69,7 +69,7 @@ class Senders:
     def __init__(self, setup: Setup) -> None:
         self.vapid = Vapid(load_or_make(setup.vapid_key_file), setup.vapid_contact)
         self._https: list[Http] = []
-        self._setup = setup
+        self._tls = setup.tls or ssl.create_default_context()
         private = setup.addresses.private_allowed
         guarded = self._http(Network(private_allowed=private), setup.host_requests)
         self.by_platform: dict[Platform, Sender] = {
@@ -90,7 +90,7 @@ class Senders:
             self.by_platform[Platform.APNS] = Apns(http2, team, url=setup.apns_url)
 
     def _http(self, network: Network, per_host: int, *, http2: bool = False) -> Http:
-        http = Http(network, per_host=per_host, http1=not http2, http2=http2, tls=self._setup.tls)
+        http = Http(network, per_host=per_host, http1=not http2, http2=http2, tls=self._tls)
         self._https.append(http)
         return http
 
