@@ -12,15 +12,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "whispr"
 
 LAYERS = {
-    "errors": 0, "config": 0, "v1": 0,
-    "http2": 1, "resilience": 1, "telemetry": 1, "bridge": 1, "tokens": 1,
+    "errors": 0, "config": 0, "v1": 0, "nurseries": 0,
+    "http2": 1, "resilience": 1, "telemetry": 1, "bridge": 1, "tokens": 1, "unix_sockets": 1,
     "rpc": 2, "asgi": 2, "adapters": 2, "embed": 2, "realtime": 2,
     "events": 2.5,  # what the others of layer 3 tell of things by
     "conversations": 3, "identity": 3, "online": 3,
     "services": 4, "gateway": 4,
-    "app": 5, "node": 5, "peers": 5, "ports": 5, "credentials": 5, "neighbours": 5, "limits": 5, "quotas": 5, "progress": 5,
-    "account_cli": 5, "account_console": 5, "keys_cli": 5,
-    "cli": 5, "rpc_cli": 5, "rpc_console": 5, "events_cli": 5, "events_console": 5, "doctor": 5, "chat": 5, "testing": 5,
+    "app": 5, "node": 5, "peers": 5, "ports": 5, "credentials": 5, "neighbours": 5,
+    "limits": 5, "quotas": 5, "progress": 5,
+    "account_cli": 5, "account_console": 5, "keys_cli": 5, "cli": 5, "rpc_cli": 5, "rpc_console": 5,
+    "events_cli": 5, "events_console": 5, "doctor": 5, "chat": 5, "testing": 5,
 }  # fmt: skip
 PURE = (
     "http2",
@@ -31,6 +32,8 @@ PURE = (
     "realtime/replication.py",
     "realtime/serializers.py",
     "conversations/domain.py",
+    "conversations/message_rules.py",
+    "conversations/values.py",
     "conversations/room_rules.py",
     "conversations/spam.py",
     "services/notification/domain.py",
