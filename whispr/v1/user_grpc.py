@@ -61,7 +61,8 @@ class UserServiceServicer(purerpc.Servicer):
     async def UpdateProfile(self, input_message: user_pb2.UpdateProfileRequest) -> user_pb2.UpdateProfileResponse:
         """Changes what is given of the caller's own profile and leaves the rest. INVALID_ARGUMENT names every
         field at fault; an avatar must be a finished image of the caller's (FAILED_PRECONDITION,
-        avatar_unusable).
+        avatar_unusable). Who sees the caller's presence holds at once, who may write to them within ten
+        seconds.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.UserService/UpdateProfile is not implemented")
 
