@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 import trio
+from prometheus_client import Counter
 
 from whispr.conversations import spam
 from whispr.conversations.domain import Kind, Message, MessageType
@@ -50,6 +51,8 @@ redis.call('SET', KEYS[1], string.format('%.3f:%.0f', points, now), 'PX', lives_
 return string.format('%.3f', points)
 """
 _SHA = hashlib.sha1(_ADD.encode(), usedforsecurity=False).hexdigest()
+
+SANCTIONED = Counter("whispr_spam_sanctions_total", "Sanctions of the machine by what was noticed", ["signal"])
 
 log = structlog.get_logger("whispr.spam")
 
@@ -126,6 +129,7 @@ class SpamWatch:
             log.warning("spam_not_sanctioned", room_id=room_id, user_id=user_id, error=str(error))
             return
         if done is not None:
+            SANCTIONED.labels(signal.value).inc()
             log.info("spam_sanctioned", room_id=room_id, user_id=user_id, signal=signal.value)
             self._announcer.sanctioned(room_id, user_id, done)
         with trio.move_on_after(SHARE_S):
