@@ -68,14 +68,24 @@ class Announcer:
         self._hub.broadcast(topic, change.kind, change.payload(**more))
 
     def read(self, conversation_id: str, user_id: str, mark: Watermark) -> None:
-        """Tell the others how far a member has read."""
+        """Tell the others how far a member has read, and the member's own devices what is left."""
+        topic = topic_of(mark.kind, conversation_id)
         event = {"user_id": user_id, "seq": mark.seq, "read_at": mark.at}
-        self._hub.broadcast(topic_of(mark.kind, conversation_id), "read_receipt", event)
+        self._hub.broadcast(topic, "read_receipt", event)
+        own = {"conversation_id": conversation_id, "read_seq": mark.seq, "unread_count": mark.unread_count}
+        self._hub.broadcast(user_topic(user_id), "conversation_updated", own)
 
-    def delivered(self, conversation_id: str, user_id: str, mark: Watermark) -> None:
-        """Tell the others how far a member's devices have received."""
+    def delivered(
+        self, conversation_id: str, user_id: str, mark: Watermark, members: Iterable[str] = ()
+    ) -> None:
+        """Tell the others how far a member's devices have received; `members` also where they have not joined."""
+        topic = topic_of(mark.kind, conversation_id)
         event = {"user_id": user_id, "seq": mark.seq}
-        self._hub.broadcast(topic_of(mark.kind, conversation_id), "delivery_status", event)
+        self._hub.broadcast(topic, "delivery_status", event)
+        apart = {"conversation_id": conversation_id, **event}
+        for member_id in members:
+            if member_id != user_id:
+                self._hub.broadcast(user_topic(member_id), "delivery_status", apart, unless_joined=topic)
 
     # Conversations and members
 

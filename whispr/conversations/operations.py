@@ -17,6 +17,7 @@ from whispr.conversations.domain import (
     Action,
     Conversation,
     Draft,
+    Kind,
     Limits,
     Member,
     Message,
@@ -134,7 +135,10 @@ class Operations:
         """Move the delivered watermark and tell the others if it moved."""
         mark = await self.store.mark_delivered(conversation_id, actor_id, seq)
         if mark.moved:
-            self.announcer.delivered(conversation_id, actor_id, mark)
+            # Whose message it was is told wherever they are; in larger circles, whoever has the topic open.
+            direct = mark.kind is Kind.DIRECT
+            members = await self.store.member_ids(conversation_id) if direct else ()
+            self.announcer.delivered(conversation_id, actor_id, mark, members)
         return mark
 
     async def mark_all_read(self, actor_id: str, conversation_ids: Collection[str]) -> int:

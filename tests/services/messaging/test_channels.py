@@ -488,10 +488,26 @@ async def test_own_state_follows_to_other_sockets(services: World) -> None:
         synced = await push(own, "sync")
         assert [each["conversation"]["id"] for each in synced["conversations"]] == [group]
         assert (await push(own, "sync", {"since": synced["cursor"]}))["has_more"] is False
-        marked = await push(theirs, "mark_all_read")
-        assert marked == {"marked_count": 1}
         seen = {name for name, _ in await until_quiet(theirs)}
         assert not seen & {"conversation_updated", "message_deleted"}
+        marked = await push(theirs, "mark_all_read")
+        assert marked == {"marked_count": 1}
+        read = await expect(theirs, "conversation_updated")
+        assert read == {"conversation_id": group, "read_seq": 1, "unread_count": 0}
+
+
+async def test_deliveries_of_a_direct_conversation_reach_the_sender_anywhere(services: World) -> None:
+    """delivery_status is told on user:<id> too, unless the socket has joined the conversation."""
+    one, two = await sign_up(services.db, 2)
+    create = pb.CreateConversationRequest(kind="direct", member_ids=[two])
+    talk = (await services.messaging.CreateConversation(create, metadata=as_(one))).conversation.id
+    send = pb.SendMessageRequest(conversation_id=talk, content=b"hi")
+    await services.messaging.SendMessage(send, metadata=as_(one))
+    async with joined(services, f"user:{one}", one) as (own,):
+        mark = pb.MarkDeliveredRequest(conversation_id=talk, seq=1)
+        await services.messaging.MarkDelivered(mark, metadata=as_(two))
+        got = await expect(own, "delivery_status")
+        assert got == {"conversation_id": talk, "user_id": two, "seq": 1}
 
 
 async def test_a_room_has_the_same_channel_on_its_own_topic(services: World) -> None:
