@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class S3:
 @contextmanager
 def serving_s3() -> Iterator[S3]:
     """Run the server until the block ends."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It would tell of every request.
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
