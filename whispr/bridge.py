@@ -42,11 +42,10 @@ waking the driver from `call` (33 microseconds before), and its staying awake fo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import selectors
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any, Generic, ParamSpec, TypeVar, TypeVarTuple, Unpack
@@ -55,6 +54,8 @@ import outcome
 import sniffio
 import structlog
 import trio
+
+from whispr.nurseries import ungrouped
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -391,25 +392,3 @@ def _described(task: asyncio.Task[Any]) -> str:
     """Name a task by what it runs, which says more than `Task-7`."""
     coroutine = task.get_coro()
     return f"{task.get_name()} ({getattr(coroutine, '__qualname__', coroutine)})"
-
-
-@contextlib.contextmanager
-def ungrouped() -> Iterator[None]:
-    """Take the one exception of a block out of the group that a nursery around it makes of it.
-
-    For context managers whose nursery is their own affair: the error of their block should come out as it
-    was raised. Several errors stay a group.
-    """
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        real = [error for error in group.exceptions if not isinstance(error, trio.Cancelled)]
-        if len(real) > 1:
-            raise
-        error = real[0] if real else group.exceptions[0]
-        context = error.__context__
-        try:
-            raise error
-        finally:
-            error.__context__ = context  # and not the group, which is only our nursery's wrapping
-            del error, context, real

@@ -20,10 +20,10 @@ import purerpc
 import trio
 import trio.testing
 
+from whispr.nurseries import own_nursery
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.limits import RpcLimits
-from whispr.rpc.nursery import own_nursery
 from whispr.rpc.server import RpcServer
 
 MEMORY_TARGET = "memory:0"

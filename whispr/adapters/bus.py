@@ -26,8 +26,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Handle
 from nats.errors import Error as NatsError
 
-from whispr.bridge import Bridge, CancelledByAsyncio, Inbox, ungrouped
+from whispr.bridge import Bridge, CancelledByAsyncio, Inbox
 from whispr.errors import invalid, unavailable
+from whispr.nurseries import ungrouped
 
 OUTBOX_LEN_MAX = 10_000
 """Messages waiting to be sent; the oldest is dropped beyond it."""

@@ -1,11 +1,10 @@
-"""Sockets to listen on: TCP over IPv4 and IPv6, and Unix."""
+"""Sockets to listen on: TCP over IPv4 and IPv6."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import stat
 from typing import Any
 
 import trio
@@ -58,40 +57,3 @@ def _bound(family: int, address: Any) -> trio.SocketListener:
     except BaseException:
         listener.close()
         raise
-
-
-async def open_unix(path: str) -> trio.SocketListener:
-    """Listen on a Unix socket that its owner alone may connect to.
-
-    One on which nobody answers, left by a process that was killed, is replaced. Raises OSError.
-    """
-    try:
-        return _bound_unix(path)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE or not await _is_stale(path):
-            raise
-    os.unlink(path)
-    return _bound_unix(path)
-
-
-def _bound_unix(path: str) -> trio.SocketListener:
-    # The mask is the process's own: without a wait in between, nobody else makes a file under it.
-    before = os.umask(0o177)
-    try:
-        return _bound(socket.AF_UNIX, path)
-    finally:
-        os.umask(before)
-
-
-async def _is_stale(path: str) -> bool:
-    """Whether it is a socket, and nobody listens on it."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return False
-        with trio.socket.socket(socket.AF_UNIX) as asking:
-            await asking.connect(path)
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False

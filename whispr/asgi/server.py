@@ -15,12 +15,13 @@ import trio
 from whispr.asgi import metrics
 from whispr.asgi.connection import App, Connection, Serving
 from whispr.asgi.limits import HttpLimits
-from whispr.asgi.listeners import open_tcp, open_unix
+from whispr.asgi.listeners import open_tcp
 from whispr.asgi.poller import Poller
 from whispr.asgi.refusals import Refusal, Renderer, plain
 from whispr.asgi.request import ASGI, EXTENSIONS
 from whispr.asgi.response import refusal_bytes
 from whispr.asgi.wire import LINGER_S, ClientGoneError, SocketWire, StreamWire, Wire
+from whispr.unix_sockets import open_unix_listener
 
 WATCH_S: Final = 0.25
 """How often connections are looked after. A task, or even a deadline, for each request would cost more than the
@@ -79,7 +80,7 @@ class HttpServer:
         self, path: str | os.PathLike[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen on a Unix socket that its owner alone may connect to. Returns after a drain. Raises OSError."""
-        listener = await open_unix(os.fspath(path))
+        listener = await open_unix_listener(os.fspath(path))
         try:
             await self._serve([listener], task_status.started, None)
         finally:

@@ -12,7 +12,6 @@
       server_call          one call's messages and its end
       methods              purerpc's servicers as a table; judging a request's head
       statuses             exceptions of handlers as statuses
-      unix_socket          a listener on a path, whatever was left there
     channel            open_channel, Channel: addresses, turns, the line of waiting calls
       targets              what a target stands for; looking up names
       subchannel           one address: attempts, backoff, connections

@@ -32,6 +32,7 @@ from google.protobuf.message import Message
 from whispr import __version__
 from whispr.errors import WhisprError, exhausted, unavailable
 from whispr.http2.headers import encode, list_bytes
+from whispr.nurseries import own_nursery
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
 from whispr.rpc.client_connection import ClientConnection
@@ -41,7 +42,6 @@ from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.memory import keep_large_blocks
-from whispr.rpc.nursery import own_nursery
 from whispr.rpc.purerpc_socket import PurerpcSocket
 from whispr.rpc.statistics import Census, Statistics, ids
 from whispr.rpc.stubs import StreamStream, StreamUnary, UnaryStream, UnaryUnary

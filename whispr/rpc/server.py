@@ -33,7 +33,7 @@ from whispr.rpc.server_connection import ServerConnection
 from whispr.rpc.statistics import Census, Statistics, ids
 from whispr.rpc.tls import TlsFiles, accept_tls
 from whispr.rpc.transport import FLUSH_S
-from whispr.rpc.unix_socket import open_unix_listener
+from whispr.unix_sockets import open_unix_listener
 
 _log = structlog.get_logger("whispr.rpc")
 

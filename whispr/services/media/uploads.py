@@ -18,8 +18,8 @@ from typing import Any, Final
 import trio
 
 from whispr.adapters.objects import Objects
-from whispr.bridge import ungrouped
 from whispr.errors import Code, WhisprError, unavailable
+from whispr.nurseries import ungrouped
 from whispr.services.media import metrics
 from whispr.services.media.domain import PART_BYTES, MediaLimits, Medium
 from whispr.services.media.store import MediaStore, Part

@@ -32,7 +32,7 @@ def _listen(path: str) -> trio.SocketListener:
     try:
         # Between bind and chmod anybody could connect. Trio's own bind would wait for a thread, and others
         # would make files under this mask meanwhile.
-        before = os.umask(0o077)
+        before = os.umask(0o177)
         try:
             listener.bind(path)
         finally:
