@@ -187,6 +187,7 @@ class Relay:
             published = await self._turn()
             self._expected = published > 0
             return published
+        self._careful = True  # fewer events may be done in time
         raise unavailable(f"a turn of the relay took more than {TURN_S:g} s")
 
     async def _turn(self) -> int:
