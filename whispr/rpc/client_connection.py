@@ -23,8 +23,6 @@ from whispr.rpc.tls import PeerIdentity, identity_of
 from whispr.rpc.transport import Transport
 from whispr.rpc.watchman import Watch
 
-_KEEPALIVE_PING = b"whsprkpa"
-
 
 class _Core(Connection):
     """Knows which streams have not even been handed to the socket."""
@@ -41,7 +39,7 @@ class _Core(Connection):
         return super().take_output()
 
 
-class ClientConnection(Transport):
+class ClientConnection(Transport[ClientCall]):
     """The client's end of one connection."""
 
     core: _Core
@@ -71,7 +69,6 @@ class ClientConnection(Transport):
         self._ended_together = 1
         """Calls that ended with what was read last, which callers may follow with as many."""
         self._ended_at = 0.0
-        self._calls: dict[int, ClientCall] = {}
         self._line = line
 
     @property
@@ -111,17 +108,6 @@ class ClientConnection(Transport):
     def calls_begun(self) -> int:
         """A number that grows with each call."""
         return self.core.opened_id
-
-    @property
-    def calls_going(self) -> int:
-        """How many calls are in progress."""
-        return len(self._calls)
-
-    def ping_now(self) -> None:
-        """Send a PING."""
-        self.counters.pings_sent += 1
-        self.core.ping(_KEEPALIVE_PING)
-        self.flush()
 
     def retire(self) -> None:
         """Take no more calls, and close after the last."""
@@ -255,12 +241,6 @@ class ClientConnection(Transport):
         self._line.unpark_all()
         if not self._calls:
             self.close()
-
-    def on_writable(self, stream_id: int) -> None:
-        """Let the call go on sending."""
-        call = self._calls.get(stream_id)
-        if call is not None:
-            call.has_room()
 
     def on_lost(self, reason: str) -> None:
         """Every call ends at once, or is made again if not even its head was sent."""

@@ -6,7 +6,7 @@ only what a socket does not take at once needs one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whispr.rpc.lodger import Lodger
 
@@ -19,9 +19,9 @@ class Flusher(Lodger):
 
     def __init__(self) -> None:
         super().__init__()
-        self._asking: dict[Transport, None] = {}
+        self._asking: dict[Transport[Any], None] = {}
 
-    def ask(self, connection: Transport) -> None:
+    def ask(self, connection: Transport[Any]) -> None:
         """Have what a connection has to say written soon."""
         self._asking[connection] = None
         self._changed.wake()

@@ -6,7 +6,7 @@ So it needs no owner of its own, and there is none while there are no connection
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whispr.rpc.inbox import Waker
 
@@ -18,17 +18,17 @@ class Lodger(ABC):
     """Runs `work` as long as there are connections."""
 
     def __init__(self) -> None:
-        self._homes: dict[Transport, None] = {}
-        self._host: Transport | None = None
+        self._homes: dict[Transport[Any], None] = {}
+        self._host: Transport[Any] | None = None
         self._changed = Waker()
 
-    def join(self, connection: Transport) -> None:
+    def join(self, connection: Transport[Any]) -> None:
         """Serve a connection, which is running, until it leaves."""
         self._homes[connection] = None
         if self._host is None:
             self._live_with(connection)
 
-    def leave(self, connection: Transport) -> None:
+    def leave(self, connection: Transport[Any]) -> None:
         """Serve it no longer."""
         self._homes.pop(connection, None)
         if connection is self._host:
@@ -45,11 +45,11 @@ class Lodger(ABC):
             self._live_with(other)
             break
 
-    def _live_with(self, connection: Transport) -> None:
+    def _live_with(self, connection: Transport[Any]) -> None:
         self._host = connection
         connection.nursery.start_soon(self._run, connection, name=type(self).__name__)
 
-    async def _run(self, host: Transport) -> None:
+    async def _run(self, host: Transport[Any]) -> None:
         try:
             while self._host is host:
                 await self.work()

@@ -45,19 +45,17 @@ _TRIED_AGAIN = 32
 """One in so many streams (there are only odd ones) of a method that waits is run as if it did not."""
 
 _DRAIN_PING = b"whsprdrn"
-_KEEPALIVE_PING = b"whsprkpa"
 
 _TOO_MANY_CALLS = unavailable("too many calls on one connection")
 
 _log = structlog.get_logger("whispr.rpc")
 
 
-class ServerConnection(Transport):
+class ServerConnection(Transport[ServerCall]):
     """The server's end of one connection."""
 
     # There may be thousands that are idle, and a dictionary of so many attributes takes 1.6 KiB.
     __slots__ = (
-        "_calls",
         "_calls_max",
         "_compression",
         "_context",
@@ -105,7 +103,6 @@ class ServerConnection(Transport):
         self._limits = limits
         self._guard: PingGuard | None = None
         """Made for the first ping."""
-        self._calls: dict[int, ServerCall] = {}
         self._refused: dict[int, Refusal] = {}
         self._inflated = 0
         self._ready: list[ServerCall] = []  # short, and an empty deque takes 0.7 KiB
@@ -205,12 +202,6 @@ class ServerConnection(Transport):
 
     def on_go_away(self, event: events.GoAwayReceived) -> None:
         """A client says it will open no more streams; it closes the connection itself."""
-
-    def on_writable(self, stream_id: int) -> None:
-        """Let the call go on sending."""
-        call = self._calls.get(stream_id)
-        if call is not None:
-            call.has_room()
 
     def on_lost(self, reason: str) -> None:
         """Cancel every call at once."""
@@ -406,21 +397,10 @@ class ServerConnection(Transport):
         """A number that grows with each call."""
         return self.core.last_peer_id
 
-    @property
-    def calls_going(self) -> int:
-        """How many calls are in progress."""
-        return len(self._calls)
-
     def _pinged(self) -> None:
         if self._guard is None:
             self._guard = PingGuard(self, self._limits.keepalive.pinged_s_min, trio.current_time)
         self._guard.pinged()
-
-    def ping_now(self) -> None:
-        """Ask the client whether it is still there."""
-        self.counters.pings_sent += 1
-        self.core.ping(_KEEPALIVE_PING)
-        self.flush()
 
     def end_stream(self, stream_id: int, why: str) -> None:
         """End a stream and its call with ENHANCE_YOUR_CALM."""

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from socket import SHUT_WR
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import structlog
 import trio
@@ -41,15 +41,28 @@ OUTPUT_BYTES_MAX = 256 * 1024
 READ_BYTES = 64 * 1024
 READ_BYTES_MAX = 256 * 1024
 """While every read finds as much as it asks for, each asks for twice as much, up to this."""
+_KEEPALIVE_PING = b"whsprkpa"
+
 FLUSH_S = 1.0
 """How long a connection that is ending may take to send its last words."""
 
 
-class Transport(ABC):
+class HasRoom(Protocol):
+    """What a call is to its transport."""
+
+    def has_room(self) -> None:
+        """The stream's queue has been sent."""
+
+
+CallT = TypeVar("CallT", bound=HasRoom)
+
+
+class Transport(ABC, Generic[CallT]):
     """One connection's reader and writer. Subclasses say what events mean."""
 
     __slots__ = (
         "_arrived",
+        "_calls",
         "_closing",
         "_output_sent",
         "_pauses",
@@ -75,6 +88,7 @@ class Transport(ABC):
     """What handles each type of event."""
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.on = {kind: getattr(cls, name) for kind, name in _HANDLERS.items() if hasattr(cls, name)}
 
     def __init__(self, stream: trio.abc.Stream, core: Connection, common: Common, *, pauses: bool) -> None:
@@ -99,6 +113,8 @@ class Transport(ABC):
         self._unsent: list[Octets] = []
         """Output taken from the connection that the socket has not taken."""
         self._pauses = pauses
+        self._calls: dict[int, CallT] = {}
+        """Those in progress, by stream."""
         self._writer: Waker | None = None
         """What the writing task waits for, while there is one."""
         self._output_sent = Waker()
@@ -111,9 +127,9 @@ class Transport(ABC):
         """The peer has closed, or the connection is broken."""
 
     @property
-    @abstractmethod
     def calls_going(self) -> int:
         """How many calls are in progress."""
+        return len(self._calls)
 
     @abstractmethod
     def on_headers(self, event: events.HeadersReceived) -> None:
@@ -139,9 +155,11 @@ class Transport(ABC):
     def on_go_away(self, event: events.GoAwayReceived) -> None:
         """The peer takes no new streams."""
 
-    @abstractmethod
     def on_writable(self, stream_id: int) -> None:
-        """A stream's queue has room again."""
+        """Let a call go on sending."""
+        call = self._calls.get(stream_id)
+        if call is not None:
+            call.has_room()
 
     @abstractmethod
     def on_lost(self, reason: str) -> None:
@@ -192,6 +210,12 @@ class Transport(ABC):
             self._need_writer()
         else:
             self.common.flusher.ask(self)
+
+    def ping_now(self) -> None:
+        """Ask the peer whether it is still there."""
+        self.counters.pings_sent += 1
+        self.core.ping(_KEEPALIVE_PING)
+        self.flush()
 
     def close(self) -> None:
         """Close once everything in the output has been sent."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -46,11 +46,11 @@ class Watchman(Lodger):
 
     def __init__(self) -> None:
         super().__init__()
-        self._entries: dict[Transport, list[_Entry]] = {}
+        self._entries: dict[Transport[Any], list[_Entry]] = {}
         self._heap: list[_Entry] = []
         self._dead = 0
 
-    def watch(self, connection: Transport, watches: Iterable[Watch]) -> None:
+    def watch(self, connection: Transport[Any], watches: Iterable[Watch]) -> None:
         """Look after a connection, which is running, until it leaves."""
         entries = [_Entry(watch.due, watch) for watch in watches if watch.due < inf]
         if not entries:
@@ -62,7 +62,7 @@ class Watchman(Lodger):
         if self._heap[0] in entries:
             self._changed.wake()
 
-    def leave(self, connection: Transport) -> None:
+    def leave(self, connection: Transport[Any]) -> None:
         """Look after a connection no longer."""
         for entry in self._entries.pop(connection, ()):
             entry.watch = None
