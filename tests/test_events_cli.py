@@ -191,7 +191,7 @@ async def test_beside_a_process_that_holds_the_data_folder(
     for name in ("WHISPR_POSTGRES_URL", "WHISPR_NATS_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WHISPR_DATA_DIR", str(Path(sockets).parents[1]))
-    with pytest.raises(
-        WhisprError, match="run `whispr migrate`"
-    ):  # it has reached them; their database is bare
+    # It has reached them; their database is bare.
+    refusal = pytest.RaisesExc(WhisprError, match="run `whispr migrate`")
+    with pytest.RaisesGroup(refusal, flatten_subgroups=True):
         await Operator(monkeypatch).type("lag")
