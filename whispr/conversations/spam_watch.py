@@ -52,7 +52,9 @@ return string.format('%.3f', points)
 """
 _SHA = hashlib.sha1(_ADD.encode(), usedforsecurity=False).hexdigest()
 
-SANCTIONED = Counter("whispr_spam_sanctions_total", "Sanctions of the machine by what was noticed", ["signal"])
+SANCTIONED = Counter(
+    "whispr_spam_sanctions_total", "Sanctions of the machine by what was noticed", ["signal"]
+)
 
 log = structlog.get_logger("whispr.spam")
 
