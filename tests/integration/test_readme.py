@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.product import Product
+from tests.product import LISTENERS, Product
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -82,11 +82,18 @@ def test_the_tour_in_terminals(product: Product, environ: dict[str, str], tmp_pa
 
 
 def test_operators_commands(product: Product, environ: dict[str, str], tmp_path: Path) -> None:
-    """`config show`, `migrate`, `doctor` and `token` do what the README says."""
+    """`config`, `migrate`, `doctor`, `token`, `account`, `keys` and `events` do what the README says."""
     ours = [line for line in commands() if line.startswith(".venv/bin/whispr ")]
     lines = [line for line in ours if line.split()[1] not in ("chat", "rpc")]
-    assert [line.split()[1] for line in lines] == ["config", "doctor", "migrate", "token"]
-    show, doctor, migrate, token = lines
+    named = [line.split()[1] for line in lines]
+    assert named == ["config", "doctor", "migrate", "token", "account", "keys", "events", "events"]
+    show, doctor, migrate, token, promote, keys, lag, dead = lines
+    body = {"username": "carol", "password": "correct horse"}
+    assert product.call("POST", "/v1/auth/register", body)[0] in (200, 409)  # she may have taken the tour
+    assert "admin" in shell([promote], product, environ, tmp_path)
+    assert "signs" in shell([keys], product, environ, tmp_path)
+    assert "outbox" in shell([lag], product, environ, tmp_path)
+    shell([dead], product, environ, tmp_path)
     assert str(product.data_dir) in shell([show], product, environ, tmp_path)
     assert shell([token], product, environ, tmp_path).count(".") == 2
     elsewhere = environ | {"WHISPR_DATA_DIR": str(tmp_path / "data")}
@@ -124,7 +131,7 @@ def test_the_first_command_from_a_fresh_clone(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns(*names.split())
     shutil.copytree(ROOT, clone, ignore=ignored)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("WHISPR_")}
-    environ |= {f"WHISPR_{name}_PORT": "0" for name in ("GATEWAY", "WEBSOCKET", "AUTH", "USER", "MESSAGING")}
+    environ |= {f"WHISPR_{name.upper()}_PORT": "0" for name in LISTENERS}
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=clone, check=True)
     for tool in ("uv", "just"):
         shutil.copy(Path(sys.executable).with_name(tool), clone / ".venv" / "bin" / tool)
