@@ -10,7 +10,7 @@ import pytest
 import trio
 from typer.testing import CliRunner, Result
 
-from tests.events.kit import LIMITS, Noting, delete_streams, empty_outbox, process, tell
+from tests.events.kit import LIMITS, Noting, delete_streams, empty_outbox, fetched, process, tell
 from whispr import events_cli
 from whispr.adapters.bus import Bus
 from whispr.adapters.jetstream import JetStream
@@ -113,8 +113,10 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(
     works = Noting("pushes")
     async with process(db, jetstream, works.consumer):
         await works.until(1)
+        await fetched(db, "SELECT count(*) FROM events.dead_letters", 1)
         assert await operator.type("replay-dead", "--consumer", "pushes") == "1 to be handled again\n"
         await works.until(2)
+        await fetched(db, "SELECT count(*) FROM events.dead_letters", 0)
     assert await operator.type("list-dead") == "no dead letters\n"
     with pytest.raises(WhisprError):
         await operator.type("show", third)
