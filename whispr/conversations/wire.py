@@ -197,8 +197,8 @@ def body_of(text: str | None, content: bytes | None) -> bytes:
 # What clients get
 
 
-class MessageJson(msgspec.Struct, omit_defaults=True, frozen=True):
-    """A message as channels carry it."""
+class MessageJson(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+    """A message as channels carry it, as long as nothing has happened to it: most of them, so this is lean."""
 
     id: str
     conversation_id: str
@@ -213,6 +213,11 @@ class MessageJson(msgspec.Struct, omit_defaults=True, frozen=True):
     reply_to_id: str = ""
     signature: bytes = b""
     sender_public_key: bytes = b""
+
+
+class ChangedMessageJson(MessageJson, omit_defaults=True, frozen=True):
+    """A message to which something has happened, or will."""
+
     edited_at: datetime | None = None
     deleted_at: datetime | None = None
     expires_at: datetime | None = None
@@ -262,20 +267,31 @@ class Sent(msgspec.Struct, frozen=True):
 def message_json(message: Message) -> MessageJson:
     """Build the JSON of a message."""
     text, content = (None, None) if message.deleted_at else text_or_content(message.content)
-    return MessageJson(
-        id=message.id,
-        conversation_id=message.conversation_id,
-        seq=message.seq,
-        sender_id=message.sender_id,
-        message_type=message.message_type,
-        metadata=message.metadata,
-        sent_at=message.sent_at,
-        text=text,
-        content=content,
-        client_id=message.client_id,
-        reply_to_id=message.reply_to_id,
-        signature=message.signature,
-        sender_public_key=message.sender_public_key,
+    plain = MessageJson(
+        message.id,
+        message.conversation_id,
+        message.seq,
+        message.sender_id,
+        message.message_type,
+        message.metadata,
+        message.sent_at,
+        text,
+        content,
+        message.client_id,
+        message.reply_to_id,
+        message.signature,
+        message.sender_public_key,
+    )
+    if not (
+        message.edited_at
+        or message.deleted_at
+        or message.expires_at
+        or message.reactions
+        or message.attachments
+    ):
+        return plain
+    return ChangedMessageJson(
+        **msgspec.structs.asdict(plain),
         edited_at=message.edited_at,
         deleted_at=message.deleted_at,
         expires_at=message.expires_at,
