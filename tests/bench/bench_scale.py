@@ -66,6 +66,8 @@ class BigWorld(World):
 
     big_group: str = ""
     big_room: str = ""
+    small: bool = False
+    """Whether the next room is a new one: it will be closed."""
 
     async def group(self, *more: str) -> str:
         """The big group."""
@@ -74,10 +76,24 @@ class BigWorld(World):
         return self.big_group
 
     async def room(self, *more: Person) -> str:
-        """The big room."""
+        """The big room, unless a new one was asked for."""
+        if self.small:
+            self.small = False
+            super().renew()
+            return await super().room(*more)
         for person in more:
             await _enter(self, self.big_room, person.user_id, "member")
         return self.big_room
+
+    def renew(self) -> None:
+        """Let the next room be a new one."""
+        self.small = True
+
+    async def seat(self) -> None:
+        """Put everybody back in their places."""
+        for conversation in (self.big_group, self.big_room):
+            for role in ("member", "moderator", "owner"):
+                await _enter(self, conversation, self.id(role), role)
 
 
 @contextmanager
@@ -187,9 +203,7 @@ async def _big(world: World) -> BigWorld:
     big = BigWorld(**vars(world))
     big.big_group = await world.db.fetchval(largest, "group")
     big.big_room = await world.db.fetchval(largest, "room")
-    for conversation in (big.big_group, big.big_room):
-        for role in ("member", "moderator", "owner"):
-            await _enter(world, conversation, world.id(role), role)
+    await big.seat()
     return big
 
 
@@ -217,6 +231,7 @@ async def _every_call(bridge: Bridge, urls: Mapping[str, str], folder: Path, pla
         large = {row["relname"] for row in await world.db.fetch(tables, LARGE)}
         for method, row in ROWS.items():
             role = caller(row)
+            await world.seat()
             request = await row.request(world, role)
             list(plans.new())
             token = await world.new_token(role) if row.own_session else world.token(role)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whispr.adapters.postgres import Postgres
+from whispr.conversations.search import HASH, STRETCH_BITS
 
 PEOPLE = 10_000
 ROOMS = 1_000
@@ -25,6 +26,7 @@ async def fill(db: Postgres, messages: int) -> None:
     await _members(db)
     await _messages(db, messages)
     await _watermarks(db)
+    await _derived(db)
     await db.execute("VACUUM (ANALYZE)")
 
 
@@ -127,4 +129,28 @@ async def _watermarks(db: Postgres) -> None:
         " uncounted = (SELECT count(*) FROM conversations.messages x WHERE x.conversation_id = c.id"
         "  AND x.seq > greatest(c.last_seq - 50, 0) AND x.sender_id = m.user_id)"
         " FROM conversations.conversations c WHERE c.id = m.conversation_id"
+    )
+
+
+async def _derived(db: Postgres) -> None:
+    """What consumers would have derived by now: counts of who wrote, and a search index of the two largest."""
+    await db.execute(
+        "INSERT INTO conversations.search_progress (conversation_id, indexed_seq)"
+        " SELECT id, last_seq FROM conversations.conversations WHERE last_seq > 0"
+    )
+    await db.execute(
+        "INSERT INTO conversations.counted (conversation_id, seq)"
+        " SELECT id, last_seq FROM conversations.conversations WHERE last_seq > 0"
+    )
+    await db.execute(
+        "INSERT INTO conversations.sent_counts (user_id, messages_sent, last_message_at)"
+        " SELECT sender_id, count(*), max(sent_at) FROM conversations.messages GROUP BY sender_id"
+    )
+    token = HASH.format(conversation="m.conversation_id", stretch=f"(m.seq >> {STRETCH_BITS})")
+    await db.execute(
+        "INSERT INTO conversations.search (conversation_id, seq, tokens)"  # noqa: S608  # constants of ours
+        f" SELECT m.conversation_id, m.seq, (SELECT array_agg({token}) FROM"
+        " unnest(tsvector_to_array(to_tsvector('simple', convert_from(m.content, 'UTF8')))) AS lexeme)"
+        " FROM conversations.messages m WHERE m.conversation_id IN ("
+        "  SELECT DISTINCT ON (kind) id FROM conversations.conversations ORDER BY kind, last_seq DESC)"
     )
