@@ -468,3 +468,27 @@ async def test_the_servers_limit_of_header_lists_is_kept(
             await stub.Say(echo.Message(), metadata=[("k", "v" * 2000)])
         assert (caught.value.code, caught.value.reason) == (Code.RESOURCE_EXHAUSTED, "metadata_too_large")
         await stub.Say(echo.Message())
+
+
+async def test_a_channel_closed_as_its_connection_begins(echo: Any) -> None:
+    """Whichever of the two tasks comes first, the call ends and nothing else happens."""
+    for _ in range(20):
+        connected = trio.Event()
+        closed: list[trio.abc.Stream] = []
+
+        async def connect(connected: trio.Event = connected, closed: Any = closed) -> trio.abc.Stream:
+            near, far = trio.testing.memory_stream_pair()
+            closed.append(far)
+            connected.set()
+            return near
+
+        async def call(channel: Any) -> None:
+            with pytest.raises(WhisprError):
+                await echo.Stub(channel).Say(echo.Message())
+
+        async with trio.open_nursery() as nursery, open_channel("memory:1", connect=connect) as channel:
+            nursery.start_soon(call, channel)
+            await connected.wait()
+        with trio.fail_after(5):
+            while await closed[0].receive_some():
+                pass

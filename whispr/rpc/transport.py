@@ -180,6 +180,8 @@ class Transport(ABC, Generic[CallT]):
         """Serve the connection until it is lost or closed; never raises for the peer's sake."""
         common = self.common
         try:
+            if self.lost is not None:
+                return  # killed before it began
             async with trio.open_nursery() as self.nursery:
                 common.flusher.join(self)
                 common.watchman.watch(self, self.watches())
@@ -225,7 +227,9 @@ class Transport(ABC, Generic[CallT]):
     def kill(self, reason: str) -> None:
         """End the connection at once, whatever is still unsent."""
         self._lose(reason)
-        self.nursery.cancel_scope.cancel(reason=reason)
+        nursery: trio.Nursery | None = getattr(self, "nursery", None)
+        if nursery is not None:
+            nursery.cancel_scope.cancel(reason=reason)
 
     def fail(self, error: Exception) -> None:
         """End the connection for a mistake of ours."""
