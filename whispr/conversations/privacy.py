@@ -8,7 +8,7 @@ conversations are closed, and reactions, drafts and scheduled messages go.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,15 +27,19 @@ from whispr.events import Consumer, Event
 TOGETHER = 200
 """Messages read or erased at once."""
 
+STRETCH = 4096
+"""Seqs looked through by one statement: whose messages they are has no index, and a conversation may be large."""
+
 _SEATS = """
     SELECT m.conversation_id, c.kind, c.name, m.role, m.joined_at, m.left_at, m.read_seq, m.delivered_seq,
-        m.read_at, m.archived_at, m.muted_until, m.notify_muted_until
+        m.read_at, m.archived_at, m.muted_until, m.notify_muted_until, c.last_seq
     FROM conversations.members m JOIN conversations.conversations c ON c.id = m.conversation_id
     WHERE m.user_id = $1 AND (m.left_at IS NULL OR m.left_at IS NOT NULL) ORDER BY m.conversation_id
 """
 _SENT = f"""
     SELECT {MESSAGE_COLUMNS} FROM conversations.messages
-    WHERE conversation_id = $1 AND sender_id = $2 AND seq > $3 AND deleted_at IS NULL ORDER BY seq LIMIT {TOGETHER}
+    WHERE conversation_id = $1 AND sender_id = $2 AND seq > $3 AND seq <= $4 AND deleted_at IS NULL
+    ORDER BY seq LIMIT {TOGETHER}
 """  # noqa: S608  # constants of ours
 _REACTIONS = """
     SELECT r.conversation_id, r.seq, r.emoji, r.reacted_at, m.id AS message_id, m.sender_id
@@ -66,11 +70,9 @@ class Privacy:
         memberships = await self._db.fetch(_SEATS, user_id)
         for seat in memberships:
             yield "membership", _json(_plain(seat))
-            after = 0
-            while rows := await self._db.fetch(_SENT, seat["conversation_id"], user_id, after):
+            async for rows in self._sent(seat, user_id):
                 for row in rows:
                     yield "message", _json(message_json(message_of(row, seat["kind"])))
-                after = rows[-1]["seq"]
         for row in await self._db.fetch(_REACTIONS, user_id):
             yield "reaction", _json({**_plain(row), "sender_id": None})
         for table in ("drafts", "scheduled"):
@@ -89,19 +91,28 @@ class Privacy:
         for seat in await self._db.fetch(_SEATS, user_id):
             conversation_id = str(seat["conversation_id"])
             if not self._keep_messages:
-                await self._erase_messages(conversation_id, user_id)
+                await self._erase_messages(seat, user_id)
             await self._leave(conversation_id, user_id)
         await self._db.execute("DELETE FROM conversations.hidden WHERE user_id = $1", user_id)
 
-    async def _erase_messages(self, conversation_id: str, user_id: str) -> None:
-        after = 0
-        while rows := await self._db.fetch(_SENT, conversation_id, user_id, after):
+    async def _erase_messages(self, seat: Mapping[str, Any], user_id: str) -> None:
+        conversation_id = str(seat["conversation_id"])
+        async for rows in self._sent(seat, user_id):
             seqs = [row["seq"] for row in rows]
             async with self._db.transaction() as tx:
                 await seats.lock(tx, conversation_id)
                 changes = await erase(tx, conversation_id, seqs, user_id, reason="account_deleted")
             self._tell(changes)
-            after = seqs[-1]
+
+    async def _sent(self, seat: Mapping[str, Any], user_id: str) -> AsyncGenerator[Sequence[Any], None]:
+        """Yield what a person has sent to a conversation and not erased, some at a time, in order."""
+        after = 0
+        while after < seat["last_seq"]:
+            until = after + STRETCH
+            rows = await self._db.fetch(_SENT, seat["conversation_id"], user_id, after, until)
+            if rows:
+                yield rows
+            after = rows[-1]["seq"] if len(rows) == TOGETHER else until
 
     async def _leave(self, conversation_id: str, user_id: str) -> None:
         """Give up a seat; the direct conversations of nobody are closed, and stay for the other to read."""
