@@ -263,7 +263,7 @@ class EventSettings(Section):
     """How long JetStream knows an event again that is published twice."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """Copies in a NATS cluster."""
-    busy_per_s: Annotated[int, Field(ge=0)] = 100
+    busy_per_s: Annotated[int, Field(ge=0)] = 50
     """Events that all consumers of a process together handle in a second while it is busy with calls; 0 lifts it."""
 
     @model_validator(mode="after")
