@@ -52,7 +52,7 @@ async def test_the_limit_is_shared_by_all_nodes(cache: Cache) -> None:
 
 async def test_concurrent_calls_never_exceed_the_limit(cache: Cache) -> None:
     """A hundred calls at once against a limit of ten: exactly ten pass."""
-    limiter = RateLimiter(cache)
+    limiter = RateLimiter(cache, patience_s=10)
     passed = 0
 
     async def one() -> None:

@@ -167,9 +167,15 @@ class RateLimiter:
     """Limits shared by all nodes through the cache, each node's own while the cache is away."""
 
     def __init__(
-        self, cache: Scripts, clock: Callable[[], float] = trio.current_time, *, grace: int = GRACE
+        self,
+        cache: Scripts,
+        clock: Callable[[], float] = trio.current_time,
+        *,
+        grace: int = GRACE,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._cache = cache
+        self._patience_s = patience_s
         self._clock = clock
         self._grace = grace
         self._local = LocalLimits(grace=grace)
@@ -232,9 +238,9 @@ class RateLimiter:
     async def _wait_s(
         self, key: str, limit: float, period_s: float, cost: float = 1, ignored: int = 0
     ) -> float:
-        """Ask the cache; decide locally when it is away or does not answer within PATIENCE_S."""
+        """Ask the cache; decide locally when it is away or does not answer within `patience_s`."""
         if self._clock() >= self._away_until:
-            with trio.move_on_after(PATIENCE_S):
+            with trio.move_on_after(self._patience_s):
                 try:
                     return await self._shared(key, limit, period_s, cost, ignored)
                 except WhisprError as error:

@@ -9,6 +9,7 @@ conversations are closed, and reactions, drafts and scheduled messages go.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -70,9 +71,10 @@ class Privacy:
         memberships = await self._db.fetch(_SEATS, user_id)
         for seat in memberships:
             yield "membership", _json(_plain(seat))
-            async for rows in self._sent(seat, user_id):
-                for row in rows:
-                    yield "message", _json(message_json(message_of(row, seat["kind"])))
+            async with aclosing(self._sent(seat, user_id)) as stretches:
+                async for rows in stretches:
+                    for row in rows:
+                        yield "message", _json(message_json(message_of(row, seat["kind"])))
         for row in await self._db.fetch(_REACTIONS, user_id):
             yield "reaction", _json({**_plain(row), "sender_id": None})
         for table in ("drafts", "scheduled"):
@@ -97,12 +99,13 @@ class Privacy:
 
     async def _erase_messages(self, seat: Mapping[str, Any], user_id: str) -> None:
         conversation_id = str(seat["conversation_id"])
-        async for rows in self._sent(seat, user_id):
-            seqs = [row["seq"] for row in rows]
-            async with self._db.transaction() as tx:
-                await seats.lock(tx, conversation_id)
-                changes = await erase(tx, conversation_id, seqs, user_id, reason="account_deleted")
-            self._tell(changes)
+        async with aclosing(self._sent(seat, user_id)) as stretches:
+            async for rows in stretches:
+                seqs = [row["seq"] for row in rows]
+                async with self._db.transaction() as tx:
+                    await seats.lock(tx, conversation_id)
+                    changes = await erase(tx, conversation_id, seqs, user_id, reason="account_deleted")
+                self._tell(changes)
 
     async def _sent(self, seat: Mapping[str, Any], user_id: str) -> AsyncGenerator[Sequence[Any], None]:
         """Yield what a person has sent to a conversation and not erased, some at a time, in order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Protocol
 
@@ -231,8 +232,9 @@ class MediaServicer(MediaServiceServicer):
             for medium in page:
                 yield self._record("medium", self._exported(medium))
             before = page[-1].id
-        async for link in self._store.exported_links(user_id):
-            yield self._record("media_link", msgspec.to_builtins(link))
+        async with aclosing(self._store.exported_links(user_id)) as links:
+            async for link in links:
+                yield self._record("media_link", msgspec.to_builtins(link))
 
     def _record(self, kind: str, value: Any) -> common_pb2.DataRecord:
         return common_pb2.DataRecord(source="media", kind=kind, json=msgspec.json.encode(value))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -300,7 +300,7 @@ class MediaStore:
                 await emit(tx, "user.events.media_linked", about=media_id, actor=actor, data=data)
         return Link(str(link["id"]), link["linked_at"])
 
-    async def exported_links(self, user_id: str) -> AsyncIterator[Exported]:
+    async def exported_links(self, user_id: str) -> AsyncGenerator[Exported, None]:
         """Yield the links that somebody made, oldest first."""
         last = None
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 
 import msgspec
@@ -22,7 +22,7 @@ _json = msgspec.json.Encoder().encode
 
 async def export(
     db: Database, wishes: Wishes, inbox: Inbox, user_id: str
-) -> AsyncIterator[tuple[str, bytes]]:
+) -> AsyncGenerator[tuple[str, bytes], None]:
     """Yield (kind, JSON) of everything held about a person: preferences, devices, inbox."""
     yield "preferences", _json(await wishes.of(user_id))
     for conversation_id, wish in (await wishes.conversations_of(user_id)).items():

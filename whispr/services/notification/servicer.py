@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 import msgspec
 import trio
@@ -148,8 +149,9 @@ class NotificationServicer(NotificationServiceServicer):
         """Yield everything held about a person."""
         user_id = parse_id(input_message.user_id, "user_id")
         notifier = self._notifier
-        async for kind, json in personal.export(self._db, notifier.wishes, notifier.inbox, user_id):
-            yield common_pb2.DataRecord(source="notification", kind=kind, json=json)
+        async with aclosing(personal.export(self._db, notifier.wishes, notifier.inbox, user_id)) as records:
+            async for kind, json in records:
+                yield common_pb2.DataRecord(source="notification", kind=kind, json=json)
 
     # The inbox
 
