@@ -207,6 +207,12 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND (state = 'idl
 """
 
 
+TERMINATE_SLEEPER = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND state = 'active' AND query = 'SELECT pg_sleep(60)'
+"""
+
+
 async def test_a_connection_lost_under_a_statement_is_unavailable(db: Postgres) -> None:
     """The caller learns that the outcome is unknown; the next statement has a new connection."""
     errors: list[WhisprError] = []
@@ -219,7 +225,7 @@ async def test_a_connection_lost_under_a_statement_is_unavailable(db: Postgres) 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sleep)
         await trio.testing.wait_all_tasks_blocked()
-        while not await db.fetch(TERMINATE):
+        while not await db.fetch(TERMINATE_SLEEPER):
             await trio.lowlevel.checkpoint()  # until the server has begun the statement
     assert [error.code for error in errors] == [Code.UNAVAILABLE]
     assert "outcome is unknown" in errors[0].message

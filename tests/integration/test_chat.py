@@ -112,6 +112,7 @@ def test_two_terminals(terminals: tuple[Terminal, Terminal], names: tuple[str, s
     assert at_alice.process.wait(WAIT_S) == 130
 
 
+@pytest.mark.slow
 def test_pipes_and_history(product: Product, names: tuple[str, str]) -> None:
     """Piped lines are all acknowledged before the client leaves; the other finds them as history, in order."""
     alice, bob = names

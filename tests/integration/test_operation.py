@@ -56,6 +56,7 @@ def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
         assert [(m["sender_id"], m["text"]) for m in page["messages"]] == [(alice, "kept")]
 
 
+@pytest.mark.slow
 def test_two_products_on_one_machine(tmp_path: Path) -> None:
     """With different data folders two run side by side; a second one on the same folder is refused."""
     with running(tmp_path / "one") as one, running(tmp_path / "two") as two:

@@ -355,8 +355,12 @@ async def test_requests_at_once_are_limited(
             reached.set()
             await trio.sleep_forever()
 
+        async def hold() -> None:
+            while True:  # should it be the one that is told to come back
+                await media.patch(one.upload_url, 0, slow())
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(media.patch, one.upload_url, 0, slow())
+            nursery.start_soon(hold)
             await reached.wait()
 
             async def refused() -> httpx.Response | None:
