@@ -95,6 +95,13 @@ class Actor:
     claims: Claims
 
     @property
+    def person(self) -> str:
+        """The person, of a call that must be made for one. Raises PERMISSION_DENIED."""
+        if not self.user_id:
+            raise denied("a service says for whom it acts, in x-whispr-actor")
+        return self.user_id
+
+    @property
     def is_service(self) -> bool:
         """Whether a service makes the call, possibly for a person."""
         return self.claims.is_service

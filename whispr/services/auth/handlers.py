@@ -272,9 +272,7 @@ def _session() -> Claims:
 
 def _person(actor: Actor) -> str:
     """The person a call is made for. Raises PERMISSION_DENIED when a service names nobody."""
-    if not actor.user_id:
-        raise denied("a service says for whom it acts, in x-whispr-actor")
-    return parse_id(actor.user_id, "x-whispr-actor")
+    return parse_id(actor.person, "x-whispr-actor")
 
 
 def _check_own(user_id: str) -> None:

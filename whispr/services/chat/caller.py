@@ -35,9 +35,7 @@ def allows(permission: str) -> bool:
 
 def caller(permission: str) -> Person:
     """Return the person who calls, or for whom a service acts. Raises PERMISSION_DENIED."""
-    user_id = current_actor().user_id
-    if not user_id:
-        raise denied("a service says for whom it acts, in x-whispr-actor")
+    user_id = current_actor().person
     if not allows(permission):
         raise denied(f"this takes the permission {permission}", facts={"permission": permission})
     return Person(

@@ -270,10 +270,7 @@ class MediaServicer(MediaServiceServicer):
 
 def _person() -> str:
     """Return the id of the person who calls, or for whom a service acts. Raises PERMISSION_DENIED."""
-    user_id = current_actor().user_id
-    if not user_id:
-        raise denied("a service says for whom it acts, in x-whispr-actor")
-    return parse_id(user_id, "x-whispr-actor")
+    return parse_id(current_actor().person, "x-whispr-actor")
 
 
 def _subject(user_id: str) -> str:

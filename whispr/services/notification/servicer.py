@@ -12,7 +12,7 @@ from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.conversations.domain import Limits, clamp_page
 from whispr.conversations.ids import parse_id
-from whispr.errors import WhisprError, conflict, denied, invalid
+from whispr.errors import WhisprError, conflict, invalid
 from whispr.identity import current_actor
 from whispr.services.notification import inbox as inboxes
 from whispr.services.notification import personal, protobuf, requests
@@ -261,10 +261,7 @@ class NotificationServicer(NotificationServiceServicer):
 
 def _person() -> str:
     """Return the id of the person who calls, or for whom a service acts. Raises PERMISSION_DENIED."""
-    user_id = current_actor().user_id
-    if not user_id:
-        raise denied("a service says for whom it acts, in x-whispr-actor")
-    return parse_id(user_id, "x-whispr-actor")
+    return parse_id(current_actor().person, "x-whispr-actor")
 
 
 def _optional_id(value: str, field: str) -> str:
