@@ -345,31 +345,22 @@ async def test_requests_at_once_are_limited(
     db: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More uploads at a time than a process may hold are told to come back soon."""
+    stored = trio.Event()
+
+    async def stuck(self: Objects, key: str, data: bytes) -> None:
+        stored.set()
+        await trio.sleep_forever()
+
     limits = MediaLimits(streams=1, uploads_per_min=0)
     async with open_media(db, tmp_path, limits=limits) as media:
-        one, two = await media.announce(1000), await media.announce(1000)
-        reached = trio.Event()
-
-        async def slow() -> AsyncIterator[bytes]:
-            yield PDF
-            reached.set()
-            await trio.sleep_forever()
-
-        async def hold() -> None:
-            while True:  # should it be the one that is told to come back
-                await media.patch(one.upload_url, 0, slow())
-
+        sent = document(1000)
+        one, two = await media.announce(len(sent)), await media.announce(len(sent))
+        monkeypatch.setattr(Objects, "put", stuck)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hold)
-            await reached.wait()
-
-            async def refused() -> httpx.Response | None:
-                answer = await media.http.put(two.upload_url, content=b"too short to change anything")
-                assert answer.status_code in (400, 503)
-                return answer if answer.status_code == 503 else None
-
-            busy = await eventually(refused)
-            assert busy.headers["retry-after"]
+            nursery.start_soon(media.patch, one.upload_url, 0, sent)
+            await stored.wait()
+            busy = await media.http.put(two.upload_url, content=sent)
+            assert (busy.status_code, busy.headers["retry-after"]) == (503, "2")
             nursery.cancel_scope.cancel(reason="seen enough")
 
 
