@@ -1,4 +1,4 @@
-"""The listener: accepts, performs the opening handshake on trio-websocket, and runs a `Socket` per connection.
+"""The listener: accepts, performs the opening handshake on trio-websocket, and runs a `WebSocket` per connection.
 
 A refused upgrade is an HTTP response with a JSON body `{"reason", "message"}`: 404 another path; 403 an unsupported
 `vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`, or
@@ -24,8 +24,8 @@ from whispr.realtime.channel import Session
 from whispr.realtime.handshake import Refused, Upgrade, check_upgrade, host_of
 from whispr.realtime.hub import Hub
 from whispr.realtime.serializers import V1, V2, Serializer
-from whispr.realtime.socket import Socket
 from whispr.realtime.upgrade import Request, read_request
+from whispr.realtime.websocket import WebSocket
 
 log = structlog.get_logger()
 
@@ -139,7 +139,7 @@ class _Server:
             if guest is None:
                 return
             try:
-                await Socket(self._hub, sock, guest.session, guest.serializer).run()
+                await WebSocket(self._hub, sock, guest.session, guest.serializer).run()
             finally:
                 self._hub.leave_seat(guest.session.user_id)
         except Exception:  # one connection's failure, ours to find in the log, must not end the others

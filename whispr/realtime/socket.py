@@ -1,55 +1,49 @@
-"""One WebSocket connection after its handshake: reads frames, dispatches messages to links, closes.
+"""A client of the hub, by whichever transport: dispatches its messages to links, watches over it, and ends it.
 
-The reader is the socket's only permanent task. It reads when the kernel has something, feeds the pure codecs
-and hands each message to its link. A link that cannot take another push holds the reader back, so that TCP holds the
-client back; the socket's other topics wait with it.
+Two transports there are, each a subclass that reads and sends in its own way: `whispr.realtime.websocket` and
+`whispr.realtime.longpoll`. Links, channels, presence, limits, drain and dismissal are the same for both.
 
-Closing: `close` queues the close frame and stops the reader. The channels leave, then the close frame gets
-`Limits.close_s` to leave and the peer's to arrive, then the connection is dropped. Codes: 1001 idle or shut down,
-1002/1007/1009 a broken or oversized frame, 1008 the session ended, 1011 not a Phoenix message (as Phoenix does),
-1012 drain, 1013 slow reader.
+The reader is the socket's only permanent task. It hands each message to its link. A link that cannot take another
+push holds the reader back, and the transport holds the client back; the socket's other topics wait with it.
+
+Closing: `close` queues the goodbye and stops the reader. The channels leave, then the transport hangs up, within
+`Limits.close_s`. Codes: 1001 idle or shut down, 1002/1007/1009 a broken or oversized frame, 1008 the session ended,
+1011 not a Phoenix message (as Phoenix does), 1012 drain, 1013 slow reader.
 """
 
 from __future__ import annotations
 
+import abc
 import itertools
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
 
 from whispr.errors import WhisprError, exhausted
-from whispr.realtime import frames, metrics
+from whispr.realtime import metrics
 from whispr.realtime.channel import Session, error_response
-from whispr.realtime.frames import CloseCode, Closed, FrameError, FrameReader, Ping
+from whispr.realtime.frames import CloseCode
 from whispr.realtime.limits import OperationBudget
 from whispr.realtime.link import UNMATCHED, Link
 from whispr.realtime.protocol import EMPTY, MalformedMessage, Message, Ref
 from whispr.realtime.serializers import V2, Serializer
-from whispr.realtime.transport import Transport
 
 if TYPE_CHECKING:
     from whispr.realtime.hub import Hub
 
-_RECEIVE_BYTES = 16 * 1024  # bounds how long one flooding socket keeps the others from being read
-_FRAME_ERRORS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG})
 _ids = itertools.count(1)
 
 
-class Socket:
+class Socket(abc.ABC):
     """One connected client. `run` owns it; everything else is synchronous and may be called until it has ended."""
 
     __slots__ = (
         "_budget",
         "_closing",
         "_draining",
-        "_frames",
         "_held_back",
-        "_peer_closed",
         "_reading",
-        "_sock",
-        "_transport",
         "hub",
         "id",
         "last_seen",
@@ -61,27 +55,41 @@ class Socket:
     )
 
     nursery: trio.Nursery
+    send: Callable[[bytes], None]
+    """Send one encoded frame, or drop it when the socket is closing. Set by the transport; it never waits."""
 
-    def __init__(self, hub: Hub, sock: socket.socket, session: Session, serializer: Serializer = V2) -> None:
+    def __init__(self, hub: Hub, session: Session, serializer: Serializer = V2) -> None:
         self.id = next(_ids)
         self.serializer = serializer
         self.hub = hub
         self.session = session
         self.links: dict[str, Link] = {}
         self.last_seen = hub.now
-        self._sock = sock
-        self._frames = FrameReader(masked=True, message_bytes_max=hub.limits.frame_bytes)
         self._budget = OperationBudget(hub.limits.operations_per_min)
-        self._transport = Transport(
-            sock, hub.flusher, hub.limits.buffer_bytes, self._start_writer, self._slow
-        )
-        self.send: Callable[[bytes], None] = self._transport.send
-        """Send one encoded frame, or drop it when the socket is closing."""
         self._reading = trio.CancelScope()
         self._closing: tuple[int, str] | None = None
         self._draining = False
         self._held_back = False
-        self._peer_closed = False
+
+    # ── what a transport does ──
+
+    @abc.abstractmethod
+    async def _read(self) -> None:
+        """Hand what the client says to `_message`, until `close` or the client ends it."""
+
+    @abc.abstractmethod
+    def _say_goodbye(self, code: int, reason: str) -> None:
+        """Accept nothing more to send; what is queued still goes, and then the reason. May be called again."""
+
+    @abc.abstractmethod
+    def _detach(self) -> None:
+        """Start no task in the nursery any more, which is closing."""
+
+    @abc.abstractmethod
+    async def _hang_up(self) -> None:
+        """Let what is queued reach the client, within `Limits.close_s`, and end the connection."""
+
+    # ── for the hub, links and services ──
 
     async def run(self) -> None:
         """Serve the connection until it ends, and close it."""
@@ -97,6 +105,8 @@ class Socket:
                     self.nursery.cancel_scope.cancel(reason="the socket closed")
         finally:
             self.hub.remove(self)
+            code, _ = self._closing or (CloseCode.GOING_AWAY, "")
+            metrics.CLOSED.labels(str(int(code))).inc()
             await self._hang_up()
 
     def reply(self, join_ref: Ref, ref: Ref, topic: str, status: str, response: object) -> None:
@@ -111,7 +121,7 @@ class Socket:
         """Begin to close: nothing sent or received from now on counts. The first reason given is the one sent."""
         if self._closing is None:
             self._closing = (code, reason)
-        self._transport.end(frames.encode_frame(frames.CLOSE, frames.close_payload(*self._closing)))
+        self._say_goodbye(*self._closing)
         self._reading.cancel(reason=reason)
 
     def dismiss(self, event: str, payload: object, reason: str) -> None:
@@ -141,46 +151,6 @@ class Socket:
             del self.links[link.topic]
 
     # ── reading ──
-
-    async def _read(self) -> None:
-        sock, feed = self._sock, self._frames.feed
-        while True:
-            await trio.lowlevel.wait_readable(sock)
-            try:
-                data = sock.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError:
-                data = b""
-            if not data:
-                self._lost()
-                return
-            self.last_seen = self.hub.now
-            try:
-                items = feed(data)
-            except FrameError as error:
-                self.close(error.code, str(error))
-                return
-            if not await self._take(items):
-                return
-
-    async def _take(self, items: list[frames.Item]) -> bool:
-        """Handle what one read completed. False once the client closed."""
-        ping: Ping | None = None
-        for item in items:
-            if self._closing is not None:
-                return False
-            if isinstance(item, str | bytes):
-                await self._message(item)
-            elif isinstance(item, Ping):
-                ping = item  # only the latest of several needs a pong (RFC 6455 §5.5.3)
-            elif isinstance(item, Closed):
-                self._peer_closed = True
-                self.close(CloseCode.NORMAL if item.code == CloseCode.NO_STATUS else item.code, "")
-                return False
-        if ping is not None:
-            self.send(frames.encode_frame(frames.PONG, ping.payload))
-        return True
 
     async def _message(self, data: str | bytes) -> None:
         try:
@@ -250,18 +220,6 @@ class Socket:
 
     # ── ending ──
 
-    def _lost(self) -> None:
-        """The connection ended without a close frame."""
-        self._peer_closed = True
-        self.close(CloseCode.ABNORMAL, "connection lost")
-
-    def _slow(self) -> None:
-        metrics.SLOW_CLOSED.inc()
-        self.close(CloseCode.TRY_AGAIN_LATER, "too slow: the send buffer is full")
-
-    def _start_writer(self, write: Callable[[], Awaitable[None]]) -> None:
-        self.nursery.start_soon(write)
-
     async def _finish_pushes(self) -> None:
         if self._draining:
             with trio.move_on_after(self.hub.limits.drain_s):
@@ -269,45 +227,8 @@ class Socket:
                     await link.quiet()
 
     def _end_channels(self) -> None:
-        """Queue the close frame if none is yet, and end every link; they leave in the nursery."""
+        """Say goodbye if nobody has yet, and end every link; they leave in the nursery."""
         self.close(CloseCode.GOING_AWAY, "the server is shutting down")
-        self._transport.detach()
+        self._detach()
         for link in tuple(self.links.values()):
             link.end("closed")
-
-    async def _hang_up(self) -> None:
-        """Finish the closing handshake, bounded, and close the connection."""
-        assert self._closing is not None
-        metrics.CLOSED.labels(str(int(self._closing[0]))).inc()
-        deadline = trio.current_time() + self.hub.limits.close_s
-        try:
-            with trio.CancelScope(shield=True, deadline=deadline):
-                await self._transport.flushed()
-                if not self._peer_closed:
-                    await self._peer_closes()
-        finally:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
-
-    async def _peer_closes(self) -> None:
-        """Let the peer read our close frame before the connection goes: until it answers with its own or hangs up.
-
-        Closing at once with unread bytes in the kernel would reset the connection, and the reset could
-        overtake the close frame.
-        """
-        assert self._closing is not None
-        sound = self._closing[0] not in _FRAME_ERRORS  # a reader that raised must be fed no more
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-            while True:
-                await trio.lowlevel.wait_readable(self._sock)
-                data = self._sock.recv(_RECEIVE_BYTES)
-                if not data:
-                    return
-                try:
-                    if sound and any(isinstance(item, Closed) for item in self._frames.feed(data)):
-                        return
-                except FrameError:
-                    sound = False
-        except OSError:
-            return  # it is gone: just as good
