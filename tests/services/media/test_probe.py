@@ -106,6 +106,17 @@ async def test_one_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytes
         await probe(tmp_path, "image/png", Bounds())
 
 
+async def test_one_that_takes_its_time_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that end meanwhile, as idle ones do, take no child with them that is tied to its parent's life."""
+    monkeypatch.setattr("trio._core._thread_cache.IDLE_TIMEOUT", 0.01)
+    script = tmp_path / "python"
+    code = "import ctypes, time\nctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\ntime.sleep(0.5)\n"
+    script.write_text(f"#!{sys.executable}\n{code}open('result.json', 'w').write({told()!r})\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert (await probe(tmp_path, "image/png", Bounds())).kind == "image"
+
+
 GOOD: dict[str, Any] = {
     "content_type": "image/png", "kind": "image", "width": 1, "height": 1, "duration_s": 0, "waveform": [1],
     "variants": [

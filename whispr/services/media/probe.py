@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ import structlog
 import trio
 
 from whispr.errors import unavailable
+from whispr.nurseries import ungrouped
 from whispr.services.media.examine import INPUT, RESULT
 from whispr.services.media.findings import SIDE_PX_MAX, Bounds, Refused, Result, Variant
 from whispr.services.media.pictures import THUMBNAILS_PX
@@ -57,18 +59,56 @@ async def probe(folder: Path, declared: str, bounds: Bounds) -> Result:
     command = [sys.executable, *module, str(folder), msgspec.json.encode(given).decode()]
     try:
         with trio.move_on_after(WALL_S) as wall:
-            done = await trio.run_process(
-                command, env={"LANG": "C.UTF-8"}, cwd=folder, stdin=b"", capture_stdout=False,
-                stdout=subprocess.DEVNULL, capture_stderr=True, check=False,
-            )  # fmt: skip
+            code, complaint = await _Child(command, folder).run()
     except OSError as error:
         raise unavailable(f"no process could be started to look into a file: {error.strerror}") from error
     if wall.cancelled_caught:
         raise Refused("too_complex", f"looking into it took over {WALL_S:g} s")
     path = folder / RESULT
-    if done.returncode == 0 and path.is_file() and path.stat().st_size <= RESULT_BYTES_MAX:
+    if code == 0 and path.is_file() and path.stat().st_size <= RESULT_BYTES_MAX:
         return _read(path.read_bytes())
-    raise _ended(done.returncode, done.stderr)
+    raise _ended(code, complaint)
+
+
+class _Child:
+    """A process, and the thread that starts it and stays until it has ended.
+
+    The child dies when the *thread* that started it does (prctl(2), PR_SET_PDEATHSIG). Those in which Trio starts
+    processes end after some idle seconds, and would take whatever is looked into for longer with them.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self._command = command
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unwanted = False
+
+    async def run(self) -> tuple[int, bytes]:
+        """Return the exit code, and what came on stderr; cancelled, kill the child. Raises OSError."""
+        with ungrouped():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._kill_in_the_end)
+                ended = await trio.to_thread.run_sync(self._run)
+                nursery.cancel_scope.cancel(reason="the child has ended")
+        return ended
+
+    def _run(self) -> tuple[int, bytes]:
+        with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            self._command, env={"LANG": "C.UTF-8"}, cwd=self._folder, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        ) as self._process:  # fmt: skip
+            if self._unwanted:  # It was cancelled before there was anything to kill.
+                self._process.kill()
+            _, complaint = self._process.communicate()
+        return self._process.returncode, complaint
+
+    async def _kill_in_the_end(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._unwanted = True
+            if self._process is not None:
+                self._process.kill()
 
 
 def _read(answer: bytes) -> Result:
