@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -123,7 +123,7 @@ class WhisprError(Exception):
 
     @classmethod
     def from_status(cls, status: Status) -> WhisprError:
-        """Unpack a `google.rpc.Status`; details of unknown types stay packed."""
+        """Unpack a `google.rpc.Status`; details of unknown types, and those that do not parse, stay packed."""
         return cls(_code_of(status.code), status.message, [_unpacked(detail) for detail in status.details])
 
 
@@ -144,7 +144,10 @@ def _unpacked(packed: Any) -> Message:
     for kind in _KNOWN_DETAILS:
         if packed.TypeName() == kind.DESCRIPTOR.full_name:
             message = kind()
-            packed.Unpack(message)
+            try:
+                packed.Unpack(message)
+            except DecodeError:
+                return packed  # a peer may send anything, and the error itself is still worth having
             return message
     return packed
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import tracemalloc
 from itertools import pairwise
 
 import pytest
+from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,6 +185,16 @@ def test_a_compressed_message_without_an_encoding_is_an_error() -> None:
     assert caught.value.code is Code.INTERNAL
 
 
+def garbled_details() -> str:
+    """A status like the trailers', with an ErrorInfo that does not parse."""
+    status = Status(code=int(Code.NOT_FOUND))
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    return base64.b64encode(status.SerializeToString()).decode()
+
+
+GARBLED_DETAILS = garbled_details()
+
+
 def trailers(*fields: tuple[str, str]) -> Headers:
     return Headers(fields, Kind.TRAILERS)
 
@@ -207,13 +219,14 @@ def test_an_error_survives_trailers(error: WhisprError) -> None:
         ([("grpc-status", "00")], Code.UNKNOWN),
         ([("grpc-status", "5"), ("grpc-status-details-bin", "!!")], Code.NOT_FOUND),
         ([("grpc-status", "5"), ("grpc-status-details-bin", "CAM")], Code.NOT_FOUND),
+        ([("grpc-status", "5"), ("grpc-status-details-bin", GARBLED_DETAILS)], Code.NOT_FOUND),
     ],
 )
 def test_odd_statuses(fields: list[tuple[str, str]], code: Code) -> None:
     """Missing, unknown and malformed statuses, and details that are broken or contradict, keep their sense."""
     error = wire.read_status(trailers(*fields))
     assert error is not None
-    assert error.code is code
+    assert (error.code, error.retry_after_s) == (code, None)
 
 
 def test_long_details_are_left_out() -> None:

@@ -231,6 +231,8 @@ class ClientCall(Call):
 
     async def receive_only(self) -> bytes:
         """The response of a call that has one, once the call has ended. Raises the call's error."""
+        if not self.ended and self._connection is not None:
+            await self._connection.lead(self._stream_id)
         while not self.ended and len(self._inbox) < 2:
             await self._arrived.wait()
         if self.error is not None:

@@ -1,4 +1,10 @@
-"""A channel's connection to a server: calls become streams, and every end of a stream ends its call."""
+"""A channel's connection to a server: calls become streams, and every end of a stream ends its call.
+
+Theory of operation. The connection's own task reads, and wakes the callers of what came: that costs each a round of
+Trio's loop. A caller by itself, that makes one call after another, need not pay it: it finds its connection's reader
+about to read again, and *leads*, which is to read in its own task until its call is over. Nobody else is kept
+waiting by that, since whoever reads handles everything that comes.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +23,7 @@ from whispr.http2.queued import Data, Octets
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
 from whispr.rpc.common import Common
+from whispr.rpc.inbox import Waker
 from whispr.rpc.keepalive import PingInterval, Silence
 from whispr.rpc.limits import RpcLimits
 from whispr.rpc.tls import PeerIdentity, identity_of
@@ -70,6 +77,11 @@ class ClientConnection(Transport[ClientCall]):
         """Calls that ended with what was read last, which callers may follow with as many."""
         self._ended_at = 0.0
         self._line = line
+        self._reading = False
+        """The connection's own task waits for something to read."""
+        self._led = False
+        """The caller of a call reads in its place."""
+        self._no_longer_led = Waker()
 
     @property
     def usable(self) -> bool:
@@ -93,16 +105,43 @@ class ClientConnection(Transport[ClientCall]):
 
     async def read(self) -> None:
         """Until the server closes, breaks the connection, or breaks the protocol."""
+        self.write_now()
+        alive = True
+        while alive:
+            self._reading = True
+            alive = await self._read_once()
+            self._reading = False
+            if not self._calls and self._ended_together == 1:
+                # The caller of the one call there was goes on now, perhaps with another, and may lead.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            while self._led:
+                await self._no_longer_led.wait()
+
+    async def lead(self, stream_id: int) -> None:
+        """Read until this call has ended here, if it is by itself and nobody else is reading."""
+        if self._reading or self._led or self._socket is None or len(self._calls) > 1:
+            return
+        self._led = True
         try:
-            self.write_now()
-            while not self.core.failed:
-                await self.readable()
-                if not self.receive():
-                    break
-                self.handling = False
-                self.write_now()
+            while stream_id in self._calls and await self._read_once():
+                pass
+        finally:
+            self._led = False
+            self._no_longer_led.wake()
+
+    async def _read_once(self) -> bool:
+        """Wait for something to read, and handle it. False when the connection is over."""
+        if self.core.failed or self._silent:
+            return False
+        try:
+            await self.readable()
         except (OSError, trio.ClosedResourceError):
             self.broken()
+            return False
+        alive = self.receive()
+        self.handling = False
+        self.write_now()
+        return alive
 
     @property
     def calls_begun(self) -> int:
