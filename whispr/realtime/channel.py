@@ -23,8 +23,9 @@
 
 **Joining.** The link is subscribed to its topic before `join` runs. What is broadcast meanwhile is held (at most
 `Limits.held_len`), and after the join reply the held broadcasts follow, then live ones: those numbered with a
-`seq` at or below `Joined.seq` are dropped for this link for good, so that history read in `join` and live
-broadcasts meet with no gap and no duplicate. Broadcasts without a seq are never dropped.
+`seq` at or below `Joined.seq`, or a `change` at or below `Joined.change`, are dropped for this link for good, so
+that history read in `join` and live broadcasts meet with no gap and no duplicate. Broadcasts without a number are
+never dropped.
 Raise a WhisprError from `join` to refuse.
 
 **Pushes** of one link are handled one at a time, in order, each within `Limits.push_s`. Another link's pushes run
@@ -96,13 +97,14 @@ NO_REPLY = Silence.NO_REPLY
 
 
 class Joined:
-    """A join's outcome with the seq up to which `response` is complete."""
+    """A join's outcome with the seq, and the change, up to which `response` is complete."""
 
-    __slots__ = ("response", "seq")
+    __slots__ = ("change", "response", "seq")
 
-    def __init__(self, response: object = None, *, seq: int | None = None) -> None:
+    def __init__(self, response: object = None, *, seq: int | None = None, change: int | None = None) -> None:
         self.response = response
         self.seq = seq
+        self.change = change
 
 
 class Deferred:

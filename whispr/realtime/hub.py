@@ -36,6 +36,7 @@ from whispr.realtime.link import Link, State
 from whispr.realtime.presence import Diff, Meta
 from whispr.realtime.presence import State as PresenceState
 from whispr.realtime.replication import Timing, Tracker, pack, unpack
+from whispr.realtime.sequencer import Said, Sequencer, Source
 from whispr.realtime.serializers import V1, V2
 from whispr.realtime.socket import Socket
 from whispr.realtime.transport import Flusher
@@ -54,6 +55,9 @@ class Broadcast(msgspec.Struct, array_like=True, frozen=True):
     binary: bool = False
     seq: int | None = None
     unless_joined: str | None = None
+    change: int | None = None
+    about: int = 0
+    """With `change`: the seq of the message that changed, 0 for none."""
 
     def pack(self) -> bytes:
         """Encode for the bus."""
@@ -107,6 +111,9 @@ class Hub:
         self._empty = trio.Event()
         self._older = 0
         """Sockets that speak version 1."""
+        self._sequencer: Sequencer | None = None
+        self.on_filled: Callable[[Broadcast], None] | None = None
+        """Told of each broadcast that was read from the database because it had not arrived."""
 
     # ── for services ──
 
@@ -124,25 +131,30 @@ class Hub:
         payload: object,
         *,
         seq: int | None = None,
+        change: int | None = None,
+        about: int = 0,
         exclude: Link | None = None,
         unless_joined: str | None = None,
     ) -> int:
         """Send to every subscriber of the topic, here and through the relay. Returns how many it was offered to here.
 
-        `seq` lets links that resumed past it skip it. `exclude` skips one link. `unless_joined` skips sockets that
-        also joined that topic: the preview on `user:<id>` of what they get on `conversation:<id>` anyhow.
+        `seq` and `change` number it: links that resumed past it skip it, and on a topic that `keep_order` covers it
+        goes out when every earlier one has. `about` is the seq of the message that a change is of. `exclude` skips
+        one link. `unless_joined` skips sockets that also joined that topic: the preview on `user:<id>` of what they
+        get on `conversation:<id>` anyhow.
         """
         if self.relay is not None:
             binary = isinstance(payload, bytes)
             body = payload if isinstance(payload, bytes) else protocol.encode_json(payload)
-            self.relay(Broadcast(topic, event, body, binary, seq, unless_joined))
+            self.relay(Broadcast(topic, event, body, binary, seq, unless_joined, change, about))
             payload = body if binary else msgspec.Raw(body)
         if topic in self._taps and not isinstance(payload, bytes):
             self._tapped(topic, event, protocol.encode_json(payload), seq)
         links = self._topics.get(topic)
         if not links:
             return 0
-        return self._fan_out(links, (topic, event, payload), seq, exclude, unless_joined)
+        said = Said(topic, event, payload, seq, change, about, exclude, unless_joined)
+        return self._in_turn(links, said)
 
     def deliver(self, broadcast: Broadcast) -> int:
         """Send what another node broadcast to the subscribers here. Returns how many it was offered to."""
@@ -152,8 +164,29 @@ class Hub:
         if not links:
             return 0
         payload = broadcast.payload if broadcast.binary else msgspec.Raw(broadcast.payload)
-        said = (broadcast.topic, broadcast.event, payload)
-        return self._fan_out(links, said, broadcast.seq, None, broadcast.unless_joined)
+        said = Said(
+            broadcast.topic,
+            broadcast.event,
+            payload,
+            broadcast.seq,
+            broadcast.change,
+            broadcast.about,
+            None,
+            broadcast.unless_joined,
+        )
+        return self._in_turn(links, said)
+
+    def keep_order(self, source: Source) -> None:
+        """Keep numbered broadcasts of the topics that `source` covers in order, and read from it what is missing.
+
+        Called before `run`. On those topics a channel's `join` returns `Joined` with both numbers.
+        """
+        self._sequencer = Sequencer(source, emit=self._emit, give_up=self._crash_all)
+
+    def suspect(self, topic: str | None = None) -> None:
+        """Look soon whether broadcasts of a topic, or of any, have been missed; such as when the bus was away."""
+        if self._sequencer is not None:
+            self._sequencer.suspect(topic)
 
     def listen(self, topic: str, tap: Tap) -> Callable[[], None]:
         """Call `tap` with every JSON broadcast of a topic, from here and elsewhere; it must neither wait nor raise.
@@ -254,6 +287,8 @@ class Hub:
             nursery.start_soon(self.flusher.run)
             nursery.start_soon(self._sweep)
             nursery.start_soon(self._publish_presence)
+            if self._sequencer is not None:
+                nursery.start_soon(self._sequencer.run)
 
     async def drain(self) -> None:
         """Refuse new sockets, answer pushes in flight, close every socket with 1012; returns when all are gone.
@@ -314,7 +349,14 @@ class Hub:
     def subscribe(self, link: Link) -> None:
         """Deliver the topic's broadcasts to this link."""
         self._topics.setdefault(link.topic, set()).add(link)
+        if self._sequencer is not None:
+            self._sequencer.subscribed(link.topic)
         metrics.CHANNELS.inc()
+
+    def resumed(self, topic: str, seq: int, change: int) -> None:
+        """Note that a link has joined with all there is up to these numbers."""
+        if self._sequencer is not None:
+            self._sequencer.joined(topic, seq, change)
 
     def went_live(self, link: Link) -> None:
         """Note that a link is joined now."""
@@ -328,6 +370,8 @@ class Hub:
         metrics.CHANNELS.dec()
         if not links:
             del self._topics[link.topic]
+            if self._sequencer is not None:
+                self._sequencer.unsubscribed(link.topic)
 
     def watch_overdue(self, link: Link) -> None:
         """Fail this link's deferred replies when they are overdue."""
@@ -341,23 +385,41 @@ class Hub:
         for tap in tuple(self._taps[topic]):
             tap(event, payload, seq)
 
-    def _fan_out(
-        self,
-        links: set[Link],
-        said: tuple[str, str, object],
-        seq: int | None,
-        exclude: Link | None,
-        unless_joined: str | None,
-    ) -> int:
+    def _in_turn(self, links: set[Link], said: Said) -> int:
+        """Fan out now or, where an order is kept, when its turn comes."""
+        numbered = said.seq is not None or said.change is not None
+        if numbered and self._sequencer is not None and self._sequencer.covers(said.topic):
+            self._sequencer.offer(said)
+            return len(links)
+        return self._fan_out(links, said)
+
+    def _emit(self, said: Said, filled: bool) -> None:
+        """Fan out a broadcast whose turn has come."""
+        links = self._topics.get(said.topic)
+        if links:
+            self._fan_out(links, said)
+        if filled and self.on_filled is not None and isinstance(said.payload, msgspec.Raw):
+            body, seq = bytes(said.payload), said.seq
+            self.on_filled(
+                Broadcast(said.topic, said.event, body, seq=seq, change=said.change, about=said.about)
+            )
+
+    def _crash_all(self, topic: str) -> None:
+        """End a topic's channels so that their clients join anew."""
+        for link in tuple(self._topics.get(topic, ())):
+            link.restart()
+
+    def _fan_out(self, links: set[Link], said: Said) -> int:
         """Encode topic, event and payload once for each serializer, and offer the frame to every link."""
-        frame = V2.broadcast(*said)
-        older = V1.broadcast(*said) if self._older else frame
+        topic, event, payload, seq, change, _, exclude, unless_joined = said
+        frame = V2.broadcast(topic, event, payload)
+        older = V1.broadcast(topic, event, payload) if self._older else frame
         count = 0
         # Delivering never changes the set: a socket that fails or overflows ends in its own task, later.
         for link in links:
             if link is exclude or (unless_joined is not None and unless_joined in link.socket.links):
                 continue
-            link.deliver(frame if link.socket.serializer is V2 else older, seq)
+            link.deliver(frame if link.socket.serializer is V2 else older, seq, change)
             count += 1
         metrics.BROADCASTS.inc()
         metrics.DELIVERIES.inc(count)
@@ -408,7 +470,7 @@ class Hub:
             event, payload = "presence_count", {"count": self.presence_count(topic)}
         elif was_crowded:
             event, payload = "presence_state", self._presence.view.state(topic)
-        self._fan_out(links, (topic, event, payload), None, None, None)
+        self._fan_out(links, Said(topic, event, payload))
 
     def _is_crowded(self, topic: str) -> bool:
         limit = self.limits.presence_people

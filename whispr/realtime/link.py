@@ -40,6 +40,7 @@ log = structlog.get_logger()
 Args = TypeVarTuple("Args")
 
 _CRASH = {"reason": "channel_crash"}
+_RESUME = {"reason": "resume"}
 _OVERDUE_SLACK_S = 1.0  # the hub's coarse clock: no reply is failed early
 
 UNMATCHED = {"reason": "unmatched topic"}
@@ -59,6 +60,7 @@ class Link:
 
     __slots__ = (
         "_beside",
+        "_change_floor",
         "_deferred",
         "_factory",
         "_finished",
@@ -96,9 +98,10 @@ class Link:
         self._factory = factory
         self._inbox: list[Message] = [join]
         self._tried: Message | None = None  # was offered to `handle_now` already
-        self._held: list[tuple[int | None, bytes]] | None = []
+        self._held: list[tuple[int | None, int | None, bytes]] | None = []
         self._overflowed = False
         self._floor = -1
+        self._change_floor = -1
         self._deferred: dict[Deferred, tuple[Ref, float]] = {}
         self._working = False
         self._scope: trio.CancelScope | None = None
@@ -131,7 +134,7 @@ class Link:
     def push(self, event: str, payload: object) -> None:
         """Send an event to this client alone; while joining, right after the join reply."""
         frame = self.socket.serializer.push(self.join_ref, self.topic, event, payload)
-        self.deliver(frame, None)
+        self.deliver(frame)
 
     def broadcast(self, event: str, payload: object, *, seq: int | None = None) -> None:
         """Send an event to everyone on the topic, this client included."""
@@ -190,15 +193,25 @@ class Link:
 
     # ── for the hub ──
 
-    def deliver(self, frame: bytes, seq: int | None) -> None:
-        """Send a frame unless this client has its seq already; hold it while joining."""
+    def restart(self) -> None:
+        """End the channel as a crash does, so that the client joins again and resumes."""
+        if self.state is not State.ENDED:
+            self.end("crashed")
+            self.socket.end(self.join_ref, self.topic, "phx_error", _RESUME)
+
+    def deliver(self, frame: bytes, seq: int | None = None, change: int | None = None) -> None:
+        """Send a frame unless this client has its seq or its change already; hold it while joining."""
         held = self._held
         if held is not None:
             if len(held) < self.hub.limits.held_len:
-                held.append((seq, frame))
+                held.append((seq, change, frame))
             else:
                 self._overflowed = True
-        elif (seq is None or seq > self._floor) and self.state is State.JOINED:
+        elif (
+            (seq is None or seq > self._floor)
+            and (change is None or change > self._change_floor)
+            and self.state is State.JOINED
+        ):
             self.socket.send(frame)
 
     def fail_overdue(self, before: float) -> bool:
@@ -332,11 +345,14 @@ class Link:
         reply = self.socket.serializer.reply(self.join_ref, ref, self.topic, "ok", response)
         held, self._held = self._held or [], None
         self._floor = -1 if joined.seq is None else joined.seq
+        self._change_floor = -1 if joined.change is None else joined.change
         self.state = State.JOINED
         self.hub.went_live(self)
         self.socket.send(reply)
-        for seq, frame in held:
-            self.deliver(frame, seq)
+        for seq, change, frame in held:
+            self.deliver(frame, seq, change)
+        if joined.seq is not None and joined.change is not None:
+            self.hub.resumed(self.topic, joined.seq, joined.change)
 
     def _refuse_join(self, ref: Ref, error: Exception) -> None:
         refusal = _refusal(error)

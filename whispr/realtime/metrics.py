@@ -15,4 +15,11 @@ DELIVERIES = Counter("whispr_ws_deliveries_total", "Frames handed to sockets by 
 REFUSED_OPERATIONS = Counter("whispr_ws_rate_limited_total", "Operations over a socket's budget")
 OVERDUE = Counter("whispr_ws_overdue_total", "Pushes answered `unavailable` because they took too long")
 CLOSED = Counter("whispr_ws_closed_total", "Connections ended, by close code", ["code"])
+FILLS = Counter("whispr_ws_fills_total", "Reads of broadcasts that had not arrived in time")
 SLOW_CLOSED = Counter("whispr_ws_slow_closed_total", "Slow readers closed with 1013")
+
+POLL_SESSIONS = Gauge(
+    "whispr_longpoll_sessions", "Long-poll sessions open now; they count among the sockets too"
+)
+POLL_ANSWERS = Counter("whispr_longpoll_answers_total", "Answers to long-poll requests", ["method", "status"])
+POLLS_PASSED = Counter("whispr_longpoll_passed_total", "Long-poll requests that another process answered")
