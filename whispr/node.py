@@ -42,6 +42,7 @@ from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.online import Online
 from whispr.peers import Peers
+from whispr.polling import Polling
 from whispr.quotas import Quotas
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Broadcast, Hub
@@ -242,11 +243,22 @@ class Node:
             scope = {"client": (peer, 0)}
             await self._quotas.admit(proxies.client_address(scope, Headers(raw=list(headers))))
 
+        origins, authenticate = self._settings.websocket.allowed_origins, self._identity.authenticate
+        http_limits = limits.gateway(self._settings).http
+        polling = Polling(hub, self._bus, authenticate, admit, origins=origins, http=http_limits)
+        http = await nursery.start(polling.run)
+        self._endpoints.append(polling.endpoint)
+
         async def serve(host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
-            origins = self._settings.websocket.allowed_origins
-            authenticate = self._identity.authenticate
             await serve_websocket(
-                hub, host, port, authenticate, origins=origins, admit=admit, task_status=task_status
+                hub,
+                host,
+                port,
+                authenticate,
+                origins=origins,
+                admit=admit,
+                http=http,
+                task_status=task_status,
             )
 
         self.ports["websocket"] = await self._listen("websocket", nursery, serve)

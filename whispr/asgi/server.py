@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -86,6 +86,21 @@ class HttpServer:
         finally:
             if os.path.exists(path):  # noqa: ASYNC240 - a local file, at shutdown
                 os.unlink(path)
+
+    async def serve_handed(
+        self,
+        *,
+        task_status: trio.TaskStatus[
+            Callable[[trio.SocketStream], Awaitable[None]]
+        ] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve connections that somebody else accepts; reports what is to be called, and awaited, with each."""
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self._look_after)
+            poller = Poller()
+            watching.start_soon(poller.run)
+            task_status.started(partial(self._accepted, tls=None, poller=poller))
+            await trio.sleep_forever()
 
     async def _serve(
         self, listeners: list[trio.SocketListener], started: Callable[[], None], tls: MakeContext | None

@@ -77,6 +77,8 @@ class Endpoint:
     """What it is called in metrics."""
     path: re.Pattern[str]
     app: ASGIApp
+    answers_origins: bool = False
+    """Whether it looks after foreign pages (CORS) by itself."""
 
 
 class Gateway:
@@ -101,7 +103,10 @@ class Gateway:
         )
         document = openapi.document(rest.routes, openapi.load_comments(), __version__)
         pages = _starlette(page_routes(document, readiness), rest)
-        self.app: ASGIApp = _with_cors(_Front(rest, pages, endpoints), self._options.cors_origins)
+        shared = [endpoint for endpoint in endpoints if not endpoint.answers_origins]
+        front: ASGIApp = _with_cors(_Front(rest, pages, shared), self._options.cors_origins)
+        own = [endpoint for endpoint in endpoints if endpoint.answers_origins]
+        self.app: ASGIApp = _Front(front, front, own) if own else front
         self._server = HttpServer(self.app, self._options.http, render=_refused)
 
     async def serve(

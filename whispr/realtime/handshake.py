@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 PATH = "/socket/websocket"
+LONGPOLL_PATH = "/socket/longpoll"
 ANY_ORIGIN = "*"
 
 _VERSION = re.compile(r"([12])\.0\.\d+")
@@ -68,20 +69,26 @@ def check_upgrade(
     """
     path, _, query_text = target.partition("?")
     if path != PATH:
-        raise Refused(404, "not_found", f"WebSockets are served at {PATH}")
-    _check_origin(headers.get(b"origin"), host, origins)
+        raise Refused(404, "not_found", f"WebSockets are served at {PATH}, long polls at {LONGPOLL_PATH}")
+    check_origin(headers.get(b"origin"), host, origins)
     query = parse_qs(query_text)
-    asked = query.get("vsn", ["1.0.0"])[0]
-    version = _VERSION.fullmatch(asked)
-    if version is None:
-        told = f"this server speaks vsn=2.0.0 and 1.0.0, the request asked for vsn={asked}"
-        raise Refused(403, "unsupported_version", told)
+    version = asked_version(query)
     token = query.get("token", [""])[0] or _bearer(subprotocols)
     if not token:
         raise Refused(
             403, "unauthorized", "a token is needed: token=<access token>, or authToken in phoenix.js"
         )
-    return Upgrade(token, "phoenix" if "phoenix" in subprotocols else None, int(version[1]))
+    return Upgrade(token, "phoenix" if "phoenix" in subprotocols else None, version)
+
+
+def asked_version(query: Mapping[str, Sequence[str]]) -> int:
+    """Read which version of the protocol is asked for, 1 or 2. Raises Refused."""
+    asked = query.get("vsn", ["1.0.0"])[0]
+    version = _VERSION.fullmatch(asked)
+    if version is None:
+        told = f"this server speaks vsn=2.0.0 and 1.0.0, the request asked for vsn={asked}"
+        raise Refused(403, "unsupported_version", told)
+    return int(version[1])
 
 
 def bearer_subprotocol(token: str) -> str:
@@ -95,8 +102,11 @@ def host_of(head: bytes) -> str:
     return found.group(1).decode("ascii", errors="replace") if found else ""
 
 
-def _check_origin(origin: bytes | None, host: str, origins: Collection[str]) -> None:
-    """Let in what no browser sent, our own host on any port (as Phoenix does), and the listed origins."""
+def check_origin(origin: bytes | None, host: str, origins: Collection[str]) -> None:
+    """Let in what no browser sent, our own host on any port (as Phoenix does), and the listed origins.
+
+    Raises Refused.
+    """
     if origin is None or ANY_ORIGIN in origins:
         return
     text = origin.decode("ascii", errors="replace")

@@ -37,6 +37,14 @@ class Limits:
     """Time for our close frame to leave and the peer's to arrive; then the connection is dropped."""
     drain_s: float = 5.0
     """Time for pushes in flight to be answered when the hub drains."""
+    poll_s: float = 10.0
+    """How long a long poll waits for something to say; then it is answered with nothing (Phoenix's `window_ms`)."""
+    poll_idle_s: float = 15.0
+    """Time without a poll after which a long-poll session is closed with 1001."""
+    poll_lines: int = 100
+    """Messages in one POST of a long-poll client; more are refused with 413 (phoenix.js sends no more)."""
+    poll_body_bytes: int = 8 * 1024 * 1024
+    """One POST of a long-poll client; a longer one is refused with 413. Each message obeys `frame_bytes`."""
     presence_s: float = 0.05
     """Changes of presence are gathered this long and sent as one diff per topic."""
     presence_linger_s: float = 5.0

@@ -88,6 +88,21 @@ def decode_from_server(data: str | bytes) -> Message:
     raise MalformedMessage("unknown kind of binary frame")
 
 
+def binary_as_text(data: bytes) -> str:
+    """Rewrite a server's binary frame as JSON for a client that can take text alone; bytes become `{"base64": …}`.
+
+    Raises MalformedMessage.
+    """
+    message = decode_from_server(data)
+    payload: object = message.payload
+    if isinstance(payload, bytes):
+        payload = {"base64": payload}  # msgspec writes bytes as base64
+    else:
+        payload = {**message.payload, "response": {"base64": message.payload["response"]}}
+    text = (message.join_ref or None, message.ref or None, message.topic, message.event, payload)
+    return _encode(text).decode()
+
+
 def _decode_client_push(data: bytes) -> Message:
     if not data or data[0] != _PUSH:
         raise MalformedMessage("a client's binary frame must be a push (kind 0)")

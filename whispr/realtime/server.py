@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket as stdlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from trio_websocket import ConnectionClosed
 from whispr.errors import Code, WhisprError
 from whispr.realtime import metrics
 from whispr.realtime.channel import Session
-from whispr.realtime.handshake import Refused, Upgrade, check_upgrade, host_of
+from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, host_of
 from whispr.realtime.hub import Hub
 from whispr.realtime.serializers import V1, V2, Serializer
 from whispr.realtime.upgrade import Request, read_request
@@ -36,6 +37,11 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[str, RawHeaders], Awaitable[None]]
 """Looks at the address a connection comes from and the headers of its upgrade. Raises RESOURCE_EXHAUSTED."""
 
+ServeHttp = Callable[[trio.SocketStream], Awaitable[None]]
+"""Serves one connection over HTTP to its end."""
+
+_LONGPOLL = re.compile(rb"(GET|POST|OPTIONS) " + re.escape(LONGPOLL_PATH).encode() + rb"[? ]")
+_PEEK_BYTES = 64
 _STATUS = {Code.RESOURCE_EXHAUSTED: 429, Code.UNAVAILABLE: 503, Code.DEADLINE_EXCEEDED: 503}
 _BACKLOG = 1024
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -50,18 +56,20 @@ async def serve_websocket(
     *,
     origins: Collection[str] = (),
     admit: Admit | None = None,
+    http: ServeHttp | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Serve the hub until cancelled; reports the port. One listener per hub, which this also runs.
 
-    `origins` are allowed beside the server's own host (`whispr.realtime.handshake`). For an orderly end call
-    `hub.drain()` first: it stops the accepting too. Raises OSError when it cannot listen.
+    `origins` are allowed beside the server's own host (`whispr.realtime.handshake`). `http` is handed connections
+    that begin with a long poll: phoenix.js falls back to long polling on the port where WebSockets are. For an
+    orderly end call `hub.drain()` first: it stops the accepting too. Raises OSError when it cannot listen.
     """
     with ExitStack() as stack:
         listeners = await _listen(host, port, stack)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hub.run)
-            server = _Server(hub, authenticate, origins, admit, nursery)
+            server = _Server(hub, authenticate, origins, admit, http, nursery)
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(server.accept, listener)
@@ -107,12 +115,14 @@ class _Server:
         authenticate: Authenticate,
         origins: Collection[str],
         admit: Admit | None,
+        http: ServeHttp | None,
         nursery: trio.Nursery,
     ) -> None:
         self._hub = hub
         self._authenticate = authenticate
         self._origins = origins
         self._admits = admit
+        self._http = http
         self._nursery = nursery
 
     async def accept(self, listener: stdlib.socket) -> NoReturn:
@@ -135,6 +145,9 @@ class _Server:
 
     async def _connection(self, sock: stdlib.socket) -> None:
         try:
+            if self._http is not None and await self._is_longpoll(sock):
+                await self._http(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+                return
             guest = await self._handshake(sock)
             if guest is None:
                 return
@@ -148,6 +161,16 @@ class _Server:
             if sock.fileno() >= 0:
                 trio.lowlevel.notify_closing(sock)
                 sock.close()
+
+    async def _is_longpoll(self, sock: stdlib.socket) -> bool:
+        """Look at how the request begins, and leave it unread."""
+        with trio.move_on_after(self._hub.limits.handshake_s):
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                return _LONGPOLL.match(sock.recv(_PEEK_BYTES, stdlib.MSG_PEEK)) is not None
+            except OSError:
+                return False  # the handshake meets the same end
+        return False
 
     async def _handshake(self, sock: stdlib.socket) -> _Guest | None:
         """Upgrade the connection and take the user's seat; None when it was refused or came to nothing."""

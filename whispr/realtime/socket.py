@@ -142,8 +142,8 @@ class Socket(abc.ABC):
         expires_at = self.session.expires_at
         if expires_at is not None and expires_at <= wall_s:
             self.dismiss("token_expired", {"reason": "token_expired"}, "token_expired")
-        elif self.hub.now - self.last_seen > self.hub.limits.idle_s and not self._held_back:
-            self.close(CloseCode.GOING_AWAY, "idle: no frame from the client")
+        elif self._is_idle():
+            self.close(CloseCode.GOING_AWAY, "idle: no word from the client")
 
     def forget(self, link: Link) -> None:
         """Take an ended link off, unless a newer join of its topic took its place."""
@@ -151,6 +151,10 @@ class Socket(abc.ABC):
             del self.links[link.topic]
 
     # ── reading ──
+
+    def _is_idle(self) -> bool:
+        """Tell whether the client has been silent for too long. One that we do not read cannot be blamed."""
+        return self.hub.now - self.last_seen > self.hub.limits.idle_s and not self._held_back
 
     async def _message(self, data: str | bytes) -> None:
         try:

@@ -1,0 +1,157 @@
+"""The long-poll sessions of one process: opens them, finds them by their tokens, answers requests.
+
+A token is `lp1.<process>.<session>.<signature>`. The signature is the process's own, with a key that it made when it
+started and that dies with it, as its sessions do: nobody else ever needs to check it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import NamedTuple, NoReturn
+
+import msgspec
+import structlog
+import trio
+
+from whispr.errors import WhisprError
+from whispr.realtime import metrics
+from whispr.realtime.channel import Session
+from whispr.realtime.handshake import Refused
+from whispr.realtime.hub import Hub
+from whispr.realtime.longpoll.lines import read_lines
+from whispr.realtime.longpoll.session import PollSession
+from whispr.realtime.serializers import V1, V2
+
+GONE = 410
+TOKEN_PREFIX = "lp1."  # noqa: S105  # the kind of token, not a token
+
+log = structlog.get_logger("whispr.longpoll")
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a request is answered with, as phoenix.js reads it."""
+
+    status: int
+    token: str | None = None
+    messages: list[str] | None = None
+    reason: str | None = None
+    message: str | None = None
+    retry_after_ms: int | None = None
+
+    def encode(self) -> bytes:
+        """Encode as JSON. What a poll is told always has `token` and `messages`."""
+        return msgspec.json.encode(self)
+
+
+class Place(NamedTuple):
+    """Where a session is, as its token says."""
+
+    process: str
+    session: str
+
+
+class Sessions:
+    """Those of one process. `run` must be running."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.process = secrets.token_urlsafe(9)
+        """What other processes call this one."""
+        self._key = secrets.token_bytes(32)
+        self._sessions: dict[str, PollSession] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Own the sessions, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+        raise AssertionError("unreachable: only a cancel ends sleep_forever")
+
+    async def open(self, version: int, authenticate: Callable[[], Awaitable[Session]]) -> Answer:
+        """Open a session for whom `authenticate` returns. Raises Refused, and what `authenticate` raises."""
+        if self.hub.draining.is_set() or self._nursery is None:
+            raise Refused(503, "unavailable", "the server is restarting", 1.0)
+        session = await authenticate()
+        self.hub.take_seat(session.user_id)
+        poller = PollSession(self.hub, session, V2 if version == 2 else V1)
+        name = secrets.token_urlsafe(12)
+        self._sessions[name] = poller
+        metrics.POLL_SESSIONS.inc()
+        self._nursery.start_soon(self._run, name, poller)
+        return Answer(GONE, token=self._token(name), messages=[])
+
+    async def poll(self, token: str) -> Answer:
+        """Answer a GET of a session that is, or was, in this process."""
+        session = self._find(token)
+        messages = None if session is None else await session.poll()
+        if messages is None:
+            return gone()
+        return Answer(200 if messages else 204, token=token, messages=messages)
+
+    async def post(self, token: str, body: bytes, *, lines: bool) -> Answer:
+        """Answer a POST; `lines` says that the body is one message a line."""
+        session = self._find(token)
+        if session is None:
+            return gone()
+        try:
+            messages = read_lines(body, self.hub.limits, lines=lines)
+            taken = await session.post(messages)
+        except Refused as refused:
+            return refusal(refused)
+        except WhisprError as error:
+            return refusal(Refused(500, error.reason, error.message, error.retry_after_s))
+        return Answer(200, token=token, messages=[]) if taken else gone()
+
+    def has(self, token: str) -> bool:
+        """Tell whether the token is of a session here that lives."""
+        return self._find(token) is not None
+
+    async def _run(self, name: str, session: PollSession) -> None:
+        try:
+            await session.run()
+        except Exception:  # one session's failure, ours to find in the log, must not end the others
+            log.exception("long-poll session failed")
+        finally:
+            del self._sessions[name]
+            metrics.POLL_SESSIONS.dec()
+            self.hub.leave_seat(session.session.user_id)
+
+    def _find(self, token: str) -> PollSession | None:
+        place = placed(token)
+        if place is None or place.process != self.process:
+            return None
+        session = self._sessions.get(place.session)
+        return session if hmac.compare_digest(token.encode(), self._token(place.session).encode()) else None
+
+    def _token(self, name: str) -> str:
+        text = f"{TOKEN_PREFIX}{self.process}.{name}"
+        digest = hmac.digest(self._key, text.encode(), sha256)
+        return f"{text}.{urlsafe_b64encode(digest[:18]).decode()}"
+
+
+def placed(token: str) -> Place | None:
+    """Read where a session is, if that is a session's token at all."""
+    parts = token.split(".")
+    if len(parts) != 4 or not token.startswith(TOKEN_PREFIX) or not token.isascii() or len(token) > 200:
+        return None
+    if not all(part and part.replace("-", "").replace("_", "").isalnum() for part in parts):
+        return None
+    return Place(parts[1], parts[2])
+
+
+def gone() -> Answer:
+    """Say that there is no such session, so that the client opens another."""
+    return Answer(GONE, messages=[], reason="session_gone")
+
+
+def refusal(refused: Refused) -> Answer:
+    """Word a refusal. phoenix.js tries again after 500 and knows neither 429 nor 503."""
+    status = 500 if refused.status in (429, 503) else refused.status
+    retry_after_s = refused.retry_after_s
+    retry_after_ms = None if retry_after_s is None else round(retry_after_s * 1000)
+    return Answer(status, None, [], refused.reason, refused.message, retry_after_ms)
