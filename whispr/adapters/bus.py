@@ -16,7 +16,6 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import structlog
@@ -24,11 +23,13 @@ import trio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Handle
-from nats.errors import Error as NatsError
 
-from whispr.bridge import Bridge, CancelledByAsyncio, Inbox
+from whispr.adapters.bus_feed import FAILURES, LINGER_S, Feed, LeanClient
+from whispr.adapters.bus_feed import Message as Message
+from whispr.adapters.bus_feed import Missed as Missed
+from whispr.bridge import Bridge, Inbox
 from whispr.errors import invalid, unavailable
-from whispr.nurseries import ungrouped
+from whispr.nurseries import own_nursery, ungrouped
 
 OUTBOX_LEN_MAX = 10_000
 """Messages waiting to be sent; the oldest is dropped beyond it."""
@@ -49,16 +50,8 @@ CLOSE_S = 2.0
 """How long goodbyes may take."""
 
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
-_FAILURES = (NatsError, OSError, TimeoutError, CancelledByAsyncio)
 
 log = structlog.get_logger("whispr.bus")
-
-
-class Message(NamedTuple):
-    """What a subscriber gets."""
-
-    subject: str
-    payload: bytes
 
 
 class Subscription:
@@ -95,12 +88,13 @@ class Bus:
     def __init__(self, bridge: Bridge, url: str) -> None:
         self._bridge = bridge
         self._server, self._token, self._user, self._password = _taken_apart(url)
-        self._client: Client | None = None
+        self._client: LeanClient | None = None
         self._subscribed = False
         self._outbox: deque[Message] = deque()
         self._sender = trio.lowlevel.ParkingLot()
         self._came_up = trio.lowlevel.ParkingLot()
         self._subscriptions: set[Subscription] = set()
+        self._feeds: set[Feed] = set()
         self._on_up: list[Callable[[], None]] = []
         self.dropped = 0
         """Messages never sent because the queue was full."""
@@ -170,6 +164,21 @@ class Bus:
             subscription.close()
             await self._detach(subscription)
 
+    @asynccontextmanager
+    async def feed(self, linger_s: float = LINGER_S) -> AsyncIterator[Feed]:
+        """Hear very many subjects, which come and go, for the length of the block (`bus_feed`)."""
+        feed = Feed(self._bridge, linger_s=linger_s)
+        async with own_nursery("the feed is closing") as nursery:
+            self._feeds.add(feed)
+            await feed.attach(self._client)
+            nursery.start_soon(feed.run, name="bus feed")
+            try:
+                yield feed
+            finally:
+                self._feeds.discard(feed)
+                with trio.move_on_after(CLOSE_S, shield=True):
+                    await feed.close()
+
     async def _attach(self, subscription: Subscription, client: Client) -> None:
         """Hand a subscription to nats-py, once per client, and wait until the server knows of it."""
         if subscription.client is client:
@@ -182,7 +191,7 @@ class Bus:
 
         try:
             await self._bridge.call(attach)
-        except _FAILURES as error:
+        except FAILURES as error:
             # nats-py has it in its list and will subscribe when the server is back.
             log.info("bus_subscription_waits", subject=subscription.subject, error=type(error).__name__)
 
@@ -194,7 +203,7 @@ class Bus:
         with trio.move_on_after(CLOSE_S, shield=True):
             try:
                 await self._bridge.call(handle.unsubscribe)
-            except _FAILURES as error:
+            except FAILURES as error:
                 log.debug("bus_unsubscribe_failed", subject=subscription.subject, error=type(error).__name__)
 
     async def _run(self) -> None:
@@ -212,20 +221,26 @@ class Bus:
                     await self._up(client)
             finally:
                 self._client, self._subscribed = None, False
+                for feed in list(self._feeds):
+                    feed.detach()
                 with trio.move_on_after(CLOSE_S, shield=True):
                     await self._bridge.call(_closed, client)
             log.error("bus_client_closed", server=self._server)
             await trio.sleep(RECONNECT_S)
 
-    async def _up(self, client: Client) -> None:
+    async def _up(self, client: LeanClient) -> None:
         """Have the server confirm all subscriptions, then wake the sender and tell those who catch up."""
         for subscription in list(self._subscriptions):
             await self._attach(subscription, client)
+        for feed in list(self._feeds):
+            await feed.attach(client)
         # nats-py says it has reconnected before the server has read the restored subscriptions.
         while not await self._confirmed(client):
             if not client.is_connected:
                 return  # lost again: there will be news
         self._subscribed = True
+        for feed in list(self._feeds):
+            feed.confirmed()
         self.ups += 1
         log.info("bus_up", server=self._server, times=self.ups)
         self._sender.unpark_all()
@@ -237,7 +252,7 @@ class Bus:
         """Whether the server has answered, and so read all that was sent before."""
         try:
             await self._bridge.call(client.flush, FLUSH_S)
-        except _FAILURES as error:
+        except FAILURES as error:
             log.info("bus_slow", server=self._server, error=type(error).__name__)
             return False
         return True
@@ -282,14 +297,13 @@ class Bus:
                 await self._sender.park()
             try:
                 await self._bridge.call(self._send_queued)
-            except _FAILURES as error:
+            except FAILURES as error:
                 log.info("bus_message_lost", error=type(error).__name__)
 
     async def _send_queued(self) -> None:
         """Publish what is queued (asyncio side)."""
-        while self._outbox and self._client is not None and self._client.is_connected:
-            message = self._outbox.popleft()
-            await self._client.publish(message.subject, message.payload)
+        if self._client is not None:
+            await self._client.publish_queued(self._outbox)
 
 
 @asynccontextmanager
@@ -311,8 +325,8 @@ async def open_bus(bridge: Bridge, url: str) -> AsyncIterator[Bus]:
                 nursery.cancel_scope.cancel(reason="the bus is closing")
 
 
-async def _new_client() -> Client:
-    return Client()  # binds itself to the running asyncio loop
+async def _new_client() -> LeanClient:
+    return LeanClient()  # binds itself to the running asyncio loop
 
 
 async def _closed(client: Client) -> None:
