@@ -64,6 +64,11 @@ _DEPENDENCY_FAULTS = frozenset({Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE})
 class WhisprError(Exception):
     """A failed operation: status `code`, human `message`, google.rpc `details`."""
 
+    by_peer = False
+    """Whether the other end of a call said so, which is then alive, and not our end of the connection."""
+    pushback_s: float | None = None
+    """Seconds after which a gRPC server lets the call be tried again; negative for never (gRFC A6)."""
+
     def __init__(self, code: Code, message: str, details: Iterable[Message] = ()) -> None:
         assert code is not Code.OK, "OK is not an error"
         super().__init__(message)
@@ -211,13 +216,16 @@ def exhausted(
 
 
 def unavailable(
-    message: str, retry_after_s: float = 1.0, facts: Mapping[str, str] | None = None
+    message: str,
+    retry_after_s: float = 1.0,
+    facts: Mapping[str, str] | None = None,
+    reason: str = "unavailable",
 ) -> WhisprError:
     """UNAVAILABLE: something we depend on is away; nothing was done or it is safe to ask again.
 
     Where neither is certain the facts say so: rpc channels put `processed` there, "no" or "maybe".
     """
-    return WhisprError(Code.UNAVAILABLE, message, [_info("unavailable", facts), _retry(retry_after_s)])
+    return WhisprError(Code.UNAVAILABLE, message, [_info(reason, facts), _retry(retry_after_s)])
 
 
 def internal(message: str) -> WhisprError:
