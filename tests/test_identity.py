@@ -13,7 +13,6 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from whispr import identity as module
 from whispr import tokens
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
@@ -26,11 +25,14 @@ from whispr.identity import (
     AuthInterceptor,
     Identity,
     Revocation,
+    access,
     access_of,
     actor_of,
     bearer_of,
     host_of,
+    revocations,
     service_of,
+    verifying,
 )
 from whispr.rpc.call import Call, Metadata
 from whispr.tokens import Claims, PublicKey, SharedSecret, Signer, Verifier
@@ -93,7 +95,7 @@ async def test_a_token_seen_before_still_expires() -> None:
 
 async def test_the_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tokens are shown, only so many are remembered."""
-    monkeypatch.setattr(module, "VERIFIED_MAX", 3)
+    monkeypatch.setattr(verifying, "VERIFIED_MAX", 3)
     subject = local()
     for number in range(6):
         await subject.authenticate(SIGNER.sign(person(token_id=str(number))))
@@ -243,7 +245,7 @@ async def test_news_comes_by_bus_and_from_redis(cache: Cache, bus: Bus) -> None:
             while "s1" not in heard:
                 heard.add(await told[1].receive())
         assert "long-gone" not in heard
-        await subject._follow(
+        await subject._revocations._follow(
             cast(
                 "Any",
                 _news(
@@ -252,7 +254,7 @@ async def test_news_comes_by_bus_and_from_redis(cache: Cache, bus: Bus) -> None:
                 ),
             )
         )
-        assert "s9" in subject._revoked
+        assert "s9" in subject._revocations._until
         nursery.cancel_scope.cancel(reason="seen enough")
     told[0].close()
     told[1].close()
@@ -279,8 +281,8 @@ async def test_without_redis_it_keeps_trying(autojump_clock: trio.testing.MockCl
 
     subject = Identity(cast(Cache, Flaky()), BACKENDS[1], keys=[SIGNER.public_key], clock=Clock())
     with trio.fail_after(60):
-        await subject._reload()
-    assert "s1" in subject._revoked
+        await subject._revocations._reload()
+    assert "s1" in subject._revocations._until
 
 
 async def test_lost_news_is_caught_up_with(autojump_clock: trio.testing.MockClock) -> None:
@@ -295,9 +297,9 @@ async def test_lost_news_is_caught_up_with(autojump_clock: trio.testing.MockCloc
             return [] if self.reads == 1 else [b"s1", b"1800000900"]
 
     subject = Identity(cast(Cache, Forgetful()), BACKENDS[1], keys=[SIGNER.public_key], clock=Clock())
-    with trio.move_on_after(module.RELOAD_EVERY_S + 1):
-        await subject._reload_after_every_gap()
-    assert "s1" in subject._revoked
+    with trio.move_on_after(revocations.RELOAD_EVERY_S + 1):
+        await subject._revocations._reload_after_every_gap()
+    assert "s1" in subject._revocations._until
 
 
 async def test_the_past_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
@@ -307,9 +309,9 @@ async def test_the_past_is_forgotten(autojump_clock: trio.testing.MockClock) -> 
     subject.revoke(Revocation("s1", "logged_out", NOW + 10))
     subject.revoke(Revocation("s2", "logged_out", NOW + 1000))
     clock.now += 100
-    with trio.move_on_after(module.PRUNE_EVERY_S + 1):
-        await subject._prune_for_ever()
-    assert list(subject._revoked) == ["s2"]
+    with trio.move_on_after(revocations.PRUNE_EVERY_S + 1):
+        await subject._revocations._prune_for_ever()
+    assert list(subject._revocations._until) == ["s2"]
 
 
 # The interceptor.
@@ -404,7 +406,7 @@ async def test_a_token_for_other_services_is_refused() -> None:
 
 async def test_service_only_methods_refuse_people(monkeypatch: pytest.MonkeyPatch) -> None:
     """A person's token does not open what is for services."""
-    monkeypatch.setattr(module, "access_of", lambda _: options_pb2.SERVICE_ONLY)
+    monkeypatch.setattr(access, "access_of", lambda _: options_pb2.SERVICE_ONLY)
     error = await refusal(let_through(call_of(LOGOUT, *bearer(SIGNER.sign(person())))))
     assert (error.code, error.reason) == (Code.PERMISSION_DENIED, "service_only")
     actor = await let_through(call_of(LOGOUT, *bearer(service_token())))

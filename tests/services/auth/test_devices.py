@@ -174,7 +174,7 @@ async def test_a_service_token_is_revoked_everywhere(
     for identity in (auth.identity, elsewhere):
         assert (await refusal(identity.authenticate(leaked))).reason == "session_revoked"
         assert (await identity.authenticate(good)).is_service
-    auth.identity._revoked.clear()  # as if the news had not come
+    auth.identity._revocations._until.clear()  # as if the news had not come
     assert (await auth.validate(leaked)).reason == "session_revoked"
     assert (await auth.validate(good)).valid
     claims = tokens.Verifier(auth.keys.public_keys).verify(leaked)
