@@ -27,7 +27,7 @@ from whispr.realtime.client import Phoenix, open_phoenix
 from whispr.realtime.frames import Closed, FrameReader
 from whispr.realtime.hub import Hub
 from whispr.realtime.limits import Limits
-from whispr.realtime.server import serve_websocket
+from whispr.realtime.server import ServeHttp, serve_websocket
 from whispr.realtime.upgrade import request_upgrade
 
 _MASK = b"\x37\xfa\x21\x3d"
@@ -132,18 +132,24 @@ async def served(
     *,
     hub: Hub | None = None,
     origins: Collection[str] = (),
+    http: ServeHttp | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve these channels until the block ends."""
+    """Serve these channels until the block ends; `http` is handed the connections of long polls."""
     hub = hub or Hub(limits)
     for prefix, factory in mounts.items():
         hub.mount(prefix, factory)
     async with trio.open_nursery() as nursery:
-        port: int = await nursery.start(_serve, hub, origins)
+        port: int = await nursery.start(_serve, hub, origins, http)
         yield Server(hub, port, nursery)
         nursery.cancel_scope.cancel(reason="the test is over")
 
 
 async def _serve(
-    hub: Hub, origins: Collection[str], task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    hub: Hub,
+    origins: Collection[str],
+    http: ServeHttp | None,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    await serve_websocket(hub, "127.0.0.1", 0, authenticate, origins=origins, task_status=task_status)
+    await serve_websocket(
+        hub, "127.0.0.1", 0, authenticate, origins=origins, http=http, task_status=task_status
+    )

@@ -5,7 +5,9 @@
 // Runs the steps of the scenario in order or, without one, a step per line of standard input until that ends.
 // Prints one JSON line per step: {"op", …result}. A failed step prints {"op", "error"} and ends with status 1.
 //
-//   connect     {authToken?: bool, params?}        token in the query, or in the subprotocol; until it is open
+//   connect     {authToken?: bool, params?, transport?, options?}   → {protocol, transport}: until it is open;
+//                                                  token in the query, or in the subprotocol;
+//                                                  transport "websocket", "longpoll", or "fallback" from one to the other
 //   join        {topic, payload?, resume?: bool}   → {status, response}; resume rejoins with since_seq = the last seq
 //   push        {topic, event, payload?, timeout_ms?}   → {status, response}; status may be "timeout"
 //   burst       {topic, event, count, payload?}    → {ok, errors}: all pushed at once; "$n" in payload is the number
@@ -22,7 +24,7 @@
 // Each step may say {"within_ms": n} (default 20000).
 
 import { createInterface } from "node:readline";
-import { Presence, Socket } from "phoenix";
+import { LongPoll, Presence, Socket } from "phoenix";
 import WebSocket from "ws";
 
 const [endpoint, token, scenario] = process.argv.slice(2);
@@ -66,14 +68,19 @@ function note(entry, event, payload) {
 const fill = (value, n) => JSON.parse(JSON.stringify(value ?? {}).replaceAll('"$n"', n).replaceAll("$n", n));
 
 const steps = {
-  async connect({ authToken = false, params = {} }) {
+  async connect({ authToken = false, params = {}, transport = "websocket", options = {} }) {
     const auth = authToken ? { authToken: token, params } : { params: { ...params, token } };
-    socket = new Socket(endpoint, { transport: WebSocket, ...auth });
+    const how = {
+      websocket: { transport: WebSocket },
+      longpoll: { transport: LongPoll },
+      fallback: { transport: WebSocket, longPollFallbackMs: 200 },
+    }[transport];
+    socket = new Socket(endpoint, { ...how, ...auth, ...options });
     socket.onOpen(() => (opens++, happened()));
     socket.onClose((event) => ((lastClose = event), happened()));
     socket.connect();
     await until(() => socket.isConnected());
-    return { protocol: socket.conn.protocol };
+    return { protocol: socket.conn.protocol, transport: socket.conn instanceof LongPoll ? "longpoll" : "websocket" };
   },
 
   async join({ topic, payload = {}, resume = false }) {
@@ -129,7 +136,8 @@ const steps = {
   },
 
   async cut() {
-    socket.conn.terminate();
+    if (socket.conn instanceof LongPoll) socket.conn.closeAndRetry("cut", 1006, "cut", false);
+    else socket.conn.terminate();
     return {};
   },
 
