@@ -112,6 +112,7 @@ class Hub:
         self._older = 0
         """Sockets that speak version 1."""
         self._sequencer: Sequencer | None = None
+        self._followers: dict[str, list[Callable[[Said | None], None]]] = {}
         self.on_filled: Callable[[Broadcast], None] | None = None
         """Told of each broadcast that was read from the database because it had not arrived."""
 
@@ -148,7 +149,7 @@ class Hub:
             body = payload if isinstance(payload, bytes) else protocol.encode_json(payload)
             self.relay(Broadcast(topic, event, body, binary, seq, unless_joined, change, about))
             payload = body if binary else msgspec.Raw(body)
-        if topic in self._taps and not isinstance(payload, bytes):
+        if topic in self._taps and not isinstance(payload, bytes) and unless_joined != topic:
             self._tapped(topic, event, protocol.encode_json(payload), seq)
         links = self._topics.get(topic)
         if not links:
@@ -158,7 +159,7 @@ class Hub:
 
     def deliver(self, broadcast: Broadcast) -> int:
         """Send what another node broadcast to the subscribers here. Returns how many it was offered to."""
-        if broadcast.topic in self._taps and not broadcast.binary:
+        if broadcast.topic in self._taps and not broadcast.binary and broadcast.unless_joined != broadcast.topic:
             self._tapped(broadcast.topic, broadcast.event, broadcast.payload, broadcast.seq)
         links = self._topics.get(broadcast.topic)
         if not links:
@@ -182,6 +183,26 @@ class Hub:
         Called before `run`. On those topics a channel's `join` returns `Joined` with both numbers.
         """
         self._sequencer = Sequencer(source, emit=self._emit, give_up=self._crash_all)
+
+    def place(self, topic: str) -> tuple[int, int]:
+        """Return the seq and the change up to which everything has gone out here, (0, 0) where no order is kept."""
+        return self._sequencer.place(topic) if self._sequencer is not None else (0, 0)
+
+    def follow(self, topic: str, follower: Callable[[Said | None], None]) -> Callable[[], None]:
+        """Call `follower` with every broadcast of a topic as its links get it; it must neither wait nor raise.
+
+        With its last link here the topic ends, which None tells. Returns what ends it before.
+        """
+        followers = self._followers.setdefault(topic, [])
+        followers.append(follower)
+
+        def stop() -> None:
+            if follower in followers:
+                followers.remove(follower)
+            if not followers and self._followers.get(topic) is followers:
+                del self._followers[topic]
+
+        return stop
 
     def suspect(self, topic: str | None = None) -> None:
         """Look soon whether broadcasts of a topic, or of any, have been missed; such as when the bus was away."""
@@ -372,6 +393,8 @@ class Hub:
             del self._topics[link.topic]
             if self._sequencer is not None:
                 self._sequencer.unsubscribed(link.topic)
+            for follower in self._followers.pop(link.topic, ()):
+                follower(None)
 
     def watch_overdue(self, link: Link) -> None:
         """Fail this link's deferred replies when they are overdue."""
@@ -412,6 +435,8 @@ class Hub:
     def _fan_out(self, links: set[Link], said: Said) -> int:
         """Encode topic, event and payload once for each serializer, and offer the frame to every link."""
         topic, event, payload, seq, change, _, exclude, unless_joined = said
+        for follower in self._followers.get(topic, ()):
+            follower(said)
         frame = V2.broadcast(topic, event, payload)
         older = V1.broadcast(topic, event, payload) if self._older else frame
         count = 0

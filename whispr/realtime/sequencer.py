@@ -139,6 +139,11 @@ class Sequencer:
         if order.based and (not ready or self._due):
             self._look(said.topic, order)
 
+    def place(self, topic: str) -> tuple[int, int]:
+        """Return the seq and the change up to which everything is out; (0, 0) for a topic without subscribers."""
+        order = self._orders.get(topic)
+        return order.place if order is not None else (0, 0)
+
     def suspect(self, topic: str | None = None) -> None:
         """Compare a topic's heads with the database soon, or those of all topics."""
         self._suspects.update(self._orders if topic is None else {topic} & self._orders.keys())

@@ -1,0 +1,11 @@
+"""What a node counts of the other nodes."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+TOPICS = Gauge("whispr_peers_topics", "Topics on which other nodes are heard")
+HEARD = Counter(
+    "whispr_peers_heard_total", "Broadcasts of other nodes heard, by what they were heard for", ["by"]
+)
+MISSED = Counter("whispr_peers_missed_total", "Times that broadcasts of a topic were lost on the way here")
