@@ -279,6 +279,23 @@ class LogSettings(Section):
     level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     """`auto`: console on a terminal, JSON elsewhere."""
+    calls: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The share of calls that went well that is logged, taken at random; those that failed all are."""
+
+
+class TracingSettings(Section):
+    """Traces, exported by OTLP over HTTP. Off without an endpoint."""
+
+    endpoint: str = ""
+    """The collector's base URL, such as `http://localhost:4318`."""
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The share that is recorded of the traces that begin here; others are as their beginner decided."""
+
+    @model_validator(mode="after")
+    def _url(self) -> TracingSettings:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError("endpoint must begin with http:// or https://")
+        return self
 
 
 class Limits(Section):
@@ -434,11 +451,12 @@ class Settings(BaseSettings):
     nats: BackendSettings = BackendSettings()
     events: EventSettings = EventSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     limits: Limits = Limits()
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
         "gateway", "websocket", "auth", "user", "messaging", "chat", "stream", "media", "notification",
-        "postgres", "redis", "nats", "events", "log", "limits",
+        "postgres", "redis", "nats", "events", "log", "tracing", "limits",
     )  # fmt: skip
 
     @classmethod

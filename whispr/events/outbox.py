@@ -13,9 +13,7 @@ import msgspec
 from whispr.adapters.postgres import Transaction
 from whispr.events.envelope import Event
 from whispr.rpc.call import current_call
-
-TRACEPARENT = "traceparent"
-"""Name of the metadata that carries a call's trace (W3C Trace Context)."""
+from whispr.telemetry.tracing import TRACEPARENT, current_traceparent
 
 handling: ContextVar[Event] = ContextVar("whispr_event")
 """The event this task is handling, if it is a consumer's."""
@@ -87,7 +85,10 @@ async def once(tx: Transaction, consumer: str, event_id: str) -> bool:
 
 
 def current_trace() -> str | None:
-    """Return the trace of what this task is doing: an event being handled, else a call."""
+    """Return the trace of what this task is doing: of its span, else of the event being handled, or the call."""
+    traceparent = current_traceparent()
+    if traceparent:
+        return traceparent
     event = handling.get(None)
     if event is not None:
         return event.trace or None
