@@ -230,7 +230,7 @@ async def test_request_paths_use_indexes(db: Postgres, size: int) -> None:
         (expiry, "_DUE", ()),
         (attachments, "_PENDING", ()),
         (search, "_CANDIDATES", (one, None, ["x"], None, None, 51)),
-        (search_index, "_NEXT", (groups[0], 0, 500)),
+        (search_index, "_NEXT", (groups[:3], [0, 0, 0], 500)),
         (sync, "_WHICH", (one, now, one, 51)),
         (sync, "_LEFT", (one, now)),
         (sync, "_MESSAGES", (one, groups[:3], now)),

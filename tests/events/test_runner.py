@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -195,6 +195,57 @@ async def test_a_handler_past_its_deadline_has_failed(autojump_clock: trio.testi
         await trio.sleep(30)
     assert [round(each, 6) for each in cancelled] == [3, 3]
     assert ledger.buried == {"id-1": "not handled within 3 s"}
+
+
+async def test_what_waits_is_handled_together_in_order(autojump_clock: trio.testing.MockClock) -> None:
+    """A consumer of many gets what has gathered, about each thing in order, and all of it is then done."""
+    stream, batches, ledger = MemoryStream(), list[list[tuple[str, int]]](), MemoryLedger()
+
+    async def handle(event: Event) -> None:
+        batches.append([(event.subject, event.data["n"])])
+
+    async def handle_many(events: Sequence[Event]) -> None:
+        await trio.lowlevel.checkpoint()
+        batches.append([(event.subject, event.data["n"]) for event in events])
+
+    async with running(stream, handle, ledger, handle_many=handle_many, gather_s=1.0):
+        for n in range(10):
+            stream.put("ab"[n % 2], n)
+            await trio.sleep(0.25)
+        await trio.sleep(3)
+    assert max(len(batch) for batch in batches) == 4
+    assert len(batches) <= 4
+    for about, wanted in (("a", [0, 2, 4, 6, 8]), ("b", [1, 3, 5, 7, 9])):
+        assert [n for batch in batches for subject, n in batch if subject == about] == wanted
+    assert ledger.kept is not None
+    assert ledger.kept.position.floor == 10
+
+
+async def test_when_many_fail_each_has_attempts_of_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    """One event that cannot be handled becomes a dead letter alone; those beside it are handled, in order."""
+    stream, handled, ledger = MemoryStream(), list[int](), MemoryLedger()
+
+    async def handle(event: Event) -> None:
+        await trio.lowlevel.checkpoint()
+        if event.data["n"] == 3:
+            raise ValueError("three")
+        handled.append(event.data["n"])
+
+    async def handle_many(events: Sequence[Event]) -> None:
+        await trio.lowlevel.checkpoint()
+        if any(event.data["n"] == 3 for event in events):
+            raise ValueError("three among them")
+        handled.extend(event.data["n"] for event in events)
+
+    for n in range(6):
+        stream.put("a", n)
+    options: dict[str, Any] = {"handle_many": handle_many, "gather_s": 0.1, "attempts_max": 2}
+    async with running(stream, handle, ledger, **options):
+        await trio.sleep(30)
+    assert handled == [0, 1, 2, 4, 5]
+    assert ledger.buried == {"id-4": "ValueError('three')"}
+    assert ledger.kept is not None
+    assert ledger.kept.position.floor == 6
 
 
 async def test_what_is_no_envelope_becomes_a_dead_letter_at_once(

@@ -21,10 +21,40 @@ def test_one_of_a_key_runs_at_a_time_and_others_beside_it() -> None:
     a1, a2, b1 = work("a", 1), work("a", 2), work("b", 1)
     for each in (a1, a2, b1):
         schedule.add(each)
-    assert [schedule.take(0), schedule.take(0), schedule.take(0)] == [a1, b1, None]
-    schedule.done(a1)
-    assert schedule.take(0) is a2
+    assert [schedule.take(0), schedule.take(0), schedule.take(0)] == [[a1], [b1], []]
+    schedule.done([a1])
+    assert schedule.take(0) == [a2]
     assert len(schedule) == 2
+
+
+def test_what_runs_together_is_taken_in_the_order_of_each_key() -> None:
+    """Many are taken at once, up to a number; what is left of a key waits until they are done."""
+    schedule = Schedule()
+    a1, a2, a3, b1, b2 = work("a", 1), work("a", 2), work("a", 3), work("b", 1), work("b", 2)
+    for each in (a1, b1, a2, b2, a3):
+        schedule.add(each)
+    assert schedule.take(0, 4) == [a1, a2, a3, b1]
+    assert schedule.take(0, 4) == []
+    schedule.done([a1, a2, a3, b1])
+    assert schedule.take(0, 4) == [b2]
+
+
+def test_what_is_to_run_alone_runs_alone_and_in_its_place() -> None:
+    """What failed together is taken one by one, in order; so is what failed by itself."""
+    schedule = Schedule()
+    a1, a2, a3, b1 = work("a", 1), work("a", 2), work("a", 3), work("b", 1)
+    for each in (a1, a2, b1):
+        schedule.add(each)
+    assert schedule.take(0, 2) == [a1, a2]
+    schedule.apart([a1, a2])
+    schedule.add(a3)
+    assert [schedule.take(0, 9), schedule.take(0, 9), schedule.take(0, 9)] == [[b1], [a1], []]
+    schedule.again(a1, 5)
+    assert schedule.take(5, 9) == [a1]
+    schedule.done([a1])
+    assert schedule.take(5, 9) == [a2]
+    schedule.done([a2])
+    assert schedule.take(5, 9) == [a3]
 
 
 def test_a_key_waits_with_its_failed_head_and_others_go_on() -> None:
@@ -33,15 +63,15 @@ def test_a_key_waits_with_its_failed_head_and_others_go_on() -> None:
     a1, a2, b1 = work("a", 1), work("a", 2), work("b", 1)
     for each in (a1, a2):
         schedule.add(each)
-    assert schedule.take(0) is a1
+    assert schedule.take(0) == [a1]
     schedule.again(a1, 10)
     schedule.add(b1)
     assert schedule.next_due == 10
-    assert [schedule.take(9), schedule.take(9)] == [b1, None]
-    assert schedule.take(10) is a1
+    assert [schedule.take(9), schedule.take(9)] == [[b1], []]
+    assert schedule.take(10) == [a1]
     assert schedule.next_due == float("inf")
-    schedule.done(a1)
-    assert schedule.take(10) is a2
+    schedule.done([a1])
+    assert schedule.take(10) == [a2]
 
 
 def test_failed_attempts_are_known_by_stream() -> None:
@@ -54,7 +84,7 @@ def test_failed_attempts_are_known_by_stream() -> None:
 
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["add", "take", "done", "again"]), st.integers(0, 5)), max_size=60
+    st.tuples(st.sampled_from(["add", "take", "done", "fail"]), st.integers(0, 5)), max_size=60
 )
 
 
@@ -64,7 +94,7 @@ def test_any_interleaving_keeps_order_per_key_and_loses_nothing(actions: list[tu
     expected: dict[str, list[int]] = defaultdict(list)
     ended: dict[str, list[int]] = defaultdict(list)
     schedule, now = Schedule(), 0.0
-    running: list[Work] = []
+    running: list[list[Work]] = []
 
     def act(action: str, choice: int) -> None:
         nonlocal now
@@ -74,15 +104,20 @@ def test_any_interleaving_keeps_order_per_key_and_loses_nothing(actions: list[tu
             schedule.add(work(key, expected[key][-1]))
         elif action == "take":
             now = now if schedule.next_due == float("inf") else max(now, schedule.next_due)
-            if (taken := schedule.take(now)) is not None:
-                assert taken.key not in {one.key for one in running}
+            if taken := schedule.take(now, 1 + choice):
+                assert not {one.key for one in taken} & {one.key for works in running for one in works}
                 running.append(taken)
         elif running and action == "done":
-            one = running.pop(choice % len(running))
-            ended[one.key].append(one.seq)
-            schedule.done(one)
+            works = running.pop(choice % len(running))
+            for one in works:
+                ended[one.key].append(one.seq)
+            schedule.done(works)
         elif running:
-            schedule.again(running.pop(choice % len(running)), now + choice)
+            works = running.pop(choice % len(running))
+            if len(works) > 1:
+                schedule.apart(works)
+            else:
+                schedule.again(works[0], now + choice)
 
     for action in actions:
         act(*action)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from whispr.adapters.postgres import Transaction
@@ -22,6 +22,9 @@ class Consumer:
     raises or its deadline passes, it is tried again with growing pauses while later events about the same thing
     wait. After `attempts_max` attempts the event becomes a dead letter, for an operator to replay or drop. A
     handler must bear being run again for an event it has handled: `once` sees to that.
+
+    `handle_many`, if there is one, gets what is waiting together, and then all of it is done or nothing: when it
+    fails, the events are handled one by one, by which the one at fault is found.
     """
 
     name: str
@@ -36,7 +39,11 @@ class Consumer:
     """Before the second attempt; twice as long before each further one, less up to half of it at random."""
     retry_max_s: float = 60.0
     concurrency: int = 8
-    """Events handled at once in the process that runs it; never two about the same thing."""
+    """Handlers at work at once in the process that runs it; never two about the same thing."""
+    handle_many: Callable[[Sequence[Event]], Awaitable[None]] | None = None
+    """Handles several events, those about one thing in their order. What it emits carries no trace."""
+    gather_s: float = 0.0
+    """Pause after a handler was started, in which events gather that will be handled together."""
     reset: Callable[[Transaction], Awaitable[None]] | None = None
     """Empties what it derived, in the transaction that moves it back to the start of its streams for a replay."""
     from_start: bool = True
@@ -50,5 +57,6 @@ class Consumer:
         assert self.attempts_max > 0
         assert self.concurrency > 0
         assert 0 < self.retry_min_s <= self.retry_max_s
+        assert self.gather_s == 0 or self.handle_many is not None, "what gathers is to be handled together"
         for subject in self.subjects:
             stream_of(subject)

@@ -6,10 +6,11 @@ that one backup holds both and a failover resumes exactly there. An event goes
 
     reader → window (at most WINDOW_LEN) → schedule → its own task and scope → position
 
-The schedule lets one event per key run at a time. One that failed waits for its next attempt with its key behind
-it; other keys go on, until the window is full of what waits. An event is *done* when its handler has returned, or
-when it has become a dead letter. Positions are written a moment after events are done: who takes over handles
-again what was done in that moment, which `once` makes harmless.
+The schedule lets one event per key run at a time; a consumer that handles many at once gets up to TOGETHER_MAX of
+what waits in one task instead, and only when that fails each event by itself. One that failed waits for its next
+attempt with its key behind it; other keys go on, until the window is full of what waits. An event is *done* when its
+handler has returned, or when it has become a dead letter. Positions are written a moment after events are done: who
+takes over handles again what was done in that moment, which `once` makes harmless.
 
 Everything runs in one cancel scope whose deadline is the end of the lease. Whoever cannot renew it stops by that
 time, before somebody else can have it; should a handler's commit be under way even then, it and the new
@@ -19,7 +20,7 @@ holder's meet in the row of `once`, and one of them is a repeat.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -39,8 +40,12 @@ from whispr.events.streams import Streams
 
 WINDOW_LEN = 1024
 """Events read and not done, at most."""
-KEEP_S = 0.1
+TOGETHER_MAX = 128
+"""Events handled together: their share of the loop is then a millisecond or two at a stretch."""
+KEEP_S = 0.5
 """How long what is done is gathered before the position is written."""
+LIGHT = 32
+"""To handle an event among others takes a fraction of what it takes by itself."""
 READ_RETRY_MIN_S, READ_RETRY_MAX_S = 0.1, 2.0
 BURY_S = 2.0
 """How long PostgreSQL may take to keep a dead letter; then the event is tried once more instead."""
@@ -110,7 +115,7 @@ class Runner:
             if letter.id not in self._letters and len(self._schedule) < 2 * WINDOW_LEN:
                 self._letters.add(letter.id)
                 work = _work(letter.event_id, letter.stream_subject, letter.payload)
-                work.letter = letter.id
+                work.letter, work.alone = letter.id, True
                 self._schedule.add(work)
         self._tell()
 
@@ -177,58 +182,83 @@ class Runner:
         work = _work(event_id, stored.subject, stored.payload)
         work.seq, work.position = stored.seq, position
         work.attempts = self._attempts.get(stream, {}).pop(stored.seq, 0)
+        work.alone = work.alone or work.attempts > 0
         self._schedule.add(work)
         self._tell()
 
     # Handling
 
     async def _dispatch(self, nursery: trio.Nursery) -> None:
-        """Start a task for each event that may run, as many at once as the consumer allows."""
+        """Start a task for each event that may run, or for many, as many tasks at once as the consumer allows."""
         while True:
-            work = self._next()
-            if work is None:
+            works = self._next()
+            if not works:
                 with trio.move_on_at(self._schedule.next_due):
                     await self._changed.wait()
                 continue
             self._running += 1
-            nursery.start_soon(self._run_one, work)
-            await self._pace.did(1)
+            nursery.start_soon(self._run, works)
+            await self._pace.did(1 + (len(works) - 1) / LIGHT)
+            if len(self._schedule) < TOGETHER_MAX:
+                await trio.sleep(self.consumer.gather_s)
 
-    def _next(self) -> Work | None:
+    def _next(self) -> list[Work]:
         if self._draining or self._running >= self.consumer.concurrency:
-            return None
-        return self._schedule.take(trio.current_time())
+            return []
+        together = TOGETHER_MAX if self.consumer.handle_many is not None else 1
+        return self._schedule.take(trio.current_time(), together)
 
-    async def _run_one(self, work: Work) -> None:
-        """Handle an event; then it is done, waits to be tried again, or is a dead letter."""
+    async def _run(self, works: Sequence[Work]) -> None:
+        """Handle what was taken; then it is done, waits to be tried again, or is a dead letter."""
         try:
-            error = await self._attempt(work)
-            if error is None:
-                await self._finished(work)
+            if len(works) > 1:
+                await self._run_many(works)
             else:
-                await self._failed(work, error)
+                await self._run_one(works[0])
         finally:
             self._running -= 1
             self._tell()
 
-    async def _attempt(self, work: Work) -> str | None:
+    async def _run_many(self, works: Sequence[Work]) -> None:
+        """Handle events together; when that fails, let each have its own attempt."""
+        handle, events = self.consumer.handle_many, [work.event for work in works if work.event is not None]
+        assert handle is not None
+        assert len(events) == len(works), "what is no envelope runs alone"
+        error = await self._attempt(lambda: handle(events))
+        if error is None:
+            metrics.HANDLED.labels(self.consumer.name, "ok").inc(len(works))
+            self._close(works)
+        else:
+            log.info("handled_one_by_one", consumer=self.consumer.name, count=len(works), error=error)
+            self._schedule.apart(works)
+
+    async def _run_one(self, work: Work) -> None:
+        event = work.event
+        if event is None:
+            await self._failed(work, "not an event's envelope")
+            return
+        handling.set(event)
+        with structlog.contextvars.bound_contextvars(event_id=work.event_id, trace=event.trace):
+            error = await self._attempt(lambda: self.consumer.handle(event))
+        if error is None:
+            await self._finished(work)
+        else:
+            await self._failed(work, error)
+
+    async def _attempt(self, handle: Callable[[], Awaitable[None]]) -> str | None:
         """Run the handler in a scope of its own; return why it failed, or None."""
-        if work.event is None:
-            return "not an event's envelope"
         consumer = self.consumer
-        handling.set(work.event)
         error: str | None = None
         with (
-            structlog.contextvars.bound_contextvars(event_id=work.event_id, trace=work.event.trace),
             metrics.DURATION.labels(consumer.name).time(),
             trio.move_on_after(consumer.deadline_s) as scope,
         ):
             try:
-                await consumer.handle(work.event)
+                await handle()
             except WhisprError as failure:
                 error = str(failure)
             except Exception as failure:
-                log.exception("handler_failed", consumer=consumer.name, attempt=work.attempts + 1)
+                log.exception("handler_failed", consumer=consumer.name)
                 error = repr(failure)
         if scope.cancelled_caught:
             return f"not handled within {consumer.deadline_s:g} s"
@@ -239,7 +269,7 @@ class Runner:
         if work.letter is not None and not await self._attempted(self._ledger.revived(work.letter)):
             self._schedule.again(work, trio.current_time() + self.consumer.retry_min_s)
             return
-        self._close(work)
+        self._close([work])
 
     async def _failed(self, work: Work, error: str) -> None:
         """Try again later, or give up."""
@@ -266,7 +296,7 @@ class Runner:
             return
         metrics.HANDLED.labels(consumer.name, "dead").inc()
         log.error("event_dead", consumer=consumer.name, event_id=work.event_id, error=error)
-        self._close(work)
+        self._close([work])
 
     async def _attempted(self, writing: Awaitable[object]) -> bool:
         """Write something, if PostgreSQL is there."""
@@ -279,14 +309,15 @@ class Runner:
             return True
         return False
 
-    def _close(self, work: Work) -> None:
-        """Be done with an event."""
-        self._schedule.done(work)
-        if work.letter is not None:
-            self._letters.discard(work.letter)
-        if work.position is not None:
-            work.position.finish(work.seq)
-            self._dirty.set()
+    def _close(self, works: Sequence[Work]) -> None:
+        """Be done with events."""
+        self._schedule.done(works)
+        for work in works:
+            if work.letter is not None:
+                self._letters.discard(work.letter)
+            if work.position is not None:
+                work.position.finish(work.seq)
+                self._dirty.set()
 
     # Keeping
 
@@ -326,5 +357,5 @@ def _work(event_id: str, subject: str, payload: bytes) -> Work:
     try:
         event = decode(payload)
     except msgspec.MsgspecError:
-        return Work(f"\0{event_id}", None, event_id, subject, payload)
+        return Work(f"\0{event_id}", None, event_id, subject, payload, alone=True)
     return Work(event.subject, event, event.id, subject, payload)

@@ -1,13 +1,14 @@
 """Which event may be handled next: one at a time per key, in order; any number of keys side by side. Pure.
 
-A key is what its events are about. The first event of a key is its *head*; only a head may run. A head that failed
-waits for its time with the rest of its key behind it, and other keys go on.
+A key is what its events are about. The first event of a key is its *head*; only a head may run, or with it those
+behind it together. A head that failed waits for its time with the rest of its key behind it, and other keys go on.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ class Work:
     """Where it is to be marked as done; None for a dead letter that is tried again."""
     letter: int | None = None
     """The dead letter it was."""
+    alone: bool = False
+    """Whether it is to run by itself, so that what fails is known."""
 
 
 class Schedule:
@@ -63,26 +66,45 @@ class Schedule:
         else:
             queue.append(work)
 
-    def take(self, now: float) -> Work | None:
-        """Return the next head that may run, or None; it is running from then on."""
+    def take(self, now: float, len_max: int = 1) -> list[Work]:
+        """Return what may run together, in the order of each key; empty for nothing. It is running from then on."""
         while self._later and self._later[0][0] <= now:
             self._ready.append(heapq.heappop(self._later)[2])
-        return self._queues[self._ready.popleft()][0] if self._ready else None
+        taken: list[Work] = []
+        while self._ready and len(taken) < len_max:
+            queue = self._queues[self._ready[0]]
+            if queue[0].alone:
+                return taken or [self._queues[self._ready.popleft()][0]]
+            self._ready.popleft()
+            for work in queue:
+                if work.alone or len(taken) == len_max:
+                    break
+                taken.append(work)
+        return taken
 
-    def done(self, work: Work) -> None:
-        """End running work for good; the next of its key may run."""
-        queue = self._queues[work.key]
-        assert queue[0] is work
-        queue.popleft()
-        self._len -= 1
-        if queue:
-            self._ready.append(work.key)
-        else:
-            del self._queues[work.key]
+    def done(self, works: Sequence[Work]) -> None:
+        """End what ran together for good; the next of its keys may run."""
+        for work in works:
+            queue = self._queues[work.key]
+            assert queue[0] is work
+            queue.popleft()
+        self._len -= len(works)
+        for key in dict.fromkeys(work.key for work in works):
+            if self._queues[key]:
+                self._ready.append(key)
+            else:
+                del self._queues[key]
+
+    def apart(self, works: Sequence[Work]) -> None:
+        """Let what ran together run again, each by itself."""
+        for work in works:
+            work.alone = True
+        self._ready.extend(dict.fromkeys(work.key for work in works))
 
     def again(self, work: Work, at: float) -> None:
         """Let running work run again at a time; its key waits."""
         assert self._queues[work.key][0] is work
+        work.alone = True
         self._pushed += 1
         heapq.heappush(self._later, (at, self._pushed, work.key))
 

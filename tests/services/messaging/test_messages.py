@@ -308,7 +308,7 @@ async def test_search_finds_what_may_be_read(services: World) -> None:
     await send(services, other, three, "a fox of others")
     index = services.conversations.search_index
     for each in (group, other):
-        await index.catch_up(each)
+        await index.catch_up((each,))
 
     async def find(query: str, by: str = two, **fields: Any) -> list[int]:
         request = pb.SearchMessagesRequest(query=query, **fields)
@@ -347,7 +347,7 @@ async def test_search_pages_and_highlights(services: World) -> None:
         sent = await send(services, groups[n % 2][0], one, f"message {n} <b>needle</b> in hay")
         expected.append(sent.id)
     for group, _ in groups:
-        await services.conversations.search_index.catch_up(group)
+        await services.conversations.search_index.catch_up((group,))
     found, token = [], ""
     while True:
         request = pb.SearchMessagesRequest(query="needle", page_size=5, page_token=token)

@@ -9,6 +9,7 @@ when somebody asks, for conversations that are a few messages behind.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -22,13 +23,20 @@ from whispr.events import Consumer, Event
 
 KNOWN_MAX = 50_000
 """Conversations whose mark is remembered, so that events of counted messages cost nothing."""
+GATHER_S = 0.5
+"""Events are counted together, at most twice a second."""
 SWEEP_S = 3600.0
 SWEEP_LEN = 200
 SWEEP_PAUSE_S = 0.05
 BEHIND_MAX = 500
 """Uncounted messages of one conversation that an answer still looks at."""
 
-_COUNT = "SELECT conversations.count_sent($1)"
+# What a crash forgets is counted again.
+_COUNT = """
+    SELECT k.conversation_id, k.seq
+    FROM (SELECT set_config('synchronous_commit', 'off', true)) AS lightly,
+        conversations.count_sent($1::uuid[]) AS k
+"""
 _UNCOUNTED = """
     SELECT c.id FROM conversations.conversations c
     LEFT JOIN conversations.counted k ON k.conversation_id = c.id
@@ -87,23 +95,41 @@ class Activity:
             "chat-activity",
             ("chat.events.message_sent", "messaging.events.message_sent"),
             self.message_sent,
+            handle_many=self.messages_sent,
+            gather_s=GATHER_S,
             reset=self.reset,
         )
 
     async def message_sent(self, event: Event) -> None:
         """Count up to a message, and what else is there to count."""
-        sent = msgspec.convert(event.data, _Sent)
-        done = self._known.get(sent.conversation_id, -1)
-        if done >= sent.seq:
-            await trio.lowlevel.checkpoint()
-            return
-        while done < sent.seq:
-            before, done = done, await self._db.fetchval(_COUNT, sent.conversation_id)
-            if done <= before:
-                break
-        self._known[sent.conversation_id] = done
-        self._known.move_to_end(sent.conversation_id)
-        if len(self._known) > KNOWN_MAX:
+        await self.messages_sent((event,))
+
+    async def messages_sent(self, events: Sequence[Event]) -> None:
+        """Count up to the last of these messages of each conversation, and what else is there to count."""
+        wanted: dict[str, int] = {}
+        for event in events:
+            sent = msgspec.convert(event.data, _Sent)
+            if sent.seq > self._known.get(sent.conversation_id, -1):
+                wanted[sent.conversation_id] = sent.seq
+        await trio.lowlevel.checkpoint()
+        while wanted:
+            done = await self._count(list(wanted))
+            # What does not get on is a conversation that is gone, or whose messages are fewer than was told.
+            wanted = {
+                each: seq for each, seq in wanted.items() if self._known.get(each, -1) < done[each] < seq
+            }
+            self._remember(done)
+
+    async def _count(self, conversation_ids: Sequence[str]) -> dict[str, int]:
+        """Count in these conversations; return how far each has been counted."""
+        rows = await self._db.fetch(_COUNT, conversation_ids)
+        return {str(row["conversation_id"]): row["seq"] for row in rows}
+
+    def _remember(self, done: Mapping[str, int]) -> None:
+        for conversation_id, seq in done.items():
+            self._known[conversation_id] = seq
+            self._known.move_to_end(conversation_id)
+        while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
 
     async def reset(self, tx: Transaction) -> None:
@@ -134,9 +160,9 @@ class Activity:
         """Count every conversation that is behind, gently; return how many were."""
         last, found = _FIRST, 0
         while rows := await self._db.fetch(_UNCOUNTED, last, SWEEP_LEN):
-            for row in rows:
-                last = str(row["id"])
-                await self._db.fetchval(_COUNT, last)
+            behind = [str(row["id"]) for row in rows]
+            await self._count(behind)
+            last = behind[-1]
             found += len(rows)
             await trio.sleep(SWEEP_PAUSE_S)
         return found
