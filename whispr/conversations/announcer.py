@@ -17,6 +17,7 @@ from whispr.conversations.changes import Change
 from whispr.conversations.domain import Conversation, Kind, Member, Message
 from whispr.conversations.permissions import Permissions
 from whispr.conversations.previews import Previews
+from whispr.conversations.previews import Relay as PreviewRelay
 from whispr.conversations.store import Store, Watermark
 from whispr.conversations.topics import is_conversation, topic_of, user_topic
 from whispr.conversations.wire import conversation_json, encoded
@@ -47,20 +48,25 @@ class Announcer:
             topic = topic_of(message.kind, message.conversation_id)
             body = encoded(message)
             self._hub.broadcast(topic, "new_message", body, seq=message.seq)
-            self._previews.add(topic, message.conversation_id, body)
+            self._previews.add(topic, message.conversation_id, bytes(body))
+
+    def relay_previews(self, relay: PreviewRelay) -> None:
+        """Have previews of this node's messages passed on to other nodes."""
+        self._previews.relay = relay
+
+    def preview(self, topic: str, conversation_id: str, bodies: Iterable[bytes]) -> None:
+        """Preview messages of another node to the members here."""
+        for body in bodies:
+            self._previews.add(topic, conversation_id, body, foreign=True)
 
     def heard(self, broadcast: Broadcast) -> None:
-        """Take note of what another node broadcast; the hub here has delivered it already."""
-        if not is_conversation(broadcast.topic):
+        """Take note of what another node broadcast; where somebody has joined, the hub has delivered it already."""
+        if not changes_membership(broadcast):
             return
-        conversation_id = broadcast.topic.partition(":")[2]
-        if broadcast.event == "new_message":
-            self._previews.add(broadcast.topic, conversation_id, msgspec.Raw(broadcast.payload))
-        elif broadcast.event in MEMBERSHIP_EVENTS:
-            user_id = msgspec.json.decode(broadcast.payload, type=_UserRef).user_id
-            self.membership_changed(conversation_id, [user_id])
-            if broadcast.event in LEAVING_EVENTS:
-                self._hub.kick(broadcast.topic, user_id)
+        user_id = msgspec.json.decode(broadcast.payload, type=_UserRef).user_id
+        self.membership_changed(broadcast.topic.partition(":")[2], [user_id])
+        if broadcast.event in LEAVING_EVENTS:
+            self._hub.kick(broadcast.topic, user_id)
 
     def changed(self, change: Change, **more: object) -> None:
         """Broadcast a change to those who have joined, with `more` that is not in the log."""
@@ -156,3 +162,8 @@ MEMBERSHIP_EVENTS = frozenset(
 )
 """Broadcasts that change who is a member; their payloads name them by `user_id`."""
 LEAVING_EVENTS = frozenset({"member_removed", "user_left", "user_kicked", "user_banned"})
+
+
+def changes_membership(broadcast: Broadcast) -> bool:
+    """Tell whether every node is to take note of a broadcast, for what it remembers of the conversation."""
+    return broadcast.event in MEMBERSHIP_EVENTS and is_conversation(broadcast.topic)

@@ -35,9 +35,10 @@ class Conversations:
     """Log, reads, membership, permissions and broadcasts of one process.
 
     `permissions` asks the user service; tell of what changed between people with `people_changed`. Call `heard` for
-    every broadcast of another node, after the hub has delivered it. `media` is the media service's stub, called
-    with the metadata that `metadata` makes on behalf of a person. `search_language` is a text search configuration
-    of PostgreSQL. `keep_messages` keeps what deleted accounts have sent. `on_status` is told of statuses chosen.
+    what another node broadcast, after the hub has delivered it; `whispr.peers` takes previews there and back. `media`
+    is the media service's stub, called with the metadata that `metadata` makes on behalf of a person.
+    `search_language` is a text search configuration of PostgreSQL. `keep_messages` keeps what deleted accounts have
+    sent. `on_status` is told of statuses chosen.
     """
 
     def __init__(

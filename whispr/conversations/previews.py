@@ -1,16 +1,15 @@
 """Previews: new messages told on `user:<id>` to members who are connected without having joined the topic.
 
 They need the list of members, so they are made beside the path of the message, in one task, and a burst of one
-conversation is previewed by its last messages alone. They are not relayed: each node makes them for its own
-sockets, from the messages it hears.
+conversation is previewed by its last messages alone. Other nodes do not hear the messages of topics that nobody has
+joined there, so the node of the message sends them to the members' own topics, by `relay`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Sequence
 
-import msgspec
 import structlog
 import trio
 
@@ -24,6 +23,9 @@ PREVIEWS_PER_CONVERSATION = 32
 ROSTERS_MAX = 10_000
 """Conversations whose members are remembered for previews."""
 
+Relay = Callable[[str, str, Sequence[bytes], Sequence[str]], None]
+"""Is given a conversation's topic, its id, previews, and its members: those of them elsewhere get the previews."""
+
 _log = structlog.get_logger("whispr.conversations")
 
 
@@ -33,16 +35,19 @@ class Previews:
     def __init__(self, hub: Hub, store: Store) -> None:
         self._hub = hub
         self._store = store
-        self._waiting: dict[str, tuple[str, deque[msgspec.Raw]]] = {}
+        self.relay: Relay | None = None
+        self._waiting: dict[tuple[str, bool], tuple[str, deque[bytes]]] = {}
+        """Conversation, and whether its messages are of another node → topic and messages."""
         self._some = trio.Event()
         self._rosters: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._roster_changes = 0
 
-    def add(self, topic: str, conversation_id: str, body: msgspec.Raw) -> None:
-        """Preview a message of the conversation that has this topic, soon."""
-        waiting = self._waiting.get(conversation_id)
+    def add(self, topic: str, conversation_id: str, body: bytes, *, foreign: bool = False) -> None:
+        """Preview a message of the conversation that has this topic, soon; here alone when it is `foreign`."""
+        waiting = self._waiting.get((conversation_id, foreign))
         if waiting is None:
-            waiting = self._waiting[conversation_id] = (topic, deque(maxlen=PREVIEWS_PER_CONVERSATION))
+            waiting = (topic, deque(maxlen=PREVIEWS_PER_CONVERSATION))
+            self._waiting[conversation_id, foreign] = waiting
             self._some.set()
         waiting[1].append(body)
 
@@ -57,7 +62,7 @@ class Previews:
             await self._some.wait()
             self._some = trio.Event()
             waiting, self._waiting = self._waiting, {}
-            for conversation_id, (topic, bodies) in waiting.items():
+            for (conversation_id, foreign), (topic, bodies) in waiting.items():
                 try:
                     members = await self._roster(conversation_id)
                 except WhisprError as error:
@@ -65,8 +70,10 @@ class Previews:
                     _log.warning("previews_left_out", conversation_id=conversation_id, error=str(error))
                 else:
                     self._send(topic, bodies, members)
+                    if self.relay is not None and not foreign:
+                        self.relay(topic, conversation_id, list(bodies), members)
 
-    def _send(self, joined: str, bodies: Iterable[msgspec.Raw], members: Iterable[str]) -> None:
+    def _send(self, joined: str, bodies: Collection[bytes], members: Sequence[str]) -> None:
         for user_id in members:
             own = user_topic(user_id)
             wanted = (
@@ -75,7 +82,7 @@ class Previews:
             if not any(wanted):
                 continue
             for body in bodies:
-                self._hub.deliver(Broadcast(own, "new_message", bytes(body), unless_joined=joined))
+                self._hub.deliver(Broadcast(own, "new_message", body, unless_joined=joined))
 
     async def _roster(self, conversation_id: str) -> tuple[str, ...]:
         """Return the ids of the members, remembered until membership changes."""

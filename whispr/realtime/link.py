@@ -326,6 +326,7 @@ class Link:
                 await replaced.finished()
         try:
             with trio.fail_after(self.hub.limits.push_s):
+                await self.hub.in_force(self.topic)
                 self.channel = self._factory(self)
                 result = await self.channel.join(message.payload)
             self._has_left = False

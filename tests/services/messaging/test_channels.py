@@ -398,7 +398,7 @@ async def test_what_other_nodes_broadcast_is_noted(services: World) -> None:
     topic = f"conversation:{group}"
     async with services.server.connect(two) as phoenix, joined(services, topic, two) as (theirs,):
         own = await phoenix.join(f"user:{two}")
-        services.conversations.heard(Broadcast(topic, "new_message", b'{"text":"from afar"}', seq=1))
+        services.conversations.announcer.preview(topic, group, [b'{"text":"from afar"}'])
         assert (await expect(own, "new_message"))["text"] == "from afar"
         services.conversations.heard(Broadcast(topic, "typing_indicator", b"{}"))
         services.conversations.heard(Broadcast(f"user:{two}", "new_message", b"{}"))

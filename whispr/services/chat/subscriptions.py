@@ -190,6 +190,7 @@ class Subscriptions:
         stop = self._hub.listen(topic, reader.hear)
         self._readers.add(reader)
         try:
+            await self._hub.in_force(topic)
             now_at = await last_seq()
             reader.floor = now_at if since_seq is None else since_seq
             yield RoomEvent("subscribed", 0, datetime.now(UTC), msgspec.json.encode({"seq": reader.floor}))
