@@ -73,7 +73,7 @@ class Visibility:
         self._changed: dict[tuple[str, str], None] = {}
         self._everything = False
         self._stirred = trio.Event()
-        hub.presence_watcher = self._told
+        hub.presence.watcher = self._told
 
     async def follow(self, link: Link) -> None:
         """Have a link of `user:<id>` follow the user's contacts, from a first `presence_state` on."""

@@ -59,6 +59,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from whispr.errors import Code, WhisprError, invalid
+from whispr.realtime.renewal import RENEWALS, token_in
 
 if TYPE_CHECKING:
     from whispr.realtime.link import Link
@@ -166,9 +167,17 @@ class Channel:
         return NotImplemented
 
     async def handle(self, event: str, payload: object) -> object:
-        """Handle a push. Raises WhisprError to reply with an error."""
-        del payload
+        """Handle a push. Raises WhisprError to reply with an error.
+
+        Call it for events that are not the channel's own: it takes new access tokens (`whispr.realtime.renewal`).
+        """
+        if event in RENEWALS:
+            return await self.link.socket.renew(token_in(event, payload))
         raise invalid({"event": f"{self.link.topic.partition(':')[0]} channels have no event {event!r}"})
+
+    def missed_presence(self) -> None:
+        """Make good the `presence_diff`s that a slow client was not sent, now that it has caught up."""
+        self.link.push_presence_state()
 
     async def leave(self, reason: LeaveReason) -> None:
         """Clean up. Runs shielded and bounded by `Limits.leave_s`; called only after `join` succeeded."""

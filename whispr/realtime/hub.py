@@ -170,7 +170,11 @@ class Hub:
 
     def deliver(self, broadcast: Broadcast) -> int:
         """Send what another node broadcast to the subscribers here. Returns how many it was offered to."""
-        if broadcast.topic in self._taps and not broadcast.binary and broadcast.unless_joined != broadcast.topic:
+        if (
+            broadcast.topic in self._taps
+            and not broadcast.binary
+            and broadcast.unless_joined != broadcast.topic
+        ):
             self._tapped(broadcast.topic, broadcast.event, broadcast.payload, broadcast.seq)
         links = self._topics.get(broadcast.topic)
         if not links:

@@ -31,6 +31,8 @@ class Limits:
     """Time all the `leave` callbacks of a closed socket may take."""
     idle_s: float = 60.0
     """Silence of the client after which the socket is closed with 1001 (phoenix.js speaks every 30 s)."""
+    renew_s: float = 60.0
+    """How long before its access token expires a socket is told; of a short token's life, half of what is left."""
     handshake_s: float = 10.0
     """Time from accepting the connection to the end of the upgrade; then the connection is dropped."""
     close_s: float = 2.0
@@ -47,6 +49,8 @@ class Limits:
     """One POST of a long-poll client; a longer one is refused with 413. Each message obeys `frame_bytes`."""
     presence_s: float = 0.05
     """Changes of presence are gathered this long and sent as one diff per topic."""
+    typing_s: float = 0.5
+    """A user's typing indicators on a topic go out at most this often, the latest always. 0 is whenever they come."""
     presence_linger_s: float = 5.0
     """How long somebody whose socket broke stays present, in case they come back. 0 is not at all."""
     presence_people: int = 1000

@@ -23,3 +23,9 @@ POLL_SESSIONS = Gauge(
 )
 POLL_ANSWERS = Counter("whispr_longpoll_answers_total", "Answers to long-poll requests", ["method", "status"])
 POLLS_PASSED = Counter("whispr_longpoll_passed_total", "Long-poll requests that another process answered")
+RENEWALS = Counter("whispr_ws_renewals_total", "Access tokens handed in by sockets that are open")
+SPARED = Counter(
+    "whispr_ws_spared_total",
+    "Frames that slow readers went without, by event and by how: drop, or conflate (a later one took its place)",
+    ["event", "policy"],
+)

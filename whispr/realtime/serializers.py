@@ -21,6 +21,13 @@ from whispr.realtime.protocol import EMPTY, MalformedMessage, Message, Ref
 class Serializer(Protocol):
     """Decodes what a client says, and encodes complete frames for it."""
 
+    @property
+    def plain(self) -> Serializer:
+        """The serializer whose broadcasts these are, before they are `packed`."""
+
+    def packed(self, frame: bytes) -> bytes:
+        """Turn a frame of `plain` into this serializer's."""
+
     def decode(self, data: str | bytes) -> Message:
         """Decode one message. Raises MalformedMessage."""
 
@@ -37,7 +44,20 @@ class Serializer(Protocol):
         """Build `phx_close` or `phx_error`."""
 
 
-class _Version2:
+class _Unpacked:
+    """Frames as they are encoded."""
+
+    @property
+    def plain(self) -> Serializer:
+        """This serializer itself."""
+        return self  # type: ignore[return-value]  # each subclass has the rest
+
+    def packed(self, frame: bytes) -> bytes:
+        """Return the frame as it is."""
+        return frame
+
+
+class _Version2(_Unpacked):
     """Arrays and binary frames."""
 
     decode = staticmethod(protocol.decode)
@@ -60,7 +80,7 @@ class _Object(msgspec.Struct, frozen=True):
 _decode_object = msgspec.json.Decoder(_Object).decode
 
 
-class _Version1:
+class _Version1(_Unpacked):
     """Objects."""
 
     def decode(self, data: str | bytes) -> Message:

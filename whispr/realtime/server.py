@@ -25,13 +25,11 @@ from whispr.realtime.channel import Session
 from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, host_of
 from whispr.realtime.hub import Hub
 from whispr.realtime.serializers import V1, V2, Serializer
+from whispr.realtime.socket import Authenticate
 from whispr.realtime.upgrade import Request, read_request
 from whispr.realtime.websocket import WebSocket
 
 log = structlog.get_logger()
-
-Authenticate = Callable[[str], Awaitable[Session]]
-"""Verifies an access token. Raises WhisprError: UNAUTHENTICATED with its reason, or UNAVAILABLE."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[str, RawHeaders], Awaitable[None]]
@@ -152,7 +150,7 @@ class _Server:
             if guest is None:
                 return
             try:
-                await WebSocket(self._hub, sock, guest.session, guest.serializer).run()
+                await WebSocket(self._hub, sock, guest.session, guest.serializer, self._authenticate).run()
             finally:
                 self._hub.leave_seat(guest.session.user_id)
         except Exception:  # one connection's failure, ours to find in the log, must not end the others

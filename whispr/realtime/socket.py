@@ -15,22 +15,27 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import trio
 
-from whispr.errors import WhisprError, exhausted
+from whispr.errors import WhisprError, denied, exhausted, unavailable
 from whispr.realtime import metrics
 from whispr.realtime.channel import Session, error_response
 from whispr.realtime.frames import CloseCode
 from whispr.realtime.limits import OperationBudget
 from whispr.realtime.link import UNMATCHED, Link
 from whispr.realtime.protocol import EMPTY, MalformedMessage, Message, Ref
-from whispr.realtime.serializers import V2, Serializer
+from whispr.realtime.renewal import RENEWALS, expiring, moment, token_in
+from whispr.realtime.serializers import Serializer
 
 if TYPE_CHECKING:
     from whispr.realtime.hub import Hub
+    from whispr.realtime.transport import Transport
+
+Authenticate = Callable[[str], Awaitable[Session]]
+"""Verifies an access token. Raises WhisprError: UNAUTHENTICATED with its reason, or UNAVAILABLE."""
 
 _ids = itertools.count(1)
 
@@ -39,11 +44,14 @@ class Socket(abc.ABC):
     """One connected client. `run` owns it; everything else is synchronous and may be called until it has ended."""
 
     __slots__ = (
+        "_authenticate",
         "_budget",
         "_closing",
         "_draining",
         "_held_back",
         "_reading",
+        "_renewing",
+        "_warn_at",
         "hub",
         "id",
         "last_seen",
@@ -52,19 +60,28 @@ class Socket(abc.ABC):
         "send",
         "serializer",
         "session",
+        "transport",
     )
 
     nursery: trio.Nursery
     send: Callable[[bytes], None]
     """Send one encoded frame, or drop it when the socket is closing. Set by the transport; it never waits."""
 
-    def __init__(self, hub: Hub, session: Session, serializer: Serializer = V2) -> None:
+    def __init__(
+        self, hub: Hub, session: Session, serializer: Serializer, authenticate: Authenticate | None
+    ) -> None:
+        """`authenticate` verifies the tokens that follow the first; without it none can."""
         self.id = next(_ids)
         self.serializer = serializer
         self.hub = hub
         self.session = session
         self.links: dict[str, Link] = {}
+        self.transport: Transport | None = None
+        """Where the fan-out may send to directly; None for a socket that sends in a way of its own."""
         self.last_seen = hub.now
+        self._authenticate = authenticate
+        self._renewing = False
+        self._warn_at = 0.0  # Unix time, once the sweep has looked at the token
         self._budget = OperationBudget(hub.limits.operations_per_min)
         self._reading = trio.CancelScope()
         self._closing: tuple[int, str] | None = None
@@ -140,10 +157,27 @@ class Socket(abc.ABC):
     def check(self, wall_s: float) -> None:
         """Close an idle socket, and one whose session has expired. Called by the hub every second."""
         expires_at = self.session.expires_at
-        if expires_at is not None and expires_at <= wall_s:
-            self.dismiss("token_expired", {"reason": "token_expired"}, "token_expired")
-        elif self._is_idle():
+        if expires_at is not None and wall_s >= self._warn_at:
+            self._expires(expires_at, wall_s)
+        if self._is_idle():
             self.close(CloseCode.GOING_AWAY, "idle: no word from the client")
+
+    async def renew(self, token: str) -> object:
+        """Go on with a new access token of the same user; returns what the client is told.
+
+        Raises UNAUTHENTICATED and UNAVAILABLE as `authenticate` does, PERMISSION_DENIED for somebody else's token.
+        """
+        if self._authenticate is None:
+            raise unavailable("tokens cannot be renewed here")
+        session = await self._authenticate(token)
+        if session.user_id != self.session.user_id:
+            raise denied("the token is somebody else's")
+        if session.expires_at is None or session.expires_at > (self.session.expires_at or 0.0):
+            self.session = session
+            self._warn_at = 0.0
+            metrics.RENEWALS.inc()
+        expires_at = self.session.expires_at
+        return {"expires_at": None if expires_at is None else moment(expires_at)}
 
     def forget(self, link: Link) -> None:
         """Take an ended link off, unless a newer join of its topic took its place."""
@@ -151,6 +185,17 @@ class Socket(abc.ABC):
             del self.links[link.topic]
 
     # ── reading ──
+
+    def _expires(self, expires_at: float, wall_s: float) -> None:
+        """Warn the client that its token expires soon, and dismiss it when that has happened."""
+        if expires_at <= wall_s:
+            self.dismiss("token_expired", {"reason": "token_expired"}, "token_expired")
+        elif not self._warn_at:
+            self._warn_at = expires_at - min(self.hub.limits.renew_s, (expires_at - wall_s) / 2)
+        else:
+            self._warn_at = expires_at
+            for link in tuple(self.links.values()):
+                link.push("token_expiring", expiring(expires_at, wall_s))
 
     def _is_idle(self) -> bool:
         """Tell whether the client has been silent for too long. One that we do not read cannot be blamed."""
@@ -173,9 +218,7 @@ class Socket(abc.ABC):
         """Answer what concerns the socket itself; return the link that must take the message."""
         topic, event = message.topic, message.event
         if topic == "phoenix":
-            response = EMPTY if event == "heartbeat" else UNMATCHED
-            status = "ok" if event == "heartbeat" else "error"
-            self.reply(None, message.ref, topic, status, response)
+            self._on_phoenix(message)
             return None
         link = self.links.get(topic)
         if event == "phx_leave":
@@ -194,6 +237,27 @@ class Socket(abc.ABC):
             return None  # meant for an earlier join of this topic, which has ended
         metrics.PUSHES.inc()
         return link
+
+    def _on_phoenix(self, message: Message) -> None:
+        """Answer on the protocol's own topic: heartbeats, and new tokens from clients that have no channel."""
+        if message.event == "heartbeat":
+            self.reply(None, message.ref, "phoenix", "ok", EMPTY)
+        elif message.event in RENEWALS and not self._renewing:
+            self._renewing = True
+            self.nursery.start_soon(self._renew, message)
+        else:
+            self.reply(None, message.ref, "phoenix", "error", UNMATCHED)
+
+    async def _renew(self, message: Message) -> None:
+        try:
+            with trio.fail_after(self.hub.limits.push_s):
+                response = await self.renew(token_in(message.event, message.payload))
+            self.reply(None, message.ref, "phoenix", "ok", response)
+        except (WhisprError, trio.TooSlowError) as error:
+            refusal = error if isinstance(error, WhisprError) else unavailable("it took too long")
+            self._refuse(message, refusal)
+        finally:
+            self._renewing = False
 
     def _leave(self, message: Message, link: Link | None) -> Link | None:
         if link is None:
@@ -216,7 +280,7 @@ class Socket(abc.ABC):
             old.end("replaced")
         link = Link(self, message, factory, old)
         self.links[message.topic] = link
-        link.start()
+        link.start(message)
 
     def _refuse(self, message: Message, error: WhisprError) -> None:
         response = error_response(error)

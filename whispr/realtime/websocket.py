@@ -10,7 +10,7 @@ dropped.
 from __future__ import annotations
 
 import socket as stdlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,8 +18,9 @@ import trio
 from whispr.realtime import frames, metrics
 from whispr.realtime.channel import Session
 from whispr.realtime.frames import CloseCode, Closed, FrameError, FrameReader, Ping
+from whispr.realtime.link import Link
 from whispr.realtime.serializers import V2, Serializer
-from whispr.realtime.socket import Socket
+from whispr.realtime.socket import Authenticate, Socket
 from whispr.realtime.transport import Transport
 
 if TYPE_CHECKING:
@@ -32,16 +33,23 @@ _FRAME_ERRORS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, Clo
 class WebSocket(Socket):
     """One WebSocket connection."""
 
-    __slots__ = ("_frames", "_peer_closed", "_sock", "_transport")
+    __slots__ = ("_frames", "_peer_closed", "_sock")
 
-    def __init__(self, hub: Hub, sock: stdlib.socket, session: Session, serializer: Serializer = V2) -> None:
-        super().__init__(hub, session, serializer)
+    transport: Transport
+
+    def __init__(
+        self,
+        hub: Hub,
+        sock: stdlib.socket,
+        session: Session,
+        serializer: Serializer = V2,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        super().__init__(hub, session, serializer, authenticate)
         self._sock = sock
         self._frames = FrameReader(masked=True, message_bytes_max=hub.limits.frame_bytes)
-        self._transport = Transport(
-            sock, hub.flusher, hub.limits.buffer_bytes, self._start_writer, self._slow
-        )
-        self.send: Callable[[bytes], None] = self._transport.send
+        self.transport = Transport(sock, hub.flusher, hub.limits.buffer_bytes, self)
+        self.send: Callable[[bytes], None] = self.transport.send
         self._peer_closed = False
 
     # ── reading ──
@@ -90,30 +98,42 @@ class WebSocket(Socket):
 
     def _say_goodbye(self, code: int, reason: str) -> None:
         """Queue the close frame."""
-        self._transport.end(frames.encode_frame(frames.CLOSE, frames.close_payload(code, reason)))
+        self.transport.end(frames.encode_frame(frames.CLOSE, frames.close_payload(code, reason)))
 
     def _detach(self) -> None:
         """Start no writer task any more."""
-        self._transport.detach()
+        self.transport.detach()
 
     def _lost(self) -> None:
         """The connection ended without a close frame."""
         self._peer_closed = True
         self.close(CloseCode.ABNORMAL, "connection lost")
 
-    def _slow(self) -> None:
+    # ── for the transport ──
+
+    def too_slow(self) -> None:
+        """Close: the buffer was full."""
         metrics.SLOW_CLOSED.inc()
         self.close(CloseCode.TRY_AGAIN_LATER, "too slow: the send buffer is full")
 
-    def _start_writer(self, write: Callable[[], Awaitable[None]]) -> None:
+    def start_writer(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Start the task that waits for room."""
         self.nursery.start_soon(write)
+
+    def caught_up(self, missed: Collection[Hashable]) -> None:
+        """Have channels make good what the client went without."""
+        for link in missed:
+            if isinstance(link, Link):
+                link.caught_up()
+
+    # ── hanging up ──
 
     async def _hang_up(self) -> None:
         """Finish the closing handshake, bounded, and close the connection."""
         deadline = trio.current_time() + self.hub.limits.close_s
         try:
             with trio.CancelScope(shield=True, deadline=deadline):
-                await self._transport.flushed()
+                await self.transport.flushed()
                 if not self._peer_closed:
                     await self._peer_closes()
         finally:

@@ -22,7 +22,7 @@ from whispr.realtime.channel import Session
 from whispr.realtime.frames import CloseCode, FrameReader
 from whispr.realtime.protocol import binary_as_text
 from whispr.realtime.serializers import V2, Serializer
-from whispr.realtime.socket import Socket
+from whispr.realtime.socket import Authenticate, Socket
 
 if TYPE_CHECKING:
     from whispr.realtime.hub import Hub
@@ -60,8 +60,14 @@ class PollSession(Socket):
         "_woken",
     )
 
-    def __init__(self, hub: Hub, session: Session, serializer: Serializer = V2) -> None:
-        super().__init__(hub, session, serializer)
+    def __init__(
+        self,
+        hub: Hub,
+        session: Session,
+        serializer: Serializer = V2,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        super().__init__(hub, session, serializer, authenticate)
         self.send = self._keep
         self._frames = FrameReader(masked=False, message_bytes_max=_ANY_BYTES)
         self._messages: list[str] = []

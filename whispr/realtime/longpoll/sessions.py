@@ -25,6 +25,7 @@ from whispr.realtime.hub import Hub
 from whispr.realtime.longpoll.lines import read_lines
 from whispr.realtime.longpoll.session import PollSession
 from whispr.realtime.serializers import V1, V2
+from whispr.realtime.socket import Authenticate
 
 GONE = 410
 TOKEN_PREFIX = "lp1."  # noqa: S105  # the kind of token, not a token
@@ -72,13 +73,15 @@ class Sessions:
             await trio.sleep_forever()
         raise AssertionError("unreachable: only a cancel ends sleep_forever")
 
-    async def open(self, version: int, authenticate: Callable[[], Awaitable[Session]]) -> Answer:
-        """Open a session for whom `authenticate` returns. Raises Refused, and what `authenticate` raises."""
+    async def open(
+        self, version: int, admit: Callable[[], Awaitable[Session]], authenticate: Authenticate
+    ) -> Answer:
+        """Open a session for whom `admit` lets in. Raises Refused, and what `admit` raises."""
         if self.hub.draining.is_set() or self._nursery is None:
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
-        session = await authenticate()
+        session = await admit()
         self.hub.take_seat(session.user_id)
-        poller = PollSession(self.hub, session, V2 if version == 2 else V1)
+        poller = PollSession(self.hub, session, V2 if version == 2 else V1, authenticate)
         name = secrets.token_urlsafe(12)
         self._sessions[name] = poller
         metrics.POLL_SESSIONS.inc()
