@@ -411,7 +411,7 @@ class Node:
         if self._hub is None:
             self._hub = Hub(limits.sockets(self._settings), relay=self._peers.relay)
             self._hub.reach = self._peers
-            self._hub.relay_presence = self._peers.relay_presence
+            self._hub.presence.relay = self._peers.relay_presence
             self._identity.on_revoked(self._session_ended)
             self._online.attach(self._hub)
         return self._hub

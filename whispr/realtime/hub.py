@@ -1,29 +1,23 @@
 """Topics, their subscribers, and the one encoded frame that goes to all of them.
 
 A broadcast is encoded once, framed once, and offered to each subscriber with a non-blocking send
-(`whispr.realtime.transport`). Everything here is synchronous and runs in the Trio thread, so a broadcast reaches
-every subscriber before anything else happens: two broadcasts of one task arrive everywhere in that order.
+(`whispr.realtime.fanout`, `whispr.realtime.transport`). Everything here is synchronous and runs in the Trio thread,
+so a broadcast reaches every subscriber before anything else happens: two broadcasts of one task arrive everywhere
+in that order.
 
 Other nodes: `relay`, when set, is given each local broadcast as a `Broadcast`; the composition root publishes
 `Broadcast.pack()` on the bus and calls `deliver(Broadcast.unpack(data))` for what arrives. `reach`, when set, is told
 which topics have somebody here, and joins wait until it hears them. In the same way
-`relay_presence` is given what this node has to say of who is present, and `hear_presence` takes in what others say
-(`whispr.realtime.replication`). On a topic with more people than `Limits.presence_people` clients are told how many
-there are, by `presence_count {count}`, instead of who.
-
-Measured with `python tests/bench/bench_fanout.py`: one topic, 1,000 subscribers, 230-byte frames, server and
-receiver on one 2-core machine, Python 3.11. 238k deliveries/s at 3.8 µs of CPU each flat out; 5.4 µs each at a
-paced 50k/s, where nothing coalesces; 7.5 KiB of memory a socket joined to one topic. trio-websocket's
-`send_message`, in the same run: 29k deliveries/s at 29 µs.
+`presence` tells the other nodes who is present here, and hears it from them (`whispr.realtime.roster`).
+What slow readers go without, and what is said only so often, is one table: `whispr.realtime.policies`.
 """
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import NoReturn, Protocol
 
 import msgspec
 import structlog
@@ -32,13 +26,14 @@ import trio
 from whispr.errors import exhausted
 from whispr.realtime import metrics, protocol
 from whispr.realtime.channel import ChannelFactory
+from whispr.realtime.fanout import Audience, fan_out
 from whispr.realtime.limits import Limits
 from whispr.realtime.link import Link, State
-from whispr.realtime.presence import Diff, Meta
+from whispr.realtime.pacing import Pacer
+from whispr.realtime.policies import POLICIES, key_of
 from whispr.realtime.presence import State as PresenceState
-from whispr.realtime.replication import Timing, Tracker, pack, unpack
+from whispr.realtime.roster import Roster
 from whispr.realtime.sequencer import Said, Sequencer, Source
-from whispr.realtime.serializers import V1, V2
 from whispr.realtime.socket import Socket
 from whispr.realtime.transport import Flusher
 
@@ -110,23 +105,17 @@ class Hub:
         self.draining = trio.Event()
         self._wall_clock = wall_clock
         self._factories: dict[str, ChannelFactory] = {}
-        self._topics: dict[str, set[Link]] = {}
-        self.presence_watcher: Callable[[str, Diff], None] | None = None
-        """Told what changed on each topic, subscribed to here or not; it must neither wait nor raise."""
+        self._topics: dict[str, Audience] = {}
         self._taps: dict[str, list[Tap]] = {}
         self._seats: dict[str, int] = {}
         self._users: dict[str, list[Socket]] = {}
         self._outstanding: set[Link] = set()
-        self.relay_presence: Callable[[bytes], None] | None = None
-        """Told what other nodes should know of who is present here."""
-        self._presence = Tracker(secrets.token_urlsafe(6), Timing(linger_s=self.limits.presence_linger_s))
-        self._presence_changed = trio.Event()
-        self._counted: set[str] = set()
-        """Topics with so many people that they are counted."""
+        self.presence = Roster(self.limits, self._emit_here)
+        self._pacer: Pacer[Said] = Pacer(self.limits.typing_s)
+        self._paced = trio.Event()
         self._empty = trio.Event()
-        self._older = 0
-        """Sockets that speak version 1."""
         self._sequencer: Sequencer | None = None
+        self._followers: dict[str, list[Callable[[Said | None], None]]] = {}
         self.on_filled: Callable[[Broadcast], None] | None = None
         """Told of each broadcast that was read from the database because it had not arrived."""
 
@@ -158,22 +147,34 @@ class Hub:
         one link. `unless_joined` skips sockets that also joined that topic: the preview on `user:<id>` of what they
         get on `conversation:<id>` anyhow.
         """
+        said = Said(topic, event, payload, seq, change, about, exclude, unless_joined)
+        policy = POLICIES.get(event)
+        if policy is not None and policy.paced:
+            now = trio.current_time()
+            if not self._pacer.admit(key_of(policy, topic, event, payload), said, now):
+                self._paced.set()
+                return 0
+        return self._broadcast(said)
+
+    def _broadcast(self, said: Said) -> int:
+        topic, event, payload, seq, change, about, _, unless_joined = said
         if self.relay is not None:
             binary = isinstance(payload, bytes)
             body = payload if isinstance(payload, bytes) else protocol.encode_json(payload)
             self.relay(Broadcast(topic, event, body, binary, seq, unless_joined, change, about))
-            payload = body if binary else msgspec.Raw(body)
-        if topic in self._taps and not isinstance(payload, bytes):
-            self._tapped(topic, event, protocol.encode_json(payload), seq)
+            said = said._replace(payload=body if binary else msgspec.Raw(body))
+        if topic in self._taps and not isinstance(payload, bytes) and unless_joined != topic:
+            self._tapped(topic, event, protocol.encode_json(said.payload), seq)
         links = self._topics.get(topic)
-        if not links:
-            return 0
-        said = Said(topic, event, payload, seq, change, about, exclude, unless_joined)
-        return self._in_turn(links, said)
+        return self._in_turn(links, said) if links else 0
 
     def deliver(self, broadcast: Broadcast) -> int:
         """Send what another node broadcast to the subscribers here. Returns how many it was offered to."""
-        if broadcast.topic in self._taps and not broadcast.binary:
+        if (
+            broadcast.topic in self._taps
+            and not broadcast.binary
+            and broadcast.unless_joined != broadcast.topic
+        ):
             self._tapped(broadcast.topic, broadcast.event, broadcast.payload, broadcast.seq)
         links = self._topics.get(broadcast.topic)
         if not links:
@@ -197,6 +198,26 @@ class Hub:
         Called before `run`. On those topics a channel's `join` returns `Joined` with both numbers.
         """
         self._sequencer = Sequencer(source, emit=self._emit, give_up=self._crash_all)
+
+    def place(self, topic: str) -> tuple[int, int]:
+        """Return the seq and the change up to which everything has gone out here, (0, 0) where no order is kept."""
+        return self._sequencer.place(topic) if self._sequencer is not None else (0, 0)
+
+    def follow(self, topic: str, follower: Callable[[Said | None], None]) -> Callable[[], None]:
+        """Call `follower` with every broadcast of a topic as its links get it; it must neither wait nor raise.
+
+        With its last link here the topic ends, which None tells. Returns what ends it before.
+        """
+        followers = self._followers.setdefault(topic, [])
+        followers.append(follower)
+
+        def stop() -> None:
+            if follower in followers:
+                followers.remove(follower)
+            if not followers and self._followers.get(topic) is followers:
+                del self._followers[topic]
+
+        return stop
 
     def suspect(self, topic: str | None = None) -> None:
         """Look soon whether broadcasts of a topic, or of any, have been missed; such as when the bus was away."""
@@ -231,13 +252,11 @@ class Hub:
     @contextmanager
     def corked(self) -> Iterator[None]:
         """Hold frames back inside the block, which must not wait, and send them coalesced at its end."""
-        self.flusher.corks += 1
+        self.flusher.cork()
         try:
             yield
         finally:
-            self.flusher.corks -= 1
-            if not self.flusher.corks:
-                self.flusher.flush()
+            self.flusher.uncork()
 
     def subscribers(self, topic: str) -> tuple[Link, ...]:
         """Return the joined links of a topic."""
@@ -269,39 +288,16 @@ class Hub:
         return len(found)
 
     def presence_state(self, topic: str) -> PresenceState:
-        """Return who is present on the topic, as `presence_state` says it; nobody where they are only counted."""
-        return {} if self._is_crowded(topic) else self._presence.view.state(topic)
-
-    def presence_count(self, topic: str) -> int:
-        """Return how many people are present on the topic."""
-        return self._presence.view.count(topic)
+        """Return who is present on the topic; nobody where they are only counted."""
+        return self.presence.state(topic)
 
     def is_present(self, topic: str, user_id: str) -> bool:
         """Tell whether the user is present on the topic, here or on another node."""
-        return self._presence.view.is_present(topic, user_id)
-
-    def presence_track(self, topic: str, key: str, meta: Meta) -> str:
-        """Add a presence that no link owns; the caller untracks it. Returns its ref."""
-        self._presence_changed.set()
-        return self._presence.track(topic, key, meta)
-
-    def presence_update(self, topic: str, key: str, ref: str, meta: Meta) -> str:
-        """Replace a presence's meta and return its new ref."""
-        self._presence_changed.set()
-        return self._presence.update(topic, key, ref, meta)
-
-    def presence_untrack(self, topic: str, key: str, ref: str, *, linger: bool = False) -> None:
-        """Remove a presence; with `linger` only after some seconds in which its user does not come back."""
-        self._presence_changed.set()
-        if linger and self.limits.presence_linger_s:
-            self._presence.linger(topic, key, ref, trio.current_time())
-        else:
-            self._presence.untrack(topic, key, ref)
+        return self.presence.is_present(topic, user_id)
 
     def hear_presence(self, data: bytes) -> None:
         """Take in what another node says of who is present there. Raises msgspec.DecodeError."""
-        self._presence.hear(unpack(data), trio.current_time())
-        self._presence_changed.set()
+        self.presence.hear(data)
 
     # ── for the application ──
 
@@ -311,7 +307,8 @@ class Hub:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.flusher.run)
             nursery.start_soon(self._sweep)
-            nursery.start_soon(self._publish_presence)
+            nursery.start_soon(self.presence.run)
+            nursery.start_soon(self._say_paced)
             if self._sequencer is not None:
                 nursery.start_soon(self._sequencer.run)
 
@@ -326,9 +323,7 @@ class Hub:
             for socket in tuple(self.sockets):
                 socket.drain()
             await self._empty.wait()
-        self._presence.flush()
-        self._presence.stop()
-        self._relay_presence()
+        self.presence.stop()
 
     # ── for sockets and links ──
 
@@ -354,14 +349,12 @@ class Hub:
         """Register a socket that begins to run."""
         self.sockets.add(socket)
         self._users.setdefault(socket.session.user_id, []).append(socket)
-        self._older += socket.serializer is V1
         self._watched(socket.session.user_id, None)
         metrics.SOCKETS.inc()
 
     def remove(self, socket: Socket) -> None:
         """Unregister a socket whose channels have left."""
         self.sockets.discard(socket)
-        self._older -= socket.serializer is V1
         beside = self._users[socket.session.user_id]
         beside.remove(socket)
         if not beside:
@@ -374,7 +367,7 @@ class Hub:
     def subscribe(self, link: Link) -> None:
         """Deliver the topic's broadcasts to this link."""
         self._wanted(link.topic)
-        self._topics.setdefault(link.topic, set()).add(link)
+        self._topics.setdefault(link.topic, Audience()).add(link)
         if self._sequencer is not None:
             self._sequencer.subscribed(link.topic)
         metrics.CHANNELS.inc()
@@ -398,6 +391,8 @@ class Hub:
             del self._topics[link.topic]
             if self._sequencer is not None:
                 self._sequencer.unsubscribed(link.topic)
+            for follower in self._followers.pop(link.topic, ()):
+                follower(None)
             self._unwanted(link.topic)
 
     def watch_overdue(self, link: Link) -> None:
@@ -422,7 +417,7 @@ class Hub:
         for tap in tuple(self._taps[topic]):
             tap(event, payload, seq)
 
-    def _in_turn(self, links: set[Link], said: Said) -> int:
+    def _in_turn(self, links: Audience, said: Said) -> int:
         """Fan out now or, where an order is kept, when its turn comes."""
         numbered = said.seq is not None or said.change is not None
         if numbered and self._sequencer is not None and self._sequencer.covers(said.topic):
@@ -432,9 +427,7 @@ class Hub:
 
     def _emit(self, said: Said, filled: bool) -> None:
         """Fan out a broadcast whose turn has come."""
-        links = self._topics.get(said.topic)
-        if links:
-            self._fan_out(links, said)
+        self._emit_here(said)
         if filled and self.on_filled is not None and isinstance(said.payload, msgspec.Raw):
             body, seq = bytes(said.payload), said.seq
             self.on_filled(
@@ -446,23 +439,20 @@ class Hub:
         for link in tuple(self._topics.get(topic, ())):
             link.restart()
 
-    def _fan_out(self, links: set[Link], said: Said) -> int:
-        """Encode topic, event and payload once for each serializer, and offer the frame to every link."""
-        topic, event, payload, seq, change, _, exclude, unless_joined = said
-        frame = V2.broadcast(topic, event, payload)
-        older = V1.broadcast(topic, event, payload) if self._older else frame
-        count = 0
-        # Delivering never changes the set: a socket that fails or overflows ends in its own task, later.
-        for link in links:
-            if link is exclude or (unless_joined is not None and unless_joined in link.socket.links):
-                continue
-            link.deliver(frame if link.socket.serializer is V2 else older, seq, change)
-            count += 1
+    def _emit_here(self, said: Said) -> None:
+        links = self._topics.get(said.topic)
+        if links:
+            self._fan_out(links, said)
+
+    def _fan_out(self, links: Audience, said: Said) -> int:
+        for follower in self._followers.get(said.topic, ()):
+            follower(said)
+        count = fan_out(links, said, self.flusher)
         metrics.BROADCASTS.inc()
         metrics.DELIVERIES.inc(count)
         return count
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> NoReturn:
         """Once a second: tell the time, close idle sockets and expired sessions, fail overdue replies."""
         while True:
             self.now = trio.current_time()
@@ -472,43 +462,17 @@ class Hub:
             for link in tuple(self._outstanding):
                 if not link.fail_overdue(self.now):
                     self._outstanding.discard(link)
-            self._presence.tick(self.now)
-            self._presence_changed.set()
+            self.presence.tick(self.now)
             await trio.sleep(_SWEEP_S)
 
-    async def _publish_presence(self) -> None:
-        """Gather changes for `presence_s`, then broadcast one diff per topic, and tell the other nodes."""
+    async def _say_paced(self) -> NoReturn:
+        """Say what was held back when its interval ends."""
         while True:
-            await self._presence_changed.wait()
-            await trio.sleep(self.limits.presence_s)
-            self._presence_changed = trio.Event()
-            self._presence.flush()
-            self._relay_presence()
-            for topic, diff in self._presence.view.take_diffs().items():
-                self._tell_presence(topic, diff)
-
-    def _relay_presence(self) -> None:
-        messages = self._presence.take_output()
-        if self.relay_presence is not None:
-            for message in messages:
-                self.relay_presence(pack(message))
-
-    def _tell_presence(self, topic: str, diff: Diff) -> None:
-        """Tell the topic's subscribers here who came and went, or how many there are now."""
-        if self.presence_watcher is not None:
-            self.presence_watcher(topic, diff)
-        was_crowded, crowded = topic in self._counted, self._is_crowded(topic)
-        (self._counted.add if crowded else self._counted.discard)(topic)
-        links = self._topics.get(topic)
-        if not links:
-            return
-        event, payload = "presence_diff", cast("object", diff)
-        if crowded:
-            event, payload = "presence_count", {"count": self.presence_count(topic)}
-        elif was_crowded:
-            event, payload = "presence_state", self._presence.view.state(topic)
-        self._fan_out(links, Said(topic, event, payload))
-
-    def _is_crowded(self, topic: str) -> bool:
-        limit = self.limits.presence_people
-        return bool(limit) and self.presence_count(topic) > limit
+            await self._paced.wait()
+            due_at = self._pacer.next_due
+            if due_at is None:
+                self._paced = trio.Event()
+                continue
+            await trio.sleep_until(due_at)
+            for said in self._pacer.take_due(trio.current_time()):
+                self._broadcast(said)

@@ -288,7 +288,6 @@ class Link:
             with trio.fail_after(self.hub.limits.push_s):
                 await self.hub.in_force(self.topic)
                 self.channel = joining.factory(self)
-                await self.hub.in_force(self.topic)
                 result = await self.channel.join(message.payload)
             self._has_left = False
             self._go_live(joining, message.ref, result if isinstance(result, Joined) else Joined(result))
