@@ -58,15 +58,17 @@ class Person:
 
 @dataclass
 class World:
-    """A running node and the people who know it."""
+    """A running product and the people who know it."""
 
-    node: Node
+    ports: Mapping[str, int]
     db: Postgres
     settings: Settings
     channels: Mapping[str, Channel]
     signer: Signer
     password_hash: str
     people: dict[str, Person] = field(default_factory=dict)
+    node: Node | None = None
+    """Of the product, if it runs in this process."""
     kept_group: str = ""
     kept_room: str = ""
 
@@ -199,18 +201,27 @@ async def open_world(
     for name, values in sections.items():
         everywhere[name] = {**everywhere.get(name, {}), **values}
     settings = Settings(data_dir=folder, limits=unlimited(), **everywhere)  # type: ignore[arg-type]  # validated
-    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+    async with trio.open_nursery() as nursery:
         node = Node(settings, SERVICES, db, cache, bus)
         await nursery.start(node.run)
+        async with acquainted(settings, db, node.ports) as world:
+            world.node = node
+            yield world
+        nursery.cancel_scope.cancel(reason="the test is over")
+
+
+@asynccontextmanager
+async def acquainted(settings: Settings, db: Postgres, ports: Mapping[str, int]) -> AsyncIterator[World]:
+    """Sign everybody up with a product that runs, in this process or another."""
+    async with AsyncExitStack() as stack:
         channels = {
-            name: await stack.enter_async_context(open_channel(f"127.0.0.1:{node.ports[name]}"))
+            name: await stack.enter_async_context(open_channel(f"127.0.0.1:{ports[name]}"))
             for name in SERVICES
         }
-        world = World(node, db, settings, channels, _signer(settings), owasp_hasher().hash(PASSWORD))
+        world = World(ports, db, settings, channels, _signer(settings), owasp_hasher().hash(PASSWORD))
         for role in PEOPLE:
             world.people[role] = await world.sign_up("admin" if role == "admin" else "user")
         yield world
-        nursery.cancel_scope.cancel(reason="the test is over")
 
 
 def _signer(settings: Settings) -> Signer:

@@ -33,7 +33,7 @@ async def world(db: Postgres, cache: Cache, bus: Bus, tmp_path: Path) -> AsyncIt
 async def rest(world: World, role: str) -> AsyncIterator[httpx.AsyncClient]:
     """A REST client that is somebody of this role."""
     headers = {"authorization": f"Bearer {world.token(role)}"}
-    url = f"http://127.0.0.1:{world.node.ports['gateway']}"
+    url = f"http://127.0.0.1:{world.ports['gateway']}"
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=HEAR_S) as client:
         yield client
 
@@ -67,8 +67,8 @@ async def test_a_message_rings_where_nobody_looks_and_falls_silent_when_it_is_re
     async with (
         http1_server() as push,
         rest(world, "member") as member,
-        open_phoenix(f"ws://127.0.0.1:{world.node.ports['websocket']}", world.token("member")) as phone,
-        open_phoenix(f"ws://127.0.0.1:{world.node.ports['websocket']}", world.token("moderator")) as desk,
+        open_phoenix(f"ws://127.0.0.1:{world.ports['websocket']}", world.token("member")) as phone,
+        open_phoenix(f"ws://127.0.0.1:{world.ports['websocket']}", world.token("moderator")) as desk,
     ):
         own = await phone.join(f"user:{world.id('member')}")
         await desk.join(f"conversation:{group}")
@@ -112,7 +112,7 @@ async def test_a_room_rings_too(world: World) -> None:
     room = await world.room()
     async with (
         http1_server() as push,
-        open_phoenix(f"ws://127.0.0.1:{world.node.ports['websocket']}", world.token("moderator")) as desk,
+        open_phoenix(f"ws://127.0.0.1:{world.ports['websocket']}", world.token("moderator")) as desk,
     ):
         await desk.join(f"room:{room}")
         for person in ("member", "moderator"):
@@ -148,7 +148,8 @@ async def test_signing_out_ends_pushes_to_the_device(world: World) -> None:
 async def test_a_status_chosen_on_a_socket_is_known_to_the_services(world: World) -> None:
     """`update_status` reaches the presence that every process asks, for as long as the socket lives."""
     member = world.id("member")
-    url = f"ws://127.0.0.1:{world.node.ports['websocket']}"
+    url = f"ws://127.0.0.1:{world.ports['websocket']}"
+    assert world.node is not None
     online = world.node._online
     async with open_phoenix(url, world.token("member")) as phone:
         own = await phone.join(f"user:{member}")
