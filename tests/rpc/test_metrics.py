@@ -15,9 +15,9 @@ from whispr.rpc.metrics import Measured
 from whispr.testing import open_rpc_pair
 
 
-def counted(status: str) -> tuple[float, float]:
+def counted(status: str, side: str = "server") -> tuple[float, float]:
     """Calls of health.Check with this outcome: how many were counted, and how many timed."""
-    labels = {"service": "grpc.health.v1.Health", "method": "Check", "status": status}
+    labels = {"service": "grpc.health.v1.Health", "method": "Check", "status": status, "side": side}
     values = (
         REGISTRY.get_sample_value(name, labels)
         for name in ("grpc_requests_total", "grpc_request_duration_seconds_count")

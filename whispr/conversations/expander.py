@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from whispr.conversations.database import Transaction
 from whispr.conversations.domain import Kind
 from whispr.conversations.rows import MESSAGE_COLUMNS, Row, map_of
@@ -34,10 +36,11 @@ async def expand(tx: Transaction, batch: Batch) -> Sequence[Event]:
     ranges = batch.data["messages"]
     columns = [[entry[n] for entry in ranges] for n in range(4)]
     rows: Sequence[Row] = await tx.fetch(_MESSAGES, *columns)  # type: ignore[assignment]  # a Record is a Mapping
-    return [_event(batch, row) for row in rows]
+    traces: dict[str, str] = msgspec.json.decode(batch.trace) if batch.trace else {}
+    return [_event(row, traces.get(str(row["id"]), "")) for row in rows]
 
 
-def _event(batch: Batch, row: Row) -> Event:
+def _event(row: Row, trace: str) -> Event:
     return Event(
         id=str(row["id"]),
         type="message_sent",
@@ -45,7 +48,7 @@ def _event(batch: Batch, row: Row) -> Event:
         source="chat" if row["kind"] == Kind.ROOM else "messaging",
         subject=str(row["conversation_id"]),
         actor=str(row["sender_id"]),
-        trace=batch.trace,
+        trace=trace,
         data=message_facts(row),
     )
 

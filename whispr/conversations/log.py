@@ -64,6 +64,8 @@ _APPEND = (
     "SELECT outcome, seq, sent_at, expires_at, until, kind, original"
     " FROM conversations.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 )
+# Arguments are computed before the function runs, in which the batch's row of the outbox takes the setting.
+_APPEND_TRACED = _APPEND.replace("($1,", "($1 AND set_config('whispr.trace', $14, true) IS NOT NULL,")
 
 _log = structlog.get_logger(__name__)
 _json = msgspec.json.Encoder().encode
@@ -240,6 +242,9 @@ class MessageLog:
             ticket.tried = True
         with trio.move_on_at(deadline):
             try:
+                traces = {ticket.draft.id: ticket.trace for ticket in batch if ticket.trace}
+                if traces:
+                    return await self._db.fetch(_APPEND_TRACED, again, *columns, _json(traces).decode())
                 return await self._db.fetch(_APPEND, again, *columns)
             except Exception as error:  # noqa: BLE001  # whatever it is, it must not stop the other messages
                 return error

@@ -8,6 +8,7 @@ import trio
 
 from whispr.conversations.domain import Draft, Message
 from whispr.errors import WhisprError
+from whispr.telemetry.tracing import current_traceparent
 
 
 class Ticket:
@@ -26,6 +27,7 @@ class Ticket:
         "draft",
         "followers",
         "original",
+        "trace",
         "tried",
     )
 
@@ -33,6 +35,8 @@ class Ticket:
         self.draft = draft
         self.deadline = deadline
         self.original = True
+        self.trace = current_traceparent()
+        """Of whoever sends it, for its event; empty for none."""
         self.tried = False
         """Whether a statement with this draft was ever sent, so that it may be stored."""
         self.followers: tuple[Ticket, ...] = ()

@@ -30,13 +30,14 @@ from whispr.adapters.jetstream import JetStream, Reader, Stored, StreamState
 from whispr.errors import WhisprError
 from whispr.events import metrics
 from whispr.events.consumer import Consumer
-from whispr.events.envelope import decode, stream_of
+from whispr.events.envelope import Event, decode, stream_of
 from whispr.events.ledger import Ledger, Letter
 from whispr.events.outbox import handling
 from whispr.events.pace import Pace
 from whispr.events.position import Position
 from whispr.events.schedule import Schedule, Work
 from whispr.events.streams import Streams
+from whispr.telemetry import tracing
 
 WINDOW_LEN = 1024
 """Events read and not done, at most."""
@@ -224,7 +225,8 @@ class Runner:
         handle, events = self.consumer.handle_many, [work.event for work in works if work.event is not None]
         assert handle is not None
         assert len(events) == len(works), "what is no envelope runs alone"
-        error = await self._attempt(lambda: handle(events))
+        with tracing.continued_together(self.consumer.name, tracing.Kind.CONSUMER, [e.trace for e in events]):
+            error = await self._attempt(lambda: handle(events))
         if error is None:
             metrics.HANDLED.labels(self.consumer.name, "ok").inc(len(works))
             self._close(works)
@@ -239,11 +241,18 @@ class Runner:
             return
         handling.set(event)
         with structlog.contextvars.bound_contextvars(event_id=work.event_id, trace=event.trace):
-            error = await self._attempt(lambda: self.consumer.handle(event))
+            error = await self._attempt(lambda: self._handle(event))
         if error is None:
             await self._finished(work)
         else:
             await self._failed(work, error)
+
+    async def _handle(self, event: Event) -> None:
+        """Run the handler, in a span of the trace that the event is of."""
+        name = f"{self.consumer.name} {event.stream_subject}"
+        about = {"messaging.system": "nats", "messaging.message.id": event.id}
+        with tracing.continued(name, tracing.Kind.CONSUMER, event.trace, about):
+            await self.consumer.handle(event)
 
     async def _attempt(self, handle: Callable[[], Awaitable[None]]) -> str | None:
         """Run the handler in a scope of its own; return why it failed, or None."""

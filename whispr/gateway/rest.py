@@ -35,6 +35,7 @@ from whispr.gateway.http import (
 from whispr.gateway.transcode import Route, Router
 from whispr.identity import CLIENT_ADDRESS_KEY, VOUCHER_KEY, access_of, service_of
 from whispr.rpc.channel import Channel
+from whispr.telemetry import tracing
 from whispr.v1 import options_pb2
 
 DEADLINE_S: Final = 5.0
@@ -96,8 +97,22 @@ class RestApi:
         self._single = frozenset(route.template for route in self.routes if route.reads_one)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request (ASGI 3)."""
+        """Serve one request (ASGI 3), in a span of the client's trace, or of a new one."""
         headers = Headers(scope=scope)
+        parent = tracing.parse(headers.get("traceparent"), headers.get("tracestate"))
+        with tracing.span(scope["method"], tracing.Kind.SERVER, parent=parent) as span:
+            measured = await self._serve(scope, receive, send, headers)
+            if span is not None:
+                span.name = f"{scope['method']} {measured.route}"
+                span.set("http.request.method", scope["method"])
+                span.set("http.route", measured.route)
+                span.set("http.response.status_code", measured.status)
+                if measured.status >= 500:
+                    span.code = Code.INTERNAL
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, headers: Headers
+    ) -> metrics.Measured:
         identifier = request_id(headers)
         request = _Request(scope, headers, receive, identifier)
         with metrics.measured(scope["method"]) as measured:
@@ -105,13 +120,14 @@ class RestApi:
                 response = await self._answer(request, measured)
             except ClientGoneError:
                 measured.status = 499
-                return
+                return measured
             except trio.Cancelled:
                 measured.status = 499  # The server found that the client had gone, or it is stopping.
                 raise
             measured.status = response.status_code
             response.headers["x-request-id"] = identifier
             await response(scope, receive, send)
+        return measured
 
     async def _answer(self, request: _Request, measured: metrics.Measured) -> Response:
         """Answer within the deadline, errors included. Raises ClientGoneError."""

@@ -15,6 +15,8 @@ from whispr.errors import WhisprError, unavailable
 from whispr.realtime import metrics
 from whispr.realtime.channel import NO_REPLY, Deferred, LeaveReason, error_response
 from whispr.realtime.protocol import EMPTY, Message, Ref
+from whispr.realtime.tracing import ended_with, push_span
+from whispr.telemetry.tracing import Span
 
 if TYPE_CHECKING:
     from whispr.realtime.link import Link
@@ -158,14 +160,16 @@ class Worker:
         while len(self._deferred) >= link.hub.limits.deferred_len:
             await self._a_slot()
         try:
-            with trio.fail_after(link.hub.limits.push_s):
+            with push_span(link.topic, message) as span, trio.fail_after(link.hub.limits.push_s):
                 result: object = NotImplemented
                 if message is not self._tried:
                     result = link.channel.handle_now(message.event, message.payload)
                 self._tried = None
                 if result is NotImplemented:
                     result = await link.channel.handle(message.event, message.payload)
-            self._answer(message.ref, result)
+                if span is not None and isinstance(result, Deferred):
+                    span.hold()
+            self._answer(message.ref, result, span)
         except Exception as error:  # noqa: BLE001  # the boundary to service code: it may raise anything
             self._failed(message.ref, error)
 
@@ -179,22 +183,25 @@ class Worker:
         if message.event == "phx_leave" or len(self._deferred) >= link.hub.limits.deferred_len:
             return False
         try:
-            result = link.channel.handle_now(message.event, message.payload)
+            with push_span(link.topic, message) as span:
+                result = link.channel.handle_now(message.event, message.payload)
+                if span is not None and (result is NotImplemented or isinstance(result, Deferred)):
+                    span.hold()  # it goes on, or another one begins when the push is handled
             if result is NotImplemented:
                 self._tried = message
                 return False
-            self._answer(message.ref, result)
+            self._answer(message.ref, result, span)
         except Exception as error:  # noqa: BLE001  # the boundary to service code: it may raise anything
             self._failed(message.ref, error)
         return True
 
-    def _answer(self, ref: Ref, result: object) -> None:
+    def _answer(self, ref: Ref, result: object, span: Span | None = None) -> None:
         link = self._link
         if isinstance(result, Deferred):
             if not self._deferred:
                 link.hub.watch_overdue(link)
             self._deferred[result] = (ref, link.hub.now + link.hub.limits.push_s + _OVERDUE_SLACK_S)
-            result.listen(self._settled)
+            result.listen(self._settled if span is None else ended_with(span, self._settled))
         elif ref is not None and result is not NO_REPLY:
             link.socket.reply(link.join_ref, ref, link.topic, "ok", EMPTY if result is None else result)
 

@@ -1,4 +1,4 @@
-"""Counts and times calls, as an interceptor.
+"""Counts and times calls, as an interceptor on either side.
 
 The figures are plain numbers, which Prometheus' own objects are made of only when somebody asks for them: those
 would take longer to update than many a handler takes to run.
@@ -19,7 +19,7 @@ from whispr.errors import Code, WhisprError
 from whispr.rpc.call import Call
 from whispr.rpc.interceptors import Observer
 
-_LABELS = ("service", "method", "status")
+_LABELS = ("service", "method", "status", "side")
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds in seconds."""
 
@@ -35,24 +35,25 @@ class _Tally:
         self.seconds = 0.0
 
 
-_tallies: dict[tuple[str, Code], _Tally] = {}
+_tallies: dict[str, dict[tuple[str, Code], _Tally]] = {"server": {}, "client": {}}
 
 
 class _Calls(Collector):
     """What Prometheus reads."""
 
     def collect(self) -> Iterable[Metric]:
-        requests = CounterMetricFamily("grpc_requests", "Calls served, by outcome", labels=_LABELS)
+        requests = CounterMetricFamily("grpc_requests", "Calls by outcome, served and made", labels=_LABELS)
         duration = HistogramMetricFamily(
             "grpc_request_duration_seconds", "Time from a call's start to its status", labels=_LABELS
         )
-        for (full_name, code), tally in list(_tallies.items()):
-            service, _, method = full_name.removeprefix("/").partition("/")
-            labels = (service, method, code.name)
-            sums = list(accumulate(tally.buckets))
-            requests.add_metric(labels, sums[-1])
-            bounds = [*map(str, _BUCKETS), "+Inf"]
-            duration.add_metric(labels, list(zip(bounds, sums, strict=True)), tally.seconds)
+        for side, tallies in _tallies.items():
+            for (full_name, code), tally in list(tallies.items()):
+                service, _, method = full_name.removeprefix("/").partition("/")
+                labels = (service, method, code.name, side)
+                sums = list(accumulate(tally.buckets))
+                requests.add_metric(labels, sums[-1])
+                bounds = [*map(str, _BUCKETS), "+Inf"]
+                duration.add_metric(labels, list(zip(bounds, sums, strict=True)), tally.seconds)
         return requests, duration
 
 
@@ -60,16 +61,21 @@ REGISTRY.register(_Calls())
 
 
 class Measured(Observer):
-    """Server interceptor: list it first, so that what others refuse is counted too.
+    """List it first, so that what others refuse is counted too.
 
-    Only methods that are served reach an interceptor, so the labels are as many as the API is large.
+    Only methods that are served reach a server's interceptor, and channels call what stubs have, so the labels are
+    as many as the API is large. Of a call made again, a channel counts each attempt.
     """
+
+    def __init__(self, side: str = "server") -> None:
+        """`side` is "server", or "client" on a channel."""
+        self._tallies = _tallies[side]
 
     def ended(self, call: Call, code: Code, error: WhisprError | None) -> None:
         """Measure one call."""
-        tally = _tallies.get((call.method, code))
+        tally = self._tallies.get((call.method, code))
         if tally is None:
-            tally = _tallies[call.method, code] = _Tally()
+            tally = self._tallies[call.method, code] = _Tally()
         seconds = time.perf_counter() - call.begun_at
         tally.seconds += seconds
         tally.buckets[bisect_left(_BUCKETS, seconds)] += 1

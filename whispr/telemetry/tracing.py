@@ -20,8 +20,8 @@ import enum
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -88,6 +88,7 @@ class Span:
         "code",
         "context",
         "ended_ns",
+        "held",
         "kind",
         "name",
         "parent_id",
@@ -107,6 +108,7 @@ class Span:
         self.attributes: dict[str, AttributeValue] = {}
         """What it is about: names, ids, codes; never what people write, nor credentials."""
         self.code = Code.OK
+        self.held = False
         self._record = record
 
     def set(self, name: str, value: AttributeValue) -> None:
@@ -119,6 +121,10 @@ class Span:
         self.code = error.code if isinstance(error, WhisprError) else Code.INTERNAL
         if not isinstance(error, WhisprError):
             self.set("error.type", type(error).__name__)
+
+    def hold(self) -> None:
+        """Outlast the block it was entered for: whoever holds it ends it, or lets it be forgotten."""
+        self.held = True
 
     def end(self) -> None:
         """Keep it, if it is sampled."""
@@ -192,7 +198,8 @@ def entered(span: Span) -> Iterator[Span]:
         raise
     finally:
         _current.reset(token)
-        span.end()
+        if not span.held:
+            span.end()
 
 
 @contextmanager
@@ -216,3 +223,24 @@ def span(
         begun.attributes.update(attributes)
     with entered(begun):
         yield begun
+
+
+def continued(
+    name: str, kind: Kind, traceparent: str, attributes: Mapping[str, AttributeValue] | None = None
+) -> AbstractContextManager[Span | None]:
+    """Be in a new span of a trace that came with something, over the block; in none if nothing came with it."""
+    parent = parse(traceparent) if _tracer is not None and traceparent else None
+    return nullcontext() if parent is None else span(name, kind, parent=parent, attributes=attributes)
+
+
+@contextmanager
+def continued_together(name: str, kind: Kind, traceparents: Iterable[str]) -> Iterator[None]:
+    """Have a span over the block in each of the traces that things came with, which are handled as one."""
+    tracer = _tracer
+    parents = [parse(each) for each in traceparents if each] if tracer is not None else []
+    spans = [tracer.begin(name, kind, parent) for parent in parents if tracer and parent and parent.sampled]
+    try:
+        yield
+    finally:
+        for each in spans:
+            each.end()

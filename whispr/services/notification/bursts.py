@@ -19,8 +19,8 @@ MESSAGES_MAX = 500
 _NOTE = """
     WITH noted AS (
         INSERT INTO notifications.messages (
-            message_id, conversation_id, seq, sender_id, preview, mentions, silent, sent_at)
-        VALUES ($1, $2, $3, $4, $5, $6::uuid[], $7, $8) ON CONFLICT DO NOTHING
+            message_id, conversation_id, seq, sender_id, preview, mentions, silent, sent_at, trace)
+        VALUES ($1, $2, $3, $4, $5, $6::uuid[], $7, $8, $11) ON CONFLICT DO NOTHING
     )
     INSERT INTO notifications.bursts AS b (conversation_id, kind, due_at)
     VALUES ($2, $9, now() + make_interval(secs => $10))
@@ -49,6 +49,8 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     mentions: Sequence[str] = ()
     silent: bool = False
     sent_at: datetime
+    trace: str = ""
+    """W3C traceparent of its event; empty for none."""
 
 
 class Burst(msgspec.Struct, frozen=True):
@@ -70,6 +72,7 @@ class Bursts:
         await tx.execute(
             _NOTE, message.message_id, message.conversation_id, message.seq, message.sender_id, message.preview,
             list(message.mentions), message.silent, message.sent_at, message.kind.value, batch_s,
+            message.trace,
         )  # fmt: skip
 
     async def take(self, count_max: int) -> list[Burst]:
@@ -94,6 +97,7 @@ class Bursts:
                 mentions=tuple(str(each) for each in row["mentions"]),
                 silent=row["silent"],
                 sent_at=row["sent_at"],
+                trace=row["trace"],
             )
             for row in rows
         ]

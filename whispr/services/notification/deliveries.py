@@ -12,6 +12,7 @@ from whispr.conversations.ids import new_id
 from whispr.conversations.rows import Row
 from whispr.services.notification.devices import REFUSALS_MAX, target_of
 from whispr.services.notification.senders.port import Delivered, Gone, Later, Outcome, Push, Refused, Target
+from whispr.telemetry.tracing import current_traceparent
 
 LEASE_S = 60.0
 """After so many seconds a delivery that was claimed and not settled counts as lost on the way."""
@@ -127,6 +128,10 @@ class Deliveries:
         """
         if not pushes:
             return
+        if trace := current_traceparent():
+            pushes = [
+                (user, device, msgspec.structs.replace(push, trace=trace)) for user, device, push in pushes
+            ]
         devices = [device for _, device, _ in pushes]
         if collapse_key:
             await tx.execute(_SUPERSEDE, devices, collapse_key, about)

@@ -22,6 +22,7 @@ from whispr.errors import WhisprError
 from whispr.services.notification.deliveries import Claim, Deliveries
 from whispr.services.notification.domain import Platform, pause_s
 from whispr.services.notification.senders.port import Delivered, Gone, Later, Outcome, Refused, Sender
+from whispr.telemetry import tracing
 
 SEND_S = 10.0
 """How long a push service may take over one push."""
@@ -169,12 +170,16 @@ class Dispatcher:
         if sender is None:
             return Refused(f"{target.platform} is not set up")
         outcome: Outcome = Later(f"no answer within {SEND_S:g} s")
-        with SECONDS.labels(target.platform).time(), trio.move_on_after(SEND_S):
+        name, about = f"push {target.platform}", {"whispr.delivery.id": claim.id}
+        traced = tracing.continued(name, tracing.Kind.CLIENT, claim.push.trace, about)
+        with traced as span, SECONDS.labels(target.platform).time(), trio.move_on_after(SEND_S):
             try:
                 outcome = await sender.send(target, claim.push, claim.id, claim.ttl_s)
             except Exception:  # the boundary to senders: one that breaks must not end the others' pushes
                 log.exception("sender_broke", platform=target.platform.value, delivery_id=claim.id)
                 outcome = Refused("internal")
+            if span is not None:
+                span.set("whispr.delivery.outcome", _NAMES[type(outcome)])
         PUSHES.labels(target.platform, _NAMES[type(outcome)]).inc()
         return outcome
 

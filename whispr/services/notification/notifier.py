@@ -39,6 +39,7 @@ from whispr.services.notification.inbox import Entry, Inbox
 from whispr.services.notification.senders.port import Push
 from whispr.services.notification.surroundings import Announce, Neighbours, Presence
 from whispr.services.notification.wishes import Standing, Wishes
+from whispr.telemetry import tracing
 
 RECIPIENTS_MAX = 1_000
 """People told by one call, and members of a conversation who are told of everything by default."""
@@ -102,6 +103,12 @@ class Notifier:
     async def tell_burst(self, burst: Burst) -> None:
         """Tell people of the messages of a burst. Raises UNAVAILABLE; nothing is told then."""
         messages = await self.bursts.messages(burst)
+        # One push tells of them all: it is of the first one's trace that has one.
+        trace = next((message.trace for message in messages if message.trace), "")
+        with tracing.continued("notification-burst", tracing.Kind.INTERNAL, trace):
+            await self._tell_burst(burst, messages)
+
+    async def _tell_burst(self, burst: Burst, messages: Sequence[NewMessage]) -> None:
         recipients = await self._recipients(burst, messages) if messages else []
         senders = await self.wishes.names({m.sender_id for r in recipients for m in r.messages})
         group = ""

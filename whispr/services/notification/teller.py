@@ -156,6 +156,7 @@ class Teller:
             mentions=mentioned_in(sent.metadata, _ID),
             silent=sent.metadata.get("silent") == "true" or sent.message_type == "system",
             sent_at=sent.sent_at,
+            trace=event.trace,
         )
         async with self._db.transaction() as tx:
             if await once(tx, "notification-messages", event.id):

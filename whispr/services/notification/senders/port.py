@@ -26,6 +26,8 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     """The device updates itself and shows nothing."""
     badge: int = 0
     """Unread entries of the inbox."""
+    trace: str = ""
+    """W3C traceparent of what it tells of. It stays here: no device is told."""
 
 
 TITLE_BYTES_MAX = 300
