@@ -10,12 +10,13 @@ import trio
 
 from whispr.adapters.bus import Bus
 from whispr.asgi import HttpLimits, HttpServer
-from whispr.gateway.longpoll import PATH, Admit, Authenticate, LongPollEndpoint
+from whispr.gateway.longpoll import PATH, Admit, LongPollEndpoint
 from whispr.gateway.server import Endpoint
 from whispr.realtime.hub import Hub
 from whispr.realtime.longpoll.passing import Passing
 from whispr.realtime.longpoll.sessions import Sessions
 from whispr.realtime.server import ServeHttp
+from whispr.realtime.socket import Authenticate
 
 SUBJECT = "whispr.realtime.longpoll"
 

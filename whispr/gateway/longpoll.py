@@ -23,10 +23,10 @@ from whispr.realtime.channel import Session
 from whispr.realtime.handshake import LONGPOLL_PATH, Refused, asked_version, check_origin
 from whispr.realtime.longpoll.passing import Passing
 from whispr.realtime.longpoll.sessions import TOKEN_PREFIX, refusal
+from whispr.realtime.socket import Authenticate
 
 PATH = re.compile(re.escape(LONGPOLL_PATH))
 
-Authenticate = Callable[[str], Awaitable[Session]]
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[str, RawHeaders], Awaitable[None]]
 
@@ -101,7 +101,7 @@ class LongPollEndpoint:
 
         outcome = "ok"
         try:
-            return (await self._passing.sessions.open(version, admitted)).encode()
+            return (await self._passing.sessions.open(version, admitted, self._authenticate)).encode()
         except WhisprError as error:
             outcome = error.reason
             status = 500 if error.code in _LATER else 403
