@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 TEXT = 0x1
@@ -24,6 +25,8 @@ _CONTINUATION = 0x0
 
 _FIN = 0x80
 _RESERVED = 0x70
+RSV1 = 0x40
+"""The bit of a first frame that says "compressed" where permessage-deflate was negotiated (RFC 7692 §6)."""
 _MASKED = 0x80
 _CONTROL_BYTES_MAX = 125
 
@@ -72,18 +75,24 @@ class Pong(NamedTuple):
     payload: bytes
 
 
+Inflate = Callable[[bytes, int], bytes]
+
 Item = str | bytes | Ping | Pong | Closed
 """What a reader yields: a text message, a binary message, or a control frame."""
 
 
 def encode_frame(opcode: int, payload: bytes) -> bytes:
     """Build one final, unmasked frame: what a server sends (§5.1)."""
-    size = len(payload)
+    return frame_head(_FIN | opcode, len(payload)) + payload
+
+
+def frame_head(first: int, size: int) -> bytes:
+    """Build what precedes the payload of an unmasked frame: its first byte and its length (§5.2)."""
     if size < 126:
-        return bytes((_FIN | opcode, size)) + payload
+        return bytes((first, size))
     if size < 65536:
-        return struct.pack("!BBH", _FIN | opcode, 126, size) + payload
-    return struct.pack("!BBQ", _FIN | opcode, 127, size) + payload
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
 
 
 def encode_masked_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
@@ -114,13 +123,17 @@ def apply_mask(payload: bytes, mask: bytes) -> bytes:
 class FrameReader:
     """Incremental reader of one side of a connection.
 
-    `masked` says what the peer must do: True for a client's frames, False for a server's (§5.1).
+    `masked` says what the peer must do: True for a client's frames, False for a server's (§5.1). `inflate` is given
+    where permessage-deflate was negotiated: it takes a compressed message and the most bytes it may have, and raises
+    FrameError.
     """
 
-    __slots__ = ("_masked", "_max", "_message", "_need", "_opcode", "_partial")
+    __slots__ = ("_compressed", "_inflate", "_masked", "_max", "_message", "_need", "_opcode", "_partial")
 
-    def __init__(self, *, masked: bool, message_bytes_max: int) -> None:
+    def __init__(self, *, masked: bool, message_bytes_max: int, inflate: Inflate | None = None) -> None:
         self._masked = masked
+        self._inflate = inflate
+        self._compressed = False
         self._max = message_bytes_max
         self._partial = bytearray()  # the start of a frame, of which `_need` bytes are worth another look
         self._need = 2
@@ -180,9 +193,9 @@ class FrameReader:
     def _check(self, first: int, size: int) -> None:
         """Refuse a frame by its header, before any of its payload is kept."""
         opcode = first & 0x0F
-        if first & _RESERVED:
+        if first & _RESERVED and not self._may_be_compressed(first):
             raise FrameError(
-                CloseCode.PROTOCOL_ERROR, "reserved bits are set and no extension was negotiated"
+                CloseCode.PROTOCOL_ERROR, "reserved bits are set that no negotiated extension gives a meaning"
             )
         if opcode >= CLOSE:
             if opcode > PONG:
@@ -198,10 +211,17 @@ class FrameReader:
         if held + size > self._max:
             raise FrameError(CloseCode.TOO_BIG, f"a message may have at most {self._max} bytes")
 
+    def _may_be_compressed(self, first: int) -> bool:
+        """Tell whether RSV1 alone is set, on the first frame of a message (RFC 7692 §6)."""
+        return (
+            self._inflate is not None and first & _RESERVED == RSV1 and _CONTINUATION < first & 0x0F <= BINARY
+        )
+
     def _accept(self, first: int, payload: bytes) -> Item | None:
         opcode = first & 0x0F
         if opcode >= CLOSE:
             return _control(opcode, payload)
+        compressed = bool(first & RSV1)
         if opcode == _CONTINUATION:
             if self._message is None:
                 raise FrameError(CloseCode.PROTOCOL_ERROR, "a continuation frame continues nothing")
@@ -209,11 +229,14 @@ class FrameReader:
             if not first & _FIN:
                 return None
             payload, opcode, self._message = bytes(self._message), self._opcode, None
+            compressed = self._compressed
         elif self._message is not None:
             raise FrameError(CloseCode.PROTOCOL_ERROR, "a new message began inside a fragmented one")
         elif not first & _FIN:
-            self._message, self._opcode = bytearray(payload), opcode
+            self._message, self._opcode, self._compressed = bytearray(payload), opcode, compressed
             return None
+        if compressed and self._inflate is not None:
+            payload = self._inflate(payload, self._max)
         return _text(payload) if opcode == TEXT else payload
 
 

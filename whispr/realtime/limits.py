@@ -39,6 +39,10 @@ class Limits:
     """Time for our close frame to leave and the peer's to arrive; then the connection is dropped."""
     drain_s: float = 5.0
     """Time for pushes in flight to be answered when the hub drains."""
+    deflate: bool = True
+    """Whether permessage-deflate is negotiated with clients that offer it."""
+    deflate_bytes: int = 1024
+    """Shorter messages are sent as they are."""
     poll_s: float = 10.0
     """How long a long poll waits for something to say; then it is answered with nothing (Phoenix's `window_ms`)."""
     poll_idle_s: float = 15.0

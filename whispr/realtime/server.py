@@ -22,7 +22,8 @@ from trio_websocket import ConnectionClosed
 from whispr.errors import Code, WhisprError
 from whispr.realtime import metrics
 from whispr.realtime.channel import Session
-from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, host_of
+from whispr.realtime.deflate import ANSWER, Deflated, negotiate
+from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, extensions_of, host_of
 from whispr.realtime.hub import Hub
 from whispr.realtime.serializers import V1, V2, Serializer
 from whispr.realtime.socket import Authenticate
@@ -41,7 +42,7 @@ ServeHttp = Callable[[trio.SocketStream], Awaitable[None]]
 _LONGPOLL = re.compile(rb"(GET|POST|OPTIONS) " + re.escape(LONGPOLL_PATH).encode() + rb"[? ]")
 _PEEK_BYTES = 64
 _STATUS = {Code.RESOURCE_EXHAUSTED: 429, Code.UNAVAILABLE: 503, Code.DEADLINE_EXCEEDED: 503}
-_BACKLOG = 1024
+_BACKLOG = 4096  # as many handshakes as may wait; the kernel's own limit is net.core.somaxconn
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _OUT_OF_FILES_PAUSE_S = 0.1
 
@@ -122,6 +123,10 @@ class _Server:
         self._admits = admit
         self._http = http
         self._nursery = nursery
+        self._serializers: dict[tuple[int, bool], Serializer] = {}
+        for version, plain in ((1, V1), (2, V2)):
+            self._serializers[version, False] = plain
+            self._serializers[version, True] = Deflated(plain, hub.limits.deflate_bytes)
 
     async def accept(self, listener: stdlib.socket) -> NoReturn:
         """Accept until cancelled."""
@@ -193,11 +198,13 @@ class _Server:
             await request.websocket.reject(refusal.status, extra_headers=headers, body=refusal.body)
             return None, refusal.reason
         try:
-            await request.websocket.accept(subprotocol=upgrade.subprotocol)
+            deflates = self._hub.limits.deflate and negotiate(extensions_of(request.head))
+            answer = [(b"sec-websocket-extensions", ANSWER)] if deflates else []
+            await request.websocket.accept(subprotocol=upgrade.subprotocol, extra_headers=answer)
         except BaseException:  # whatever stopped us, also a cancel: the seat is not taken
             self._hub.leave_seat(session.user_id)
             raise
-        return _Guest(session, V2 if upgrade.version == 2 else V1), "ok"
+        return _Guest(session, self._serializers[upgrade.version, deflates]), "ok"
 
     async def _admit(self, request: Request, address: str) -> tuple[Session, Upgrade]:
         """Check everything, the cheapest first, and take the user's seat. Raises Refused."""

@@ -17,6 +17,7 @@ import trio
 
 from whispr.realtime import frames, metrics
 from whispr.realtime.channel import Session
+from whispr.realtime.deflate import inflate
 from whispr.realtime.frames import CloseCode, Closed, FrameError, FrameReader, Ping
 from whispr.realtime.link import Link
 from whispr.realtime.serializers import V2, Serializer
@@ -47,7 +48,10 @@ class WebSocket(Socket):
     ) -> None:
         super().__init__(hub, session, serializer, authenticate)
         self._sock = sock
-        self._frames = FrameReader(masked=True, message_bytes_max=hub.limits.frame_bytes)
+        deflates = serializer.plain is not serializer
+        self._frames = FrameReader(
+            masked=True, message_bytes_max=hub.limits.frame_bytes, inflate=inflate if deflates else None
+        )
         self.transport = Transport(sock, hub.flusher, hub.limits.buffer_bytes, self)
         self.send: Callable[[bytes], None] = self.transport.send
         self._peer_closed = False
