@@ -176,9 +176,9 @@ class Peers:
         try:
             if item.payload[:1] == _BROADCAST:
                 broadcast = Broadcast.unpack(memoryview(item.payload)[1:])
+                conversations.heard(broadcast)  # first, for it ends the channels of whoever is put out
                 if topic is not None:
                     hub.deliver(broadcast)
-                conversations.heard(broadcast)
             else:
                 _show(_decode_previews(memoryview(item.payload)[1:]), topic, hub, conversations)
         except msgspec.MsgspecError as error:

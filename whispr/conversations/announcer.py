@@ -4,11 +4,15 @@ A conversation's events go to its topic, `room:<id>` for a room and `conversatio
 the log of changes carry `change`, their number in it. Members who are connected without having joined the topic
 get a new message's JSON as a preview on `user:<id>`; that needs the list of members, so it happens beside the
 path of the message (`previews`).
+
+Whoever ceases to be a member hears why as the last event of their channels, before anybody else does and before
+anything that comes after: on this node when it is announced, on the others as soon as they hear of it, or read it
+because they had missed it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -19,21 +23,34 @@ from whispr.conversations.permissions import Permissions
 from whispr.conversations.previews import Previews
 from whispr.conversations.previews import Relay as PreviewRelay
 from whispr.conversations.store import Store, Watermark
+from whispr.conversations.tails import ARRIVING, HIDDEN, LEAVING
 from whispr.conversations.topics import is_conversation, topic_of, user_topic
 from whispr.conversations.wire import conversation_json, encoded
 from whispr.realtime.hub import Broadcast, Hub
 
 
-class _UserRef(msgspec.Struct):
-    user_id: str
+class _Concerning(msgspec.Struct):
+    """Of an event: whose membership it changes, and who removed them."""
+
+    user_id: str = ""
+    removed_by: str | None = None
+    reason: str = "removed"
 
 
 class Announcer:
     """Turns changes into broadcasts, and forgets what they made stale."""
 
-    def __init__(self, hub: Hub, store: Store, permissions: Permissions) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        store: Store,
+        permissions: Permissions,
+        on_membership: Callable[[str, Collection[str]], None] = lambda _conversation_id, _user_ids: None,
+    ) -> None:
         self._hub = hub
         self._permissions = permissions
+        self._on_membership = on_membership
+        """Told a conversation and whose membership of it changed."""
         self._previews = Previews(hub, store)
 
     async def run(self) -> None:
@@ -63,15 +80,40 @@ class Announcer:
         """Take note of what another node broadcast; where somebody has joined, the hub has delivered it already."""
         if not changes_membership(broadcast):
             return
-        user_id = msgspec.json.decode(broadcast.payload, type=_UserRef).user_id
-        self.membership_changed(broadcast.topic.partition(":")[2], [user_id])
-        if broadcast.event in LEAVING_EVENTS:
-            self._hub.kick(broadcast.topic, user_id)
+        payload = msgspec.json.decode(broadcast.payload)
+        self._note(broadcast.topic, broadcast.event, payload)
+
+    def missed(self) -> None:
+        """Tell everybody connected here that what concerns them may have been missed: the bus was away."""
+        for user_id in {socket.session.user_id for socket in self._hub.sockets}:
+            self._hub.deliver(Broadcast(user_topic(user_id), "resync", b"{}"))
 
     def changed(self, change: Change, **more: object) -> None:
         """Broadcast a change to those who have joined, with `more` that is not in the log."""
-        topic = topic_of(change.conversation_kind, change.conversation_id)
-        self._hub.broadcast(topic, change.kind, change.payload(**more))
+        topic, payload = topic_of(change.conversation_kind, change.conversation_id), change.payload(**more)
+        if change.kind in _NOTED:
+            self._note(topic, change.kind, payload)
+        self._hub.broadcast(topic, change.kind, payload, change=change.change, about=change.seq or 0)
+
+    def _note(self, topic: str, event: str, payload: Mapping[str, object]) -> None:
+        """Forget what a change made stale, and end the channels that it ends."""
+        if event == "room_closed":
+            for link in self._hub.subscribers(topic):
+                link.close(event, payload)
+            return
+        concerns = msgspec.convert(payload, _Concerning, strict=False)
+        self.membership_changed(topic.partition(":")[2], [concerns.user_id])
+        if event not in LEAVING_EVENTS:
+            return
+        if event == "member_removed" and concerns.removed_by != concerns.user_id:
+            event, payload = "user_kicked", {"user_id": concerns.user_id, "reason": concerns.reason}
+        self._hub.kick(topic, concerns.user_id, event, payload)
+
+    def hid(self, kind: Kind, conversation_id: str, user_id: str, seq: int) -> None:
+        """Have every node leave a message out of what it tells a person who has deleted it for themselves."""
+        topic = topic_of(kind, conversation_id)
+        # Whoever has the topic open is skipped: it is for those who keep tails of the conversation.
+        self._hub.broadcast(topic, HIDDEN, {"user_id": user_id, "seq": seq}, unless_joined=topic)
 
     def read(self, conversation_id: str, user_id: str, mark: Watermark) -> None:
         """Tell the others how far a member has read, and the member's own devices what is left."""
@@ -107,7 +149,6 @@ class Announcer:
         self, conversation: Conversation, members: Sequence[Member], changes: Iterable[Change], by: str
     ) -> None:
         """Tell members who joined them."""
-        self.membership_changed(conversation.id, [member.user_id for member in members])
         for change in changes:
             self.changed(change)
         self.invited(conversation, [member.user_id for member in members], by)
@@ -115,17 +156,11 @@ class Announcer:
     def removed(self, changes: Iterable[Change], reason: str = "removed") -> None:
         """Tell members who is gone, and who owns it now; close the channels of whoever is gone."""
         for change in changes:
-            self.changed(change)
             if change.kind != "member_removed":
+                self.changed(change)
                 continue
-            user_id, by = str(change.data["user_id"]), change.data["removed_by"]
-            self.membership_changed(change.conversation_id, [user_id])
-            topic = topic_of(change.conversation_kind, change.conversation_id)
-            if by == user_id:
-                self._hub.kick(topic, user_id)
-            else:
-                self._hub.kick(topic, user_id, "user_kicked", {"user_id": user_id, "reason": reason})
-            self.tell(user_id, "conversation_updated", change.payload())
+            self.changed(change, reason=reason)
+            self.tell(str(change.data["user_id"]), "conversation_updated", change.payload())
 
     def updated(self, change: Change, member_ids: Iterable[str]) -> None:
         """Tell members of a new name or new settings, on the conversation's topic and on their own."""
@@ -151,19 +186,19 @@ class Announcer:
         """Close a person's channels of a conversation on this node after a last event."""
         self._hub.kick(topic_of(kind, conversation_id), user_id, event, payload)
 
-    def membership_changed(self, conversation_id: str, user_ids: Iterable[str]) -> None:
+    def membership_changed(self, conversation_id: str, user_ids: Collection[str]) -> None:
         """Forget what was remembered about these people here."""
         self._previews.forget(conversation_id)
         self._permissions.forget(*user_ids)
+        self._on_membership(conversation_id, user_ids)
 
 
-MEMBERSHIP_EVENTS = frozenset(
-    {"member_added", "member_removed", "user_joined", "user_left", "user_kicked", "user_banned"}
-)
+LEAVING_EVENTS = LEAVING
+MEMBERSHIP_EVENTS = ARRIVING | LEAVING
 """Broadcasts that change who is a member; their payloads name them by `user_id`."""
-LEAVING_EVENTS = frozenset({"member_removed", "user_left", "user_kicked", "user_banned"})
+_NOTED = MEMBERSHIP_EVENTS | {"room_closed"}
 
 
 def changes_membership(broadcast: Broadcast) -> bool:
     """Tell whether every node is to take note of a broadcast, for what it remembers of the conversation."""
-    return broadcast.event in MEMBERSHIP_EVENTS and is_conversation(broadcast.topic)
+    return broadcast.event in _NOTED and is_conversation(broadcast.topic)

@@ -1,90 +1,49 @@
-"""The channels `conversation:<id>`, `room:<id>` and `user:<id>`: pushes in, replies and events out.
+"""The channels `conversation:<id>` and `room:<id>`: pushes in, replies and events out.
 
-Events of a conversation or a room, in: send_message, edit_message, delete_message, add_reaction, remove_reaction,
-pin_message, unpin_message, mark_read, mark_delivered, typing_start, typing_stop, get_history, save_draft. Out:
-new_message, typing_indicator, read_receipt, delivery_status, presence_state, presence_diff; and, with their
-number as `change`: message_edited, message_deleted, reaction_added, reaction_removed, message_pinned,
-message_unpinned, media_linked, media_unlinked, member_added, member_removed, settings_changed. Before the
-server closes the channel: user_kicked.
+In: send_message, edit_message, delete_message, add_reaction, remove_reaction, pin_message, unpin_message, mark_read,
+mark_delivered, typing_start, typing_stop, get_history, get_members, save_draft. Out: new_message, typing_indicator,
+read_receipt, delivery_status, presence_state, presence_diff; and, with their number as `change`: message_edited,
+message_deleted, reaction_added, reaction_removed, message_pinned, message_unpinned, media_linked, media_unlinked,
+member_added, member_removed, settings_changed, and those of rooms. Before the server closes the channel:
+user_kicked, user_banned, room_closed.
 
-Events of `user:<id>`, only for the user themselves, in: update_status, get_conversations, mark_all_read, sync. Out:
-new_message (a preview, for conversations that the socket has not joined), conversation_invitation,
-conversation_updated, message_deleted (by the user for themselves), scheduled_failed, notification (of the
-notification service), presence_state and presence_diff of the user's own devices and of their contacts, as
-far as these show themselves.
+**Resuming.** A join with `since_seq`, the last seq the client has, and `since_change`, the last change, is told all
+that a client that stayed connected would have been told, in its final state, and goes live from there:
+
+    {"seq", "change",           the place from which live events go on
+     "messages",                after since_seq, as they are now
+     "changes",                 after since_change, each as its event with its name as `event`
+     "changed_messages",        up to since_seq, to which those happened, as they are now
+     "receipts",                watermarks that have moved, at least those
+     "hidden_seqs",             messages that the member has deleted for themselves, at least those since
+     "resync", "cursor",        true when there was more: `get_history {cursor}` answers with the same fields
+     "role", "members", "member_count"}       who is there: the first 100, `get_members` has the rest
+
+A client takes the messages, then the changes in their order. Either number may be a JSON number or a string.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
 import trio
 
 from whispr.conversations import wire
-from whispr.conversations.domain import Draft, clamp_page, not_a_member
+from whispr.conversations.domain import Draft
 from whispr.conversations.ids import is_id, parse_id
 from whispr.conversations.operations import Operations
-from whispr.conversations.sync_json import sync_json
+from whispr.conversations.statuses import Statuses
+from whispr.conversations.tails import Missed
 from whispr.conversations.tickets import Ticket
 from whispr.conversations.visibility import Visibility
-from whispr.errors import denied, invalid, not_found
+from whispr.errors import not_found
 from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
 
 _MESSAGE_EVENTS = frozenset(
     {"edit_message", "delete_message", "add_reaction", "remove_reaction", "pin_message", "unpin_message"}
 )
-STATUSES = ("online", "away", "busy", "offline")
-"""What a person may show; whoever shows offline is not in any presence."""
-
-
-class Statuses:
-    """The status that each connected user of this node has chosen, and the channels that show it."""
-
-    def __init__(self, on_status: Callable[[str, str], None]) -> None:
-        self._on_status = on_status
-        self._chosen: dict[str, str] = {}
-        self._showing: dict[str, set[ConversationChannel | UserChannel]] = {}
-
-    def show(self, channel: ConversationChannel | UserChannel) -> None:
-        """Make the channel's user present on its topic, unless they chose to be offline."""
-        user_id = channel.link.session.user_id
-        self._showing.setdefault(user_id, set()).add(channel)
-        self._apply(channel, self._chosen.get(user_id, "online"))
-
-    def conversations_of(self, user_id: str) -> list[ConversationChannel]:
-        """Return the conversation channels of a user that show them, or would if they might."""
-        showing = self._showing.get(user_id, ())
-        return [channel for channel in showing if isinstance(channel, ConversationChannel)]
-
-    def again(self, channel: ConversationChannel) -> None:
-        """Show a channel's user as they are to be shown now."""
-        user_id = channel.link.session.user_id
-        if channel in self._showing.get(user_id, ()):
-            self._apply(channel, self._chosen.get(user_id, "online"))
-
-    def hide(self, channel: ConversationChannel | UserChannel) -> None:
-        """Forget a channel that ends; with a user's last one, their status."""
-        user_id = channel.link.session.user_id
-        showing = self._showing.get(user_id, set())
-        showing.discard(channel)
-        if not showing:
-            self._showing.pop(user_id, None)
-            self._chosen.pop(user_id, None)
-
-    def choose(self, user_id: str, status: str) -> None:
-        """Show another status on every channel of the user."""
-        self._chosen[user_id] = status
-        self._on_status(user_id, status)
-        for channel in self._showing.get(user_id, ()):
-            self._apply(channel, status)
-
-    def _apply(self, channel: ConversationChannel | UserChannel, status: str) -> None:
-        if status == "offline" or not channel.shown:
-            channel.link.untrack()
-        else:
-            channel.link.track({"status": status, "online_at": channel.online_at})
 
 
 class ConversationChannel(Channel):
@@ -106,27 +65,21 @@ class ConversationChannel(Channel):
         """While the user types: the scope whose deadline ends it."""
 
     async def join(self, payload: object) -> object:
-        """Admit a member; replay what they missed since `since_seq`, then go live."""
+        """Admit a member; replay what they missed, then go live."""
         if not is_id(self._conversation_id):
             raise not_found("conversation", self._conversation_id)
         wanted = wire.parse(payload, wire.Join)
-        since_seq = None if wanted.since_seq is None else wire.seq_of(wanted.since_seq, "since_seq")
-        missed = await self._operations.resume(self._conversation_id, self._user_id, since_seq)
-        members = await self._operations.store.members(self._conversation_id)
-        if all(member.user_id != self._user_id for member in members):
-            raise not_a_member()
+        seq = wire.since(wanted.since_seq, "since_seq")
+        change = wire.since(wanted.since_change, "since_change")
+        missed = await self._operations.resuming.join(self.link.topic, self._user_id, seq, change)
+        self.link.start_soon(self._appear)
+        return Joined(_reply(missed), seq=missed.seq, change=missed.change)
+
+    async def _appear(self) -> None:
+        """Become visible to the others, as far as that may be, and see them."""
         self.shown = await self._visibility.is_shown(self._user_id, self._conversation_id)
-        self._statuses.show(self)
+        self._statuses.show_conversation(self)
         self.link.push_presence_state()
-        response = {
-            "seq": missed.seq,
-            "change": missed.change,
-            "messages": [wire.message_json(message) for message in missed.messages],
-            "has_more": missed.has_more,
-            "members": members,
-            "role": missed.role,
-        }
-        return Joined(response, seq=missed.seq)
 
     def show(self, shown: bool) -> None:
         """Show the user to the others here, or no longer."""
@@ -161,6 +114,8 @@ class ConversationChannel(Channel):
                 return {"seq": mark.seq}
             case "get_history":
                 return await self._history(wire.parse(payload, wire.GetHistory))
+            case "get_members":
+                return await self._members(wire.parse(payload, wire.GetMembers))
             case "save_draft":
                 return await self._save_draft(wire.parse(payload, wire.SaveDraft))
             case _ if event in _MESSAGE_EVENTS:
@@ -224,7 +179,16 @@ class ConversationChannel(Channel):
         draft = await personal.save_draft(self._conversation_id, self._user_id, body, reply_to)
         return {"updated_at": draft.updated_at if draft is not None else None}
 
+    async def _members(self, wanted: wire.GetMembers) -> object:
+        members, next_token = await self._operations.store.members_page(
+            self._conversation_id, self._user_id, wanted.page_size, wanted.page_token
+        )
+        return {"members": members, "next_page_token": next_token}
+
     async def _history(self, wanted: wire.GetHistory) -> object:
+        if wanted.cursor:
+            resuming = self._operations.resuming
+            return _reply(await resuming.page(self.link.topic, self._user_id, wanted.cursor))
         if wanted.after_seq is not None:
             wire.seq_of(wanted.after_seq, "after_seq")
         page = await self._operations.store.messages(
@@ -266,62 +230,6 @@ class ConversationChannel(Channel):
         self.link.broadcast_from("typing_indicator", event)
 
 
-class UserChannel(Channel):
-    """What concerns one user, on one of their sockets."""
-
-    shown = True
-    """To their own devices, everybody is."""
-
-    def __init__(
-        self, link: Link, operations: Operations, statuses: Statuses, visibility: Visibility
-    ) -> None:
-        super().__init__(link)
-        self.online_at = datetime.now(UTC)
-        self._operations = operations
-        self._statuses = statuses
-        self._visibility = visibility
-        self._user_id = link.session.user_id
-
-    async def join(self, payload: object) -> object:
-        """Admit the user themselves."""
-        if self.link.subtopic != self._user_id:
-            raise denied("this topic belongs to somebody else")
-        self._statuses.show(self)
-        await self._visibility.follow(self.link)
-        return {}
-
-    async def handle(self, event: str, payload: object) -> object:
-        """Handle a push."""
-        match event:
-            case "update_status":
-                status = wire.parse(payload, wire.UpdateStatus).status
-                if status not in STATUSES:
-                    raise invalid({"status": f"must be one of {', '.join(STATUSES)}"})
-                self._statuses.choose(self._user_id, status)
-                return {"status": status}
-            case "get_conversations":
-                wanted = wire.parse(payload, wire.GetConversations)
-                clamp_page(wanted.page_size, self._operations.limits)
-                conversations, next_token = await self._operations.store.conversations(
-                    self._user_id, wanted.page_size, wanted.page_token, archived=wanted.archived
-                )
-                return {
-                    "conversations": [wire.conversation_json(each) for each in conversations],
-                    "next_page_token": next_token,
-                }
-            case "mark_all_read":
-                named = wire.parse(payload, wire.MarkAllRead).conversation_ids
-                ids = [parse_id(each, "conversation_ids") for each in named]
-                return {"marked_count": await self._operations.mark_all_read(self._user_id, ids)}
-            case "sync":
-                since = wire.parse(payload, wire.Sync)
-                synced = await self._operations.sync.since(self._user_id, since.since, since.page_size)
-                return sync_json(synced)
-            case _:
-                return await super().handle(event, payload)
-
-    async def leave(self, reason: LeaveReason) -> None:
-        """Stop showing a status here."""
-        del reason
-        self._visibility.unfollow(self.link)
-        self._statuses.hide(self)
+def _reply(missed: Missed) -> dict[str, object]:
+    """Build the reply to a join, or a page of what it did not hold."""
+    return {**msgspec.structs.asdict(missed), "has_more": missed.resync}

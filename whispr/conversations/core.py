@@ -13,7 +13,7 @@ import trio
 from whispr.conversations import expander
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.attachments import Attachments, MediaStub
-from whispr.conversations.channels import ConversationChannel, Statuses, UserChannel
+from whispr.conversations.channels import ConversationChannel
 from whispr.conversations.database import Database
 from whispr.conversations.domain import Limits, Message
 from whispr.conversations.expiry import Expiry
@@ -22,8 +22,12 @@ from whispr.conversations.membership import Membership
 from whispr.conversations.operations import Limiter, Operations
 from whispr.conversations.permissions import Metadata, Permissions
 from whispr.conversations.privacy import Privacy
+from whispr.conversations.reordering import Missing
+from whispr.conversations.resuming import Resuming
 from whispr.conversations.search_index import SearchIndex
+from whispr.conversations.statuses import Statuses
 from whispr.conversations.store import Store
+from whispr.conversations.user_channel import UserChannel
 from whispr.conversations.visibility import Visibility
 from whispr.events import Consumer, Expander
 from whispr.realtime.channel import ChannelFactory
@@ -62,7 +66,10 @@ class Conversations:
         self.permissions = permissions
         self.store = Store(db, limits)
         self.membership = Membership(db, limits)
-        self.announcer = Announcer(hub, self.store, permissions)
+        self.resuming = Resuming(db, hub, limits)
+        self.announcer = Announcer(hub, self.store, permissions, self.resuming.forget)
+        hub.keep_order(Missing(db))
+        hub.on_filled = self.announcer.heard
         self._watchers: list[Callable[[Sequence[Message]], None]] = []
         self.log = MessageLog(db, on_committed=self._committed, settling=hub.corked, on_stored=db.ring)
         self.operations = Operations(
@@ -72,6 +79,7 @@ class Conversations:
             permissions=permissions,
             limiter=limiter,
             announcer=self.announcer,
+            resuming=self.resuming,
             limits=limits,
             db=db,
             language=search_language,
@@ -117,6 +125,8 @@ class Conversations:
         """Ask everything again, as after a time in which nothing was heard of changes."""
         self.permissions.forget_all()
         self.visibility.anything_changed()
+        self.resuming.forget_all()
+        self.announcer.missed()
 
     def heard(self, broadcast: Broadcast) -> None:
         """Take note of what another node broadcast."""
@@ -130,6 +140,7 @@ class Conversations:
         """Write messages, send previews and do what is due until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.log.run)
+            await nursery.start(self.resuming.run)
             nursery.start_soon(self.announcer.run)
             nursery.start_soon(self.operations.schedule.run)
             nursery.start_soon(self.expiry.run)

@@ -15,7 +15,7 @@ from whispr.conversations import domain, seats, targets
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.changes import Change, record
 from whispr.conversations.database import Database, Transaction
-from whispr.conversations.domain import Draft, Limits, Message, NewContent
+from whispr.conversations.domain import Draft, Kind, Limits, Message, NewContent
 from whispr.conversations.message_rules import check_may_edit, check_may_erase, no_message, not_editable
 from whispr.conversations.rows import encode_map
 from whispr.conversations.wire import message_json
@@ -100,7 +100,7 @@ class Editing:
 
     async def _hide(self, conversation_id: str, message_id: str, actor_id: str) -> None:
         async with self._db.transaction() as tx:
-            await seats.lock(tx, conversation_id)
+            conversation = await seats.lock(tx, conversation_id)
             await seats.seat_of(tx, conversation_id, actor_id)
             row = await tx.fetchrow(
                 "SELECT seq, sender_id, deleted_at FROM conversations.messages"
@@ -120,6 +120,7 @@ class Editing:
             "seq": row["seq"],
             "for_everyone": False,
         }
+        self._announcer.hid(Kind(conversation["kind"]), conversation_id, actor_id, row["seq"])
         self._announcer.tell(actor_id, "message_deleted", event)
 
     def _check(self, message: Message, new: NewContent) -> None:

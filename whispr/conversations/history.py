@@ -1,4 +1,4 @@
-"""Reads of messages: pages of history, what a joiner missed, one message.
+"""Reads of messages: pages of history, one message.
 
 Every query that serves a person carries the membership check in the statement itself, so an answer never
 rests on a cached permission alone. What the viewer has hidden is left out; what was deleted for everyone or
@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-import msgspec
-
 from whispr.conversations.database import Database
 from whispr.conversations.domain import (
     SEQ_MAX,
     Limits,
     Message,
     MessagePage,
-    Role,
     clamp_page,
     not_a_member,
 )
@@ -28,8 +25,6 @@ from whispr.errors import invalid, not_found
 
 PAGE_BYTES_MAX = 1024 * 1024
 """Message bodies in one answer; a page ends early rather than outgrow a gRPC message or a socket's buffer."""
-REPLAY_LEN_MAX = 1000
-"""Messages replayed by one join."""
 
 NOT_HIDDEN = """
     NOT EXISTS (
@@ -81,16 +76,6 @@ _ONE_MESSAGE = f"""
 """  # noqa: S608  # constants of ours
 
 
-class Resumption(msgspec.Struct, frozen=True):
-    """What a joiner missed: `messages` from where they were, `has_more` when that is not all up to `seq`."""
-
-    seq: int
-    change: int
-    role: Role
-    messages: list[Message]
-    has_more: bool
-
-
 class History:
     """Reads messages for members. Raises NOT_FOUND for unknown conversations, not_a_member for strangers."""
 
@@ -138,15 +123,6 @@ class History:
         if rows[0]["id"] is None:
             raise no_message(message_id)
         return message_of(rows[0], rows[0]["kind"])
-
-    async def resume(self, conversation_id: str, viewer_id: str, since_seq: int | None) -> Resumption:
-        """Return what the viewer missed since `since_seq`, nothing when None, as of one moment."""
-        since = SEQ_MAX if since_seq is None else since_seq
-        rows = await self._db.fetch(_HISTORY_AFTER, conversation_id, viewer_id, since, REPLAY_LEN_MAX)
-        check_seat(rows, conversation_id)
-        page, seat = _page_of(rows), rows[0]
-        role = Role(seat["viewer_role"])
-        return Resumption(seat["last_seq"], seat["last_change"], role, page.messages, page.has_more)
 
     async def _refuse(self, conversation_id: str) -> NoReturn:
         """Raise what fits a viewer without a seat."""

@@ -14,7 +14,6 @@ from whispr.conversations import domain
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.database import Database
 from whispr.conversations.domain import (
-    Action,
     Conversation,
     Draft,
     Kind,
@@ -31,9 +30,10 @@ from whispr.conversations.membership import Membership
 from whispr.conversations.permissions import Permissions
 from whispr.conversations.personal import Personal
 from whispr.conversations.reactions import Reactions
+from whispr.conversations.resuming import Resuming
 from whispr.conversations.schedule import Schedule, Scheduled
 from whispr.conversations.search import Search
-from whispr.conversations.store import Resumption, Store, Watermark
+from whispr.conversations.store import Store, Watermark
 from whispr.conversations.sync import Sync
 from whispr.conversations.tickets import Ticket
 from whispr.errors import invalid
@@ -68,6 +68,7 @@ class Operations:
         permissions: Permissions,
         limiter: Limiter,
         announcer: Announcer,
+        resuming: Resuming,
         limits: Limits,
         db: Database,
         language: str,
@@ -76,6 +77,7 @@ class Operations:
         self.store = store
         self.permissions = permissions
         self.announcer = announcer
+        self.resuming = resuming
         self.limits = limits
         self._membership = membership
         self._limiter = limiter
@@ -118,11 +120,6 @@ class Operations:
             per_min = self.limits.conversation_messages_per_min
             await self._limiter.settle(f"conversation:{draft.conversation_id}", per_min, MINUTE_S)
         return self.log.append(draft, deadline=deadline)
-
-    async def resume(self, conversation_id: str, actor_id: str, since_seq: int | None) -> Resumption:
-        """Admit somebody to the live conversation, with what they missed."""
-        await self.permissions.check_access(actor_id, conversation_id, Action.JOIN)
-        return await self.store.resume(conversation_id, actor_id, since_seq)
 
     async def mark_read(self, conversation_id: str, actor_id: str, seq: int) -> Watermark:
         """Move the read watermark and tell the others if it moved."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from whispr.conversations.announcer import LEAVING_EVENTS, MEMBERSHIP_EVENTS, Announcer
+from whispr.conversations.announcer import LEAVING_EVENTS, Announcer
 from whispr.conversations.changes import Change
 from whispr.conversations.domain import Message
 from whispr.conversations.moderation import Moderated
 from whispr.conversations.room_rows import Invitation
 from whispr.conversations.room_rules import Room
 from whispr.conversations.sanctions import Sanctioned
-from whispr.conversations.topics import topic_of
 from whispr.conversations.wire import message_json
 from whispr.realtime.hub import Hub
 
@@ -31,14 +30,10 @@ class RoomAnnouncer:
         self._hub = hub
 
     def changed(self, changes: Iterable[Change]) -> None:
-        """Broadcast changes; close the channels of whoever is gone."""
+        """Broadcast changes, which closes the channels of whoever is gone, and tell those concerned."""
         for change in changes:
             self._announcer.changed(change)
             user_id = str(change.data.get("user_id", ""))
-            if change.kind in MEMBERSHIP_EVENTS:
-                self._announcer.membership_changed(change.conversation_id, [user_id])
-            if change.kind in LEAVING_EVENTS:
-                self._hub.kick(topic_of(change.conversation_kind, change.conversation_id), user_id)
             if change.kind in _OWN:
                 self._announcer.tell(user_id, "conversation_updated", change.payload())
 

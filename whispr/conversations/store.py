@@ -18,12 +18,10 @@ from whispr.conversations.domain import (
     clamp_page,
     not_a_member,
 )
-from whispr.conversations.history import NOT_HIDDEN, PAGE_BYTES_MAX, History, Resumption
+from whispr.conversations.history import NOT_HIDDEN, PAGE_BYTES_MAX, History
 from whispr.conversations.paging import Place, from_token, to_token
 from whispr.conversations.rows import EXTRA_COLUMNS, MESSAGE_COLUMNS, Row, map_of, member_of, message_of
 from whispr.errors import invalid, not_found
-
-__all__ = ["Counters", "Resumption", "Store", "Watermark"]
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -49,6 +47,18 @@ _MEMBERS = """
     FROM conversations.members m LEFT JOIN auth.people p ON p.id = m.user_id
     WHERE m.conversation_id = $1 AND m.left_at IS NULL
     ORDER BY m.joined_at, m.user_id
+"""
+# One row without a member when the viewer is one and there are no more; none when the viewer is a stranger.
+_MEMBERS_PAGE = """
+    SELECT page.* FROM conversations.members viewer LEFT JOIN LATERAL (
+        SELECT m.user_id, m.role, m.joined_at, m.delivered_seq, m.read_seq, p.username, p.display_name
+        FROM conversations.members m LEFT JOIN auth.people p ON p.id = m.user_id
+        WHERE m.conversation_id = $1 AND m.left_at IS NULL
+            AND ($3::timestamptz IS NULL OR (m.joined_at, m.user_id) > ($3, $4::uuid))
+        ORDER BY m.joined_at, m.user_id LIMIT $5
+    ) page ON true
+    WHERE viewer.conversation_id = $1 AND viewer.user_id = $2 AND viewer.left_at IS NULL
+    ORDER BY page.joined_at, page.user_id
 """
 
 UNREAD = (
@@ -157,6 +167,20 @@ class Store(History):
         if all(member.user_id != viewer_id for member in members):
             await self._refuse(conversation_id)
         return members
+
+    async def members_page(
+        self, conversation_id: str, viewer_id: str, page_size: int, page_token: str
+    ) -> tuple[list[Member], str]:
+        """Return a page of those present, in the order they came, to one of them, and the next token."""
+        size = clamp_page(page_size, self._limits)
+        after = from_token(page_token, Place)
+        at, last_id = (after.at, after.id) if after is not None else (None, None)
+        rows = await self._db.fetch(_MEMBERS_PAGE, conversation_id, viewer_id, at, last_id, size + 1)
+        if not rows:
+            await self._refuse(conversation_id)
+        members = [member_of(row) for row in rows[:size] if row["user_id"] is not None]
+        more = len(rows) > size
+        return members, to_token(Place(members[-1].joined_at, members[-1].user_id)) if more else ""
 
     async def member_ids(self, conversation_id: str) -> tuple[str, ...]:
         """Return the ids of those present."""

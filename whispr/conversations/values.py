@@ -12,7 +12,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an operator may set; 0 lifts one."""
+    """What an operator may set; 0 lifts one, but for `resume_len`."""
 
     message_body_bytes: int = 64 * 1024
     group_members: int = 1000
@@ -32,6 +32,8 @@ class Limits:
     user_scheduled: int = 100
     """Scheduled messages that wait, of one person."""
     schedule_ahead_s: int = 366 * 24 * 3600
+    resume_len: int = 1000
+    """Messages, and changes, that one join replays; `resync` and a cursor stand for the rest."""
 
 
 class Kind(enum.StrEnum):

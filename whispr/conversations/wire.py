@@ -35,9 +35,10 @@ PushT = TypeVar("PushT")
 
 
 class Join(msgspec.Struct):
-    """Joining `conversation:<id>`: with `since_seq`, what came after it is replayed."""
+    """Joining `conversation:<id>`: with `since_seq` and `since_change`, what came after them is replayed."""
 
-    since_seq: int | None = None
+    since_seq: int | str | None = None
+    since_change: int | str | None = None
 
 
 class SendMessage(msgspec.Struct):
@@ -118,6 +119,15 @@ class GetHistory(msgspec.Struct):
     before_seq: int = 0
     after_seq: int | None = None
     limit: int = 0
+    cursor: str = ""
+    """Of a join that says `resync`, or of the page before: what was missed after it, instead of a page."""
+
+
+class GetMembers(msgspec.Struct):
+    """`get_members`: a page of those present, in the order they came."""
+
+    page_token: str = ""
+    page_size: int = 0
 
 
 class UpdateStatus(msgspec.Struct):
@@ -154,6 +164,15 @@ def seq_of(value: int, field: str) -> int:
     if not 0 <= value < 2**32:
         raise invalid({field: "must be a uint32"})
     return value
+
+
+def since(value: int | str | None, field: str) -> int | None:
+    """Read a number that a client may keep as a string. Raises INVALID_ARGUMENT."""
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdecimal() and len(value) < 20):
+            raise invalid({field: "must be a uint32"})
+        value = int(value)
+    return None if value is None else seq_of(value, field)
 
 
 def draft_of(push: SendMessage, conversation_id: str, sender_id: str) -> Draft:

@@ -427,12 +427,12 @@ class Hub:
 
     def _emit(self, said: Said, filled: bool) -> None:
         """Fan out a broadcast whose turn has come."""
-        self._emit_here(said)
         if filled and self.on_filled is not None and isinstance(said.payload, msgspec.Raw):
             body, seq = bytes(said.payload), said.seq
             self.on_filled(
                 Broadcast(said.topic, said.event, body, seq=seq, change=said.change, about=said.about)
             )
+        self._emit_here(said)
 
     def _crash_all(self, topic: str) -> None:
         """End a topic's channels so that their clients join anew."""

@@ -119,8 +119,15 @@ async def test_joining_tells_what_was_missed_and_who_is_there(services: World) -
             "seq": 0,
             "change": 1,
             "messages": [],
+            "changes": [],
+            "changed_messages": [],
+            "receipts": [],
+            "hidden_seqs": [],
             "has_more": False,
+            "resync": False,
+            "cursor": "",
             "members": cast("Json", mine.response)["members"],
+            "member_count": 2,
             "role": "owner",
         }
         for n in range(5):
