@@ -60,10 +60,10 @@ class Breaker:
         "_open_until",
         "_probing",
         "_reopened",
-        "_ticket",
         "_window",
         "rules",
         "state",
+        "ticket",
     )
 
     def __init__(
@@ -77,8 +77,8 @@ class Breaker:
         self.state = State.CLOSED
         self._clock = clock
         self._on_change = on_change
-        self._ticket = 0
-        """Of the present state."""
+        self.ticket = 0
+        """Of the present state: what whoever is admitted now gets."""
         self._in_a_row = 0
         self._window: deque[bool] = deque(maxlen=rules.window_len)
         """Whether each of the last outcomes was a failure; empty as long as none was."""
@@ -92,11 +92,6 @@ class Breaker:
         return self.state is State.CLOSED and not self._window
 
     @property
-    def ticket(self) -> int:
-        """What whoever is admitted now gets."""
-        return self._ticket
-
-    @property
     def open_for_s(self) -> float:
         """Seconds until a probe may pass; 0 unless it is open."""
         return max(0.0, self._open_until - self._clock()) if self.state is State.OPEN else 0.0
@@ -108,11 +103,11 @@ class Breaker:
         if self.state is State.OPEN or (self.state is State.HALF_OPEN and self._probing):
             return None
         self._probing = self.state is State.HALF_OPEN
-        return self._ticket
+        return self.ticket
 
     def succeeded(self, ticket: int) -> None:
         """The operation has succeeded."""
-        if ticket != self._ticket:
+        if ticket != self.ticket:
             return
         if self.state is State.HALF_OPEN:
             self._reopened = 0
@@ -125,7 +120,7 @@ class Breaker:
 
     def failed(self, ticket: int) -> None:
         """The operation has failed, and the target is to blame."""
-        if ticket != self._ticket:
+        if ticket != self.ticket:
             return
         if self.state is State.HALF_OPEN:
             self._reopened += 1
@@ -139,7 +134,7 @@ class Breaker:
 
     def abandoned(self, ticket: int) -> None:
         """Nobody will know how the operation would have ended."""
-        if ticket == self._ticket:
+        if ticket == self.ticket:
             self._probing = False
 
     def _open(self) -> None:
@@ -150,7 +145,7 @@ class Breaker:
 
     def _enter(self, state: State) -> None:
         self.state = state
-        self._ticket += 1
+        self.ticket += 1
         self._probing = False
         self._in_a_row = 0
         self._window.clear()

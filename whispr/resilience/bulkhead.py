@@ -29,17 +29,17 @@ class BulkheadRules:
 class Bulkhead(Generic[W]):
     """First come, first served. `enter`, or else `queue`; `leave` says whose turn it is."""
 
-    __slots__ = ("_line", "in_flight", "rules")
+    __slots__ = ("in_flight", "line", "rules")
 
     def __init__(self, rules: BulkheadRules) -> None:
         self.rules = rules
         self.in_flight = 0
-        self._line: OrderedDict[W, None] = OrderedDict()
+        self.line: OrderedDict[W, None] = OrderedDict()
 
     @property
     def queued(self) -> int:
         """How many wait in line."""
-        return len(self._line)
+        return len(self.line)
 
     def enter(self) -> bool:
         """Take a place if one is free. Nobody waits while one is."""
@@ -50,21 +50,21 @@ class Bulkhead(Generic[W]):
 
     def queue(self, waiter: W) -> bool:
         """Get in line, every place being taken; False when the line is full."""
-        if len(self._line) >= self.rules.queue_len_max:
+        if len(self.line) >= self.rules.queue_len_max:
             return False
-        self._line[waiter] = None
+        self.line[waiter] = None
         return True
 
     def leave(self) -> W | None:
         """Give a place back. It is at once that of the first in line, who is returned and must be told."""
-        if self._line:
-            return self._line.popitem(last=False)[0]
+        if self.line:
+            return self.line.popitem(last=False)[0]
         self.in_flight -= 1
         return None
 
     def give_up(self, waiter: W) -> bool:
         """Leave the line; False for somebody who is no longer in it, and so has a place to give back."""
-        if waiter not in self._line:
+        if waiter not in self.line:
             return False
-        del self._line[waiter]
+        del self.line[waiter]
         return True

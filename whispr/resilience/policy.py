@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from math import inf
 from typing import Protocol, TypeVar
 
 import trio
@@ -155,7 +154,8 @@ class Breaking:
                 self.ended(ticket, error)
                 raise
             except BaseException:
-                self.given_up(ticket, began, deadline)
+                now = trio.current_time()
+                self.given_up(ticket, now - began, now >= deadline)
                 raise
             finally:
                 self._waiting.discard(scope)
@@ -178,11 +178,10 @@ class Breaking:
         elif error.reason != BREAKER_OPEN:
             self._breaker.succeeded(ticket)
 
-    def given_up(self, ticket: int, began: float, deadline: float) -> None:
-        """Take note of an operation whose caller waits no longer; times are Trio's."""
-        now = trio.current_time()
-        if deadline < inf and now >= deadline and now - began >= self._hung_s:
-            self._on_failure(WhisprError(Code.DEADLINE_EXCEEDED, f"no answer within {now - began:.1f} s"))
+    def given_up(self, ticket: int, waited_s: float, late: bool) -> None:
+        """Take note of an operation whose caller waits no longer; `late` if that is for a deadline."""
+        if late and waited_s >= self._hung_s:
+            self._on_failure(WhisprError(Code.DEADLINE_EXCEEDED, f"no answer within {waited_s:.1f} s"))
             self._breaker.failed(ticket)
         else:
             self._breaker.abandoned(ticket)

@@ -99,7 +99,9 @@ class Target:
         self.breaking = Breaking(name, self.breaker, self.rules.hung_s, self.note)
         self.limiting = Limiting(name, self.bulkhead)
         self.last_failure: Failure | None = None
-        self.on_trip: Callable[[WhisprError], None] = lambda _: None
+        self.calm = True
+        """Whether a success would change nothing: the breaker closed, no failure to look back at, the budget full."""
+        self.on_trip: Callable[[], None] = lambda: None
         """Told as the breaker trips, to end what waits past `run`."""
         self._policies: dict[CallRules, Policy] = {}
         self._show(State.CLOSED)
@@ -115,6 +117,12 @@ class Target:
         except WhisprError as error:
             self.rejected(error)
             raise
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """Find out whether it is calm, after anything that may have changed that."""
+        self.calm = self.breaker.untroubled and self.budget.full
 
     def policy(self, rules: CallRules) -> Policy:
         """All that surrounds an operation made by these rules."""
@@ -133,6 +141,7 @@ class Target:
 
     def note(self, error: WhisprError) -> None:
         """Remember what speaks against the target."""
+        self.calm = False
         metrics.CALLS_FAILED.labels(self.kind).inc()
         self.last_failure = Failure(time.time(), error.code.name, error.message)
 
@@ -146,10 +155,11 @@ class Target:
 
     def _changed(self, state: State) -> None:
         self._show(state)
+        self.calm = False
         if state is State.OPEN:
             metrics.BREAKER_TRIPS.labels(self.kind).inc()
             self.breaking.tripped()
-            self.on_trip(self.breaking.refusal())
+            self.on_trip()
 
     def _show(self, state: State) -> None:
         if self.kind == self.name:  # one gauge cannot show many breakers

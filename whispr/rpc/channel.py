@@ -23,6 +23,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -30,14 +31,16 @@ import trio
 from google.protobuf.message import Message
 
 from whispr import __version__
-from whispr.errors import WhisprError, exhausted, unavailable
+from whispr.errors import Code, WhisprError, exhausted, unavailable
 from whispr.http2.headers import encode, list_bytes
 from whispr.nurseries import own_nursery
+from whispr.resilience.target import Rules, Target
 from whispr.rpc import wire
 from whispr.rpc.client_call import NOT_PROCESSED, ClientCall
 from whispr.rpc.client_connection import ClientConnection
 from whispr.rpc.common import Common
 from whispr.rpc.compression import ACCEPTED, named
+from whispr.rpc.guard import Guard, guard_of
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.keepalive import PingInterval
 from whispr.rpc.limits import RpcLimits
@@ -53,6 +56,8 @@ RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
 
 _FAILURES_TOLD = 3
+OVERDUE_EVERY_S = 0.5
+"""How often a guarded channel looks for calls that are overdue."""
 
 
 class Channel:
@@ -68,6 +73,8 @@ class Channel:
         wait_for_ready: bool,
         tls: TlsFiles | None,
         compression: str | None = None,
+        guarding: Target | None = None,
+        rules: Rules = Rules(),  # noqa: B008  # frozen
     ) -> None:
         keep_large_blocks(limits.message_bytes_max)
         self.id = next(ids)
@@ -75,9 +82,17 @@ class Channel:
         self.encoding = named(compression)
         """Of requests, unless their call says otherwise."""
         self.interceptors = tuple(interceptors)
-        self.limits = limits
         self.wait_for_ready = wait_for_ready
         """What calls do that do not say."""
+        if guarding is not None:
+            limits = replace(limits, overdue_every_s=OVERDUE_EVERY_S)
+        self._guarding = guarding
+        self._rules = rules
+        self._guards: dict[str, Guard | None] = {}
+        self._cut_offs = 0
+        if guarding is not None:
+            guarding.on_trip = self._cut_off
+        self.limits = limits
         self._nursery = nursery
         self.census = Census()
         self.counters = self.census.closed
@@ -131,6 +146,12 @@ class Channel:
 
     # --- For calls ----------------------------------------------------------------------------------------
 
+    def guard(self, method: str) -> Guard | None:
+        """What calls of a method go through; None for a channel without policies."""
+        if method not in self._guards:
+            self._guards[method] = guard_of(self._guarding, self._rules, method)
+        return self._guards[method]
+
     def head_block(self, method: str) -> tuple[bytes, int]:
         """The part of a request's header block that is the same for every call of a method, and its list's size."""
         head = self._heads.get(method)
@@ -168,6 +189,17 @@ class Channel:
         ready; RESOURCE_EXHAUSTED when too many calls wait.
         """
         picked = self.connection_now()
+        if picked is not None:
+            return picked
+        with trio.CancelScope() as scope:
+            if self._guarding is not None and not wait_for_ready:
+                scope.deadline = trio.current_time() + self._rules.call.deadline_s
+            return await self._wait_for_connection(wait_for_ready)
+        told = f"{self.target}: no connection within {self._rules.call.deadline_s:g} s"
+        raise WhisprError(Code.DEADLINE_EXCEEDED, told)
+
+    async def _wait_for_connection(self, wait_for_ready: bool) -> ClientConnection:
+        picked = None
         tried = False
         while picked is None:
             if any(sub.usable for sub in self.subchannels):
@@ -213,7 +245,19 @@ class Channel:
     async def _wait_in_line(self) -> None:
         if len(self._line) >= self.limits.waiting_calls_max:
             raise exhausted(f"too many calls wait for {self.target}", reason="too_many_calls")
+        cut_offs = self._cut_offs
         await self._line.park()
+        if cut_offs != self._cut_offs and self._guarding is not None:
+            raise self._guarding.breaking.refusal()
+
+    def _cut_off(self) -> None:
+        """The breaker has tripped: end every call, those in progress and those in line."""
+        assert self._guarding is not None
+        self._cut_offs += 1
+        for subchannel in self.subchannels:
+            for connection in list(subchannel.connections):
+                connection.cut_off(self._guarding.breaking.refusal)
+        self._line.unpark_all()
 
     def _grow(self) -> None:
         for subchannel in self.subchannels:
@@ -311,15 +355,20 @@ async def open_channel(
     tls: TlsFiles | None = None,
     compression: str | None = None,
     connect: Connect | None = None,
+    guarding: Target | None = None,
+    rules: Rules = Rules(),  # noqa: B008  # frozen
 ) -> AsyncIterator[Channel]:
     """A channel to `target`, such as "host:port"; `targets` lists the forms there are.
 
     Connects with the first call. While the server cannot be reached calls fail with UNAVAILABLE, or, with
     `wait_for_ready`, wait as long as their scopes let them. `tls` encrypts, checks the server's certificate,
     and shows one if asked. `compression` of the requests: "gzip", "deflate", or none; each call may say otherwise.
+    `guarding` is what calls go through, by the `rules` of their methods: deadlines, retries, a breaker, a bulkhead.
     `connect` replaces how a byte stream is had, and `target` is then only a name.
     Calls still going when the block ends fail with UNAVAILABLE. Raises ValueError for a target it cannot read,
     or an encoding that does not exist.
     """
     async with own_nursery("the channel was closed") as nursery:
-        yield Channel(target, connect, nursery, interceptors, limits, wait_for_ready, tls, compression)
+        yield Channel(
+            target, connect, nursery, interceptors, limits, wait_for_ready, tls, compression, guarding, rules
+        )

@@ -51,6 +51,7 @@ class ClientCall(Call):
         "ended",
         "error",
         "initial_metadata",
+        "limit_s",
         "trailing_metadata",
         "wait_for_ready",
     )
@@ -77,6 +78,8 @@ class ClientCall(Call):
         """Whether to wait for a server that cannot be reached."""
         self.compress = True
         """Whether messages sent from now on are compressed, when the call has an encoding."""
+        self.limit_s = inf
+        """What the call may take, however far the deadline of its caller is. The connection sees to that."""
         self._encoding = channel.encoding if compression is None else named(compression)
         self._channel = channel
         self._connection: ClientConnection | None = None
@@ -149,8 +152,9 @@ class ClientCall(Call):
 
     def _fields(self) -> list[tuple[str, str]]:
         fields = self._sent_metadata
-        if self.deadline < inf:
-            left_s = self.deadline - trio.current_time()
+        if self.deadline < inf or self.limit_s < inf:
+            left_s = min(self.limit_s, self.deadline - (now := trio.current_time()))
+            self.deadline = now + left_s
             fields = [("grpc-timeout", wire.format_timeout(left_s)), *fields]
         if self._encoding is not None:
             fields = [("grpc-encoding", self._encoding.name), *fields]

@@ -8,8 +8,9 @@ waiting by that, since whoever reads handles everything that comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import inf
 
 import trio
 
@@ -46,6 +47,20 @@ class _Core(Connection):
         return super().take_output()
 
 
+class Overdue:
+    """Looks for calls that are overdue, one by one."""
+
+    def __init__(self, connection: ClientConnection, every_s: float) -> None:
+        self._connection = connection
+        self._every_s = every_s
+        self.due = trio.current_time() + every_s
+
+    def look(self, now: float) -> float:
+        """End what is overdue; returns when to look again."""
+        self._connection.end_overdue(now)
+        return now + self._every_s
+
+
 class ClientConnection(Transport[ClientCall]):
     """The client's end of one connection."""
 
@@ -72,6 +87,7 @@ class ClientConnection(Transport[ClientCall]):
         """The address, as errors name it."""
         self._keepalive = limits.keepalive
         self._pings = pings
+        self._overdue_every_s = limits.overdue_every_s
         self._retired = False
         self._ended_together = 1
         """Calls that ended with what was read last, which callers may follow with as many."""
@@ -102,6 +118,16 @@ class ClientConnection(Transport[ClientCall]):
         keepalive = self._keepalive
         always = keepalive.client_pings_without_calls
         yield Silence(self, self._pings.seconds, keepalive.ping_timeout_s, always)
+        if self._overdue_every_s < inf:
+            yield Overdue(self, self._overdue_every_s)
+
+    def end_overdue(self, now: float) -> None:
+        """End the calls whose limit has passed, and which no scope of their callers' has ended."""
+        for stream_id, call in list(self._calls.items()):
+            if call.limit_s < inf and call.deadline <= now:
+                told = f"{self.target} did not answer within {call.limit_s:g} s"
+                self._refuse(stream_id, WhisprError(Code.DEADLINE_EXCEEDED, told))
+        self.flush()
 
     async def read(self) -> None:
         """Until the server closes, breaks the connection, or breaks the protocol."""
@@ -190,6 +216,12 @@ class ClientConnection(Transport[ClientCall]):
             self.calls_over()
             if not self.usable:
                 self.close()
+
+    def cut_off(self, make_error: Callable[[], WhisprError]) -> None:
+        """End every call in progress, here and at the server."""
+        for stream_id in list(self._calls):
+            self._refuse(stream_id, make_error())
+        self.flush()
 
     def _fail(self, stream_id: int, error: WhisprError) -> None:
         call = self._calls.get(stream_id)

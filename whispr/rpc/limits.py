@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from whispr.http2.frames import MAX_MAX_FRAME_SIZE, MIN_MAX_FRAME_SIZE
 from whispr.http2.limits import Limits
@@ -41,6 +42,9 @@ class RpcLimits:
     """Calls of a channel queued for a free stream; more fail with RESOURCE_EXHAUSTED."""
     retry_bytes_max: int = 256 * 1024
     """Request messages a call keeps until it is answered, to send them again if the server refuses it unseen."""
+    overdue_every_s: float = inf
+    """How often a channel looks for calls whose limit has passed, which are late by as much at most; infinity for
+    one whose calls have no limit."""
     keepalive: Keepalive = field(default_factory=Keepalive)
     http2: Limits = field(default_factory=Limits)
 

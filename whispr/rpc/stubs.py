@@ -15,6 +15,8 @@ sends: "gzip", "deflate" or "identity". None is as the channel says.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -28,6 +30,7 @@ from whispr.rpc.wire import MetadataPairs
 
 if TYPE_CHECKING:
     from whispr.rpc.channel import Channel
+    from whispr.rpc.guard import Guard
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -40,6 +43,7 @@ class _Method(Generic[RequestT, ResponseT]):
         self._channel = channel
         self._name = name
         self._response = response
+        self._guard = channel.guard(name)
 
     def _new_call(
         self, metadata: MetadataPairs, wait_for_ready: bool | None, compression: str | None
@@ -59,13 +63,50 @@ class UnaryUnary(_Method[RequestT, ResponseT]):
         wait_for_ready: bool | None = None,
         compression: str | None = None,
     ) -> ResponseT:
-        """Make the call. Raises WhisprError with the status it ends with, ValueError for bad metadata."""
+        """Make the call, through the channel's policies if it has any.
+
+        Raises WhisprError with the status it ends with, ValueError for bad metadata.
+        """
         call = self._new_call(metadata, wait_for_ready, compression)
+        guard = self._guard
+        if guard is None:
+            return await self._attempt(call, request)
+        target = guard.target
+        bulkhead = target.bulkhead
+        short = target.calm and bulkhead.in_flight < guard.in_flight_max
+        if not short:
+            return await guard.run(partial(self._another, request, metadata, wait_for_ready, compression))
+        bulkhead.in_flight += 1
+        ticket = target.breaker.ticket
+        call.limit_s = guard.limit_s
+        try:
+            response = await self._attempt(call, request)
+        except WhisprError as error:
+            guard.failed(ticket, error)
+            failure = error
+        except BaseException:
+            guard.given_up(ticket, call)
+            raise
+        else:
+            if target.calm and not bulkhead.line:
+                bulkhead.in_flight -= 1
+            else:
+                guard.succeeded(ticket)
+            return response
+        again = partial(self._another, request, metadata, wait_for_ready, compression)
+        return await guard.resume(failure, call, again)
+
+    def _another(
+        self, request: RequestT, metadata: MetadataPairs, wait_for_ready: bool | None, compression: str | None
+    ) -> Awaitable[ResponseT]:
+        return self._attempt(self._new_call(metadata, wait_for_ready, compression), request)
+
+    def _attempt(self, call: ClientCall, request: RequestT) -> Awaitable[ResponseT]:
+        """Begin one attempt; not a coroutine of its own, which every wait of the call would go through."""
         interceptors = self._channel.interceptors
         if interceptors:
-            response: ResponseT = await intercepted(interceptors, call, lambda: self._perform(call, request))
-            return response
-        return await self._perform(call, request)
+            return intercepted(interceptors, call, lambda: self._perform(call, request))
+        return self._perform(call, request)
 
     async def _perform(self, call: ClientCall, request: RequestT) -> ResponseT:
         body = request.SerializeToString()
@@ -89,7 +130,11 @@ class UnaryStream(_Method[RequestT, ResponseT]):
     ) -> ReceivingCall[ResponseT]:
         """Returns the call, to be entered."""
         return ReceivingCall(
-            self._channel, self._new_call(metadata, wait_for_ready, compression), self._response, request
+            self._channel,
+            self._new_call(metadata, wait_for_ready, compression),
+            self._response,
+            request,
+            guard=self._guard,
         )
 
 
@@ -105,7 +150,10 @@ class StreamUnary(_Method[RequestT, ResponseT]):
     ) -> SendingCall[RequestT, ResponseT]:
         """Returns the call, to be entered."""
         return SendingCall(
-            self._channel, self._new_call(metadata, wait_for_ready, compression), self._response
+            self._channel,
+            self._new_call(metadata, wait_for_ready, compression),
+            self._response,
+            guard=self._guard,
         )
 
 
@@ -121,7 +169,10 @@ class StreamStream(_Method[RequestT, ResponseT]):
     ) -> BidirectionalCall[RequestT, ResponseT]:
         """Returns the call, to be entered."""
         return BidirectionalCall(
-            self._channel, self._new_call(metadata, wait_for_ready, compression), self._response
+            self._channel,
+            self._new_call(metadata, wait_for_ready, compression),
+            self._response,
+            guard=self._guard,
         )
 
 
@@ -129,22 +180,36 @@ class StreamingCall(Generic[ResponseT]):
     """A call in a block of its own. Entering starts it; leaving ends it, by a reset if need be."""
 
     def __init__(
-        self, channel: Channel, call: ClientCall, response: type[ResponseT], request: Message | None = None
+        self,
+        channel: Channel,
+        call: ClientCall,
+        response: type[ResponseT],
+        request: Message | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._call = call
+        self._guard = guard
+        self._ticket = 0
         self._response = response
         self._request = request
         self._around = Surrounding(channel.interceptors, call) if channel.interceptors else None
 
     async def __aenter__(self) -> Self:
         """Raises WhisprError when the call cannot start, ValueError for bad metadata."""
-        if self._around is not None:
-            await self._around.enter()
+        if self._guard is not None:
+            self._ticket = self._guard.admit()
+        try:
+            if self._around is not None:
+                await self._around.enter()
+        except BaseException:
+            self._tell_guard()
+            raise
         try:
             await self._call.start()
             if self._request is not None:
                 self._call.send_last(self._request.SerializeToString())
         except BaseException as error:
+            self._tell_guard()
             if self._around is not None:
                 await self._around.exit(error)
             raise
@@ -154,9 +219,14 @@ class StreamingCall(Generic[ResponseT]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Reset the call unless it has ended."""
+        self._tell_guard()
         self._call.abandon()
         if self._around is not None:
             await self._around.exit(error)
+
+    def _tell_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.stream_ended(self._ticket, self._call)
 
     async def initial_metadata(self) -> Metadata:
         """The server's initial metadata, once it has come. Raises the call's error."""

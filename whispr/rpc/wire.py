@@ -332,6 +332,13 @@ def read_status(trailers: Headers) -> WhisprError | None:
     text = trailers.get("grpc-status")
     if text == "0":
         return None
+    error = _read_error(text, trailers)
+    error.by_peer = True
+    error.pushback_s = _read_pushback(trailers.get("grpc-retry-pushback-ms"))
+    return error
+
+
+def _read_error(text: str | None, trailers: Headers) -> WhisprError:
     if text is None:
         return WhisprError(Code.UNKNOWN, "the server ended the call without a grpc-status")
     message = unquote_message(trailers.get("grpc-message") or "")
@@ -346,6 +353,13 @@ def _read_code(text: str) -> Code:
     """The code of a `grpc-status` that is not "0"; what is no such code is UNKNOWN."""
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 3 else -1
     return Code(number) if 0 < number <= max(Code) else Code.UNKNOWN
+
+
+def _read_pushback(text: str | None) -> float | None:
+    """Seconds of `grpc-retry-pushback-ms`; what is no number of milliseconds means never (gRFC A6, pushback)."""
+    if text is None:
+        return None
+    return int(text) / 1000 if text.isascii() and text.isdecimal() and len(text) < 10 else -1.0
 
 
 def _read_details(text: str | None) -> Status | None:
