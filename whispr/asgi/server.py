@@ -15,12 +15,12 @@ import trio
 from whispr.asgi import metrics
 from whispr.asgi.connection import App, Connection, Serving
 from whispr.asgi.limits import HttpLimits
-from whispr.asgi.listeners import open_tcp
 from whispr.asgi.poller import Poller
 from whispr.asgi.refusals import Refusal, Renderer, plain
 from whispr.asgi.request import ASGI, EXTENSIONS
 from whispr.asgi.response import refusal_bytes
 from whispr.asgi.wire import LINGER_S, ClientGoneError, SocketWire, StreamWire, Wire
+from whispr.tcp_sockets import open_tcp
 from whispr.unix_sockets import open_unix_listener
 
 WATCH_S: Final = 0.25
@@ -65,14 +65,15 @@ class HttpServer:
         port: int,
         *,
         tls: MakeContext | None = None,
+        shared: bool = False,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen on `host` and `port`, 0 for a free one; reports the port. Returns after a drain.
 
-        `tls` is asked for each connection, so that certificates can be replaced. Raises OSError when the address
-        cannot be had.
+        `tls` is asked for each connection, so that certificates can be replaced. `shared` is `open_tcp`'s. Raises
+        OSError when the address cannot be had.
         """
-        listeners = await open_tcp(host, port)
+        listeners = await open_tcp(host, port, shared=shared)
         bound: int = listeners[0].socket.getsockname()[1]
         await self._serve(listeners, lambda: task_status.started(bound), tls)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import trio
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +19,9 @@ from whispr.gateway.http import json_response
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 """Returns what is missing: name → why. Empty when all is well."""
+
+Exposition = Callable[[], Awaitable[bytes]]
+"""Returns metrics in Prometheus' text format."""
 
 READY_S = 2.0
 """How long readiness may take to be found out."""
@@ -40,8 +43,13 @@ _ASSETS = {
 }
 
 
+async def own_metrics() -> bytes:
+    """Return this process's metrics."""
+    return generate_latest()
+
+
 def page_routes(
-    document: Mapping[str, Any], readiness: Readiness, registry: CollectorRegistry = REGISTRY
+    document: Mapping[str, Any], readiness: Readiness, exposition: Exposition = own_metrics
 ) -> list[Route]:
     """Return the routes of everything that is not an RPC."""
     encoded = msgspec.json.encode(document)
@@ -58,7 +66,7 @@ def page_routes(
         return json_response({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def openapi(_: Request) -> Response:
         return Response(encoded, headers={"cache-control": "no-cache"}, media_type="application/json")

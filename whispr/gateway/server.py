@@ -29,7 +29,7 @@ from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway import metrics, openapi
 from whispr.gateway.http import Proxies, error_response, request_id
-from whispr.gateway.pages import Readiness, page_routes
+from whispr.gateway.pages import Exposition, Readiness, own_metrics, page_routes
 from whispr.gateway.rest import RestApi, RestLimits
 from whispr.rpc.channel import Channel
 from whispr.rpc.tls import TlsFiles
@@ -92,6 +92,7 @@ class Gateway:
         voucher: Callable[[], str],
         options: GatewayOptions | None = None,
         endpoints: Sequence[Endpoint] = (),
+        exposition: Exposition = own_metrics,
     ) -> None:
         """`channels`: a channel to each service, by short name ("auth"). `voucher`: returns a service token."""
         self._options = options or GatewayOptions()
@@ -102,7 +103,7 @@ class Gateway:
             proxies=Proxies(self._options.trusted_proxies),
         )
         document = openapi.document(rest.routes, openapi.load_comments(), __version__)
-        pages = _starlette(page_routes(document, readiness), rest)
+        pages = _starlette(page_routes(document, readiness, exposition), rest)
         shared = [endpoint for endpoint in endpoints if not endpoint.answers_origins]
         front: ASGIApp = _with_cors(_Front(rest, pages, shared), self._options.cors_origins)
         own = [endpoint for endpoint in endpoints if endpoint.answers_origins]
@@ -110,9 +111,16 @@ class Gateway:
         self._server = HttpServer(self.app, self._options.http, render=_refused)
 
     async def serve(
-        self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+        self,
+        host: str,
+        port: int,
+        *,
+        shared: bool = False,
+        task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen on `host` and `port`, 0 for a free one; reports the port. Returns after a drain.
+        """Listen on `host` and `port`, 0 for a free one, `shared` as `open_tcp` says; reports the port.
+
+        Returns after a drain.
 
         Raises ListenError when the address cannot be had, FAILED_PRECONDITION (bad_setting) for a certificate that
         cannot be used.
@@ -126,7 +134,7 @@ class Gateway:
             raise conflict(told, "bad_setting") from error
         try:
             make = None if tls is None else tls.server_context
-            await self._server.serve_tcp(host, port, tls=make, task_status=task_status)
+            await self._server.serve_tcp(host, port, tls=make, shared=shared, task_status=task_status)
         except OSError as error:
             raise _listen_error(error, host, port) from error
 

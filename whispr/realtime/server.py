@@ -8,7 +8,6 @@ A refused upgrade is an HTTP response with a JSON body `{"reason", "message"}`: 
 from __future__ import annotations
 
 import errno
-import os
 import re
 import socket as stdlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -29,6 +28,7 @@ from whispr.realtime.serializers import V1, V2, Serializer
 from whispr.realtime.socket import Authenticate
 from whispr.realtime.upgrade import Request, read_request
 from whispr.realtime.websocket import WebSocket
+from whispr.tcp_sockets import bind_tcp
 
 log = structlog.get_logger()
 
@@ -56,16 +56,18 @@ async def serve_websocket(
     origins: Collection[str] = (),
     admit: Admit | None = None,
     http: ServeHttp | None = None,
+    shared: bool = False,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Serve the hub until cancelled; reports the port. One listener per hub, which this also runs.
 
     `origins` are allowed beside the server's own host (`whispr.realtime.handshake`). `http` is handed connections
     that begin with a long poll: phoenix.js falls back to long polling on the port where WebSockets are. For an
-    orderly end call `hub.drain()` first: it stops the accepting too. Raises OSError when it cannot listen.
+    orderly end call `hub.drain()` first: it stops the accepting too. Other processes may listen on a `shared` port
+    (`whispr.tcp_sockets`). Raises OSError when it cannot listen.
     """
     with ExitStack() as stack:
-        listeners = await _listen(host, port, stack)
+        listeners = await _listen(host, port, stack, shared)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hub.run)
             server = _Server(hub, authenticate, origins, admit, http, nursery)
@@ -80,21 +82,13 @@ async def serve_websocket(
     raise AssertionError("unreachable: only a cancel ends sleep_forever")
 
 
-async def _listen(host: str, port: int, stack: ExitStack) -> list[stdlib.socket]:
+async def _listen(host: str, port: int, stack: ExitStack, shared: bool) -> list[stdlib.socket]:
     """Listen on every address the host stands for; port 0 picks one free port for all of them."""
-    found = await trio.socket.getaddrinfo(host, port, type=stdlib.SOCK_STREAM, flags=stdlib.AI_PASSIVE)
-    listeners: list[stdlib.socket] = []
-    for family, kind, proto, _, address in found:
-        listener = stack.enter_context(stdlib.socket(family, kind, proto))
-        listener.setblocking(False)
-        if os.name == "posix":
-            listener.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_REUSEADDR, 1)
-        if family == stdlib.AF_INET6:
-            listener.setsockopt(stdlib.IPPROTO_IPV6, stdlib.IPV6_V6ONLY, 1)
-        chosen = listeners[0].getsockname()[1] if listeners else port
-        listener.bind((address[0], chosen, *address[2:]))
+    listeners = await bind_tcp(host, port, shared=shared)
+    for listener in listeners:
+        stack.enter_context(listener)
+    for listener in listeners:
         listener.listen(_BACKLOG)
-        listeners.append(listener)
     return listeners
 
 

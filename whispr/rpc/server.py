@@ -33,6 +33,7 @@ from whispr.rpc.server_connection import ServerConnection
 from whispr.rpc.statistics import Census, Statistics, ids
 from whispr.rpc.tls import TlsFiles, accept_tls
 from whispr.rpc.transport import FLUSH_S
+from whispr.tcp_sockets import open_tcp
 from whispr.unix_sockets import open_unix_listener
 
 _log = structlog.get_logger("whispr.rpc")
@@ -85,15 +86,17 @@ class RpcServer:
         port: int,
         *,
         tls: TlsFiles | None = None,
+        shared: bool = False,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen on `host` and `port`, 0 for a free one; reports the port. Returns after a drain.
+        """Listen on `host` and `port`, 0 for a free one, `shared` as `open_tcp` says; reports the port.
 
-        Raises OSError when the address cannot be had, and for `tls` what `TlsFiles.server_context` raises.
+        Returns after a drain. Raises OSError when the address cannot be had, and for `tls` what
+        `TlsFiles.server_context` raises.
         """
         if tls is not None:
             tls.server_context()  # better now than with the first client
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        listeners = await open_tcp(host, port, shared=shared)
         bound: int = listeners[0].socket.getsockname()[1]
         await self._serve(listeners, lambda: task_status.started(bound), tls)
 
