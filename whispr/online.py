@@ -228,7 +228,7 @@ class Online:
         Without `among` at most READERS_MAX of each other node.
         """
         if among is None:
-            found = {link.session.user_id for link in self._hub.subscribers(topic)} if self._hub else set()
+            found = self.readers_here(topic)
             args = (topic, READERS_MAX)
             found.update(user_id.decode() for user_id in await self._others(_READING, args) or ())
             return found
@@ -238,9 +238,13 @@ class Online:
             found.update(user_id for user_id, there in zip(part, answer, strict=True) if there)
         return found
 
+    def readers_here(self, topic: str) -> set[str]:
+        """Return the users who have the topic joined on a live socket of this node."""
+        return {link.session.user_id for link in self._hub.subscribers(topic)} if self._hub else set()
+
     async def counts(self, topics: Collection[str]) -> dict[str, int]:
         """Return how many users have each topic joined; one who does so on two nodes counts twice."""
-        counts = {topic: self._readers_here(topic) for topic in topics}
+        counts = {topic: len(self.readers_here(topic)) for topic in topics}
         async for part, answer in self._ask(_COUNTS, list(counts)):
             for topic, count in zip(part, answer, strict=True):
                 counts[topic] += count
@@ -388,9 +392,6 @@ class Online:
         sockets = self._hub.sockets_of(user_id) if self._hub is not None else ()
         links = (socket.links.get(topic) for socket in sockets)
         return any(link is not None and link.state is State.JOINED for link in links)
-
-    def _readers_here(self, topic: str) -> int:
-        return len({link.session.user_id for link in self._hub.subscribers(topic)}) if self._hub else 0
 
     # The others' knowledge
 

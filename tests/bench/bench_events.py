@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
@@ -38,15 +38,18 @@ SUBJECT = "messaging.events.counted"
 LIMITS = StreamLimits(3600, 256 << 20, 600)
 
 
-async def expand(tx: Transaction, batch: Batch) -> list[Event]:
-    """Make the events of a row, as of messages of a kilobyte's envelope or less."""
+async def expand(tx: Transaction, batches: Sequence[Batch]) -> list[list[Event]]:
+    """Make the events of rows, as of messages of a kilobyte's envelope or less."""
     await trio.lowlevel.checkpoint()
     return [
-        Event(
-            id=str(uuid5(NAMESPACE_OID, f"{batch.id}/{n}")), type="counted", time=batch.time, source="messaging",
-            subject=f"about-{n % ABOUTS}", data={"n": n, "text": "hello " * 30},
-        )
-        for n in batch.data["numbers"]
+        [
+            Event(
+                id=str(uuid5(NAMESPACE_OID, f"{batch.id}/{n}")), type="counted", time=batch.time,
+                source="messaging", subject=f"about-{n % ABOUTS}", data={"n": n, "text": "hello " * 30},
+            )
+            for n in batch.data["numbers"]
+        ]
+        for batch in batches
     ]  # fmt: skip
 
 

@@ -138,15 +138,18 @@ async def test_a_relay_that_dies_before_deleting_leaves_no_duplicates(
     assert await length(jetstream) == 6
 
 
-async def expand(tx: Transaction, batch: Batch) -> list[Event]:
+async def expand(tx: Transaction, batches: Sequence[Batch]) -> list[list[Event]]:
     """Make an event for each number of a batch."""
     base = await tx.fetchval("SELECT 100")
     return [
-        Event(
-            id=f"{batch.id}-{n}", type="counted", time=batch.time, source="user",
-            subject=f"a{n % 2}", trace=batch.trace, data={"n": base + n},
-        )
-        for n in batch.data["numbers"]
+        [
+            Event(
+                id=f"{batch.id}-{n}", type="counted", time=batch.time, source="user",
+                subject=f"a{n % 2}", trace=batch.trace, data={"n": base + n},
+            )
+            for n in batch.data["numbers"]
+        ]
+        for batch in batches
     ]  # fmt: skip
 
 
@@ -195,15 +198,18 @@ async def test_an_expander_that_keeps_failing_blocks_nothing_for_ever(
     monkeypatch.setattr(relay, "RETRY_MIN_S", 0.001)
     monkeypatch.setattr(relay, "RETRY_MAX_S", 0.001)
 
-    async def fail(tx: Transaction, batch: Batch) -> list[Event]:
-        raise KeyError("bug")
+    async def fail(tx: Transaction, batches: Sequence[Batch]) -> list[list[Event]]:
+        if any(batch.data["numbers"] == [1] for batch in batches):
+            raise KeyError("bug")
+        return await expand(tx, batches)
 
     async with db.transaction() as tx:
-        await emit_batch(tx, "numbers", data={"numbers": [1]})
+        for n in (0, 1, 3):
+            await emit_batch(tx, "numbers", data={"numbers": [n]})
     await tell(db, "a", 2)
     async with process(db, jetstream, expanders={"numbers": fail}):
         await empty_outbox(db)
-    assert numbers(await stored(jetstream, 1)) == [2]
+    assert numbers(await stored(jetstream, 3)) == [100, 103, 2]
     letter = await db.fetchrow("SELECT * FROM events.dead_letters")
     assert letter is not None
     assert (letter["consumer"], letter["attempts"]) == ("relay", relay.EXPAND_ATTEMPTS_MAX)

@@ -128,15 +128,18 @@ def id_of(about: str, number: int) -> str:
     return str(uuid5(NAMESPACE_OID, f"{about}/{number}"))
 
 
-async def expand(tx: Transaction, batch: Batch) -> list[Event]:
-    """Make the events of a batch."""
+async def expand(tx: Transaction, batches: Sequence[Batch]) -> list[list[Event]]:
+    """Make the events of batches."""
     await trio.lowlevel.checkpoint()
     return [
-        Event(
-            id=id_of(batch.about, n), type="counted", time=batch.time, source="messaging",
-            subject=batch.about, data={"n": n},
-        )
-        for n in batch.data["numbers"]
+        [
+            Event(
+                id=id_of(batch.about, n), type="counted", time=batch.time, source="messaging",
+                subject=batch.about, data={"n": n},
+            )
+            for n in batch.data["numbers"]
+        ]
+        for batch in batches
     ]  # fmt: skip
 
 

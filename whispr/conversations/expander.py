@@ -20,9 +20,10 @@ TEXT_CHARS_MAX = 2000
 """Characters of a message's text in its event; `text_cut` says that there are more."""
 
 _MESSAGES = f"""
-    SELECT r.kind, {", ".join("m." + name.strip() for name in MESSAGE_COLUMNS.split(","))}
+    SELECT r.place, r.kind, c.member_count, {", ".join("m." + name.strip() for name in MESSAGE_COLUMNS.split(","))}
     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
         WITH ORDINALITY AS r (conversation_id, kind, first_seq, last_seq, place)
+    LEFT JOIN conversations.conversations c ON c.id = r.conversation_id
     CROSS JOIN LATERAL (
         SELECT * FROM conversations.messages m
         WHERE m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq
@@ -31,13 +32,19 @@ _MESSAGES = f"""
 """  # noqa: S608  # constants of ours
 
 
-async def expand(tx: Transaction, batch: Batch) -> Sequence[Event]:
-    """Make one `message_sent` per message of a batch, in seq order per conversation."""
-    ranges = batch.data["messages"]
-    columns = [[entry[n] for entry in ranges] for n in range(4)]
+async def expand(tx: Transaction, batches: Sequence[Batch]) -> Sequence[Sequence[Event]]:
+    """Make one `message_sent` per message of each batch, in seq order per conversation."""
+    ranges = [(number, *entry) for number, batch in enumerate(batches) for entry in batch.data["messages"]]
+    columns = [[entry[n] for entry in ranges] for n in range(1, 5)]
+    traces: list[dict[str, str]] = [
+        msgspec.json.decode(batch.trace) if batch.trace else {} for batch in batches
+    ]
+    events: list[list[Event]] = [[] for _ in batches]
     rows: Sequence[Row] = await tx.fetch(_MESSAGES, *columns)  # type: ignore[assignment]  # a Record is a Mapping
-    traces: dict[str, str] = msgspec.json.decode(batch.trace) if batch.trace else {}
-    return [_event(row, traces.get(str(row["id"]), "")) for row in rows]
+    for row in rows:
+        number = ranges[row["place"] - 1][0]
+        events[number].append(_event(row, traces[number].get(str(row["id"]), "")))
+    return events
 
 
 def _event(row: Row, trace: str) -> Event:
@@ -49,7 +56,7 @@ def _event(row: Row, trace: str) -> Event:
         subject=str(row["conversation_id"]),
         actor=str(row["sender_id"]),
         trace=trace,
-        data=message_facts(row),
+        data=message_facts(row) | {"member_count": row["member_count"] or 0},
     )
 
 

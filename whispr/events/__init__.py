@@ -20,8 +20,8 @@ from pathlib import Path
 
 from whispr.events.consumer import Consumer
 from whispr.events.envelope import Event
-from whispr.events.outbox import Batch, Expander, emit, emit_batch, once
+from whispr.events.outbox import Batch, Expander, emit, emit_batch, once, once_each
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-__all__ = ["MIGRATIONS", "Batch", "Consumer", "Event", "Expander", "emit", "emit_batch", "once"]
+__all__ = ["MIGRATIONS", "Batch", "Consumer", "Event", "Expander", "emit", "emit_batch", "once", "once_each"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,8 +33,8 @@ class Batch:
     data: Mapping[str, Any]
 
 
-Expander: TypeAlias = Callable[[Transaction, Batch], Awaitable[Sequence[Event]]]
-"""Makes the events a batch stands for, in order, the same ones however often it is asked. It may read."""
+Expander: TypeAlias = Callable[[Transaction, Sequence[Batch]], Awaitable[Sequence[Sequence[Event]]]]
+"""Makes the events each batch stands for, in order, the same ones however often it is asked. It may read."""
 
 
 async def emit(
@@ -82,6 +82,16 @@ async def once(tx: Transaction, consumer: str, event_id: str) -> bool:
         consumer, event_id,
     )  # fmt: skip
     return tag.endswith(" 1")
+
+
+async def once_each(tx: Transaction, consumer: str, event_ids: Collection[str]) -> set[str]:
+    """As `once`, of several events; return those that were not handled before."""
+    rows = await tx.fetch(
+        "INSERT INTO events.handled (consumer, event_id) SELECT $1, id FROM unnest($2::text[]) AS id"
+        " ON CONFLICT DO NOTHING RETURNING event_id",
+        consumer, sorted(event_ids),
+    )  # fmt: skip
+    return {row["event_id"] for row in rows}
 
 
 def current_trace() -> str | None:

@@ -21,7 +21,7 @@ A process that does not know the expander of the row at the head leaves it, and 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +48,8 @@ GATHER_S = 0.04
 """Pause after being woken: what is committed at about the same time is published together."""
 EVENTS_MAX = 512
 """Events of one turn, unless its last row stands for more."""
+TOGETHER_MAX = 16
+"""Rows that an expander makes events of at once."""
 CAREFUL_MAX = 16
 """Events of a turn that goes one by one."""
 FRESH_S = 0.2
@@ -67,7 +69,11 @@ MEASURE_S = 5.0
 """How often the gauges are set."""
 
 # Losing the commit in a crash means publishing again, which JetStream notices.
-_LOCK = "SELECT pg_try_advisory_xact_lock($1), set_config('synchronous_commit', 'off', true)"
+# Statements of a turn run many times a second, with arrays whose lengths make no better plan.
+_LOCK = (
+    "SELECT pg_try_advisory_xact_lock($1), set_config('synchronous_commit', 'off', true),"
+    " set_config('plan_cache_mode', 'force_generic_plan', true)"
+)
 _HEAD = (
     "SELECT position, id, stream_subject, expander, about, actor, version, data, trace, emitted_at"
     " FROM events.outbox ORDER BY position LIMIT $1"
@@ -213,22 +219,37 @@ class Relay:
     async def _head(self, tx: Transaction) -> list[_Row]:
         """Read the first rows with their events, as many as make a turn."""
         limit = CAREFUL_MAX if self._careful else EVENTS_MAX
+        waiting = deque(_Row(record) for record in await tx.fetch(_HEAD, limit))
         rows: list[_Row] = []
         events = 0
-        for record in await tx.fetch(_HEAD, limit):
-            if events >= limit:
+        while waiting and events < limit:
+            name = waiting[0].record["expander"]
+            if name is not None and name not in self._expanders:
+                log.warning("expander_unknown", expander=name, row=waiting[0].record["position"])
                 break
-            row = _Row(record)
-            if record["expander"] is None:
-                row.events = [_outgoing(record)]
-            elif expander := self._expanders.get(record["expander"]):
-                row.events = await _expanded(tx, row, expander)
+            together = 1 if name is None or self._careful else TOGETHER_MAX
+            part = _alike(waiting, name, together)
+            if name is None:
+                part[0].events = [_outgoing(part[0].record)]
             else:
-                log.warning("expander_unknown", expander=record["expander"], row=record["position"])
-                break
-            events += len(row.events)
-            rows.append(row)
+                await self._expand(tx, part, self._expanders[name])
+            events += sum(len(row.events) for row in part)
+            rows += part
         return rows
+
+    async def _expand(self, tx: Transaction, rows: Sequence[_Row], expander: Expander) -> None:
+        """Make the events of batch rows. Raises `_ExpandError` for a failure that is the expander's own."""
+        try:
+            made = await expander(tx, [_batch(row.record) for row in rows])
+            for row, events in zip(rows, made, strict=True):
+                row.events = [_enveloped(event) for event in events]
+        except WhisprError:
+            raise
+        except Exception as error:
+            if len(rows) == 1:
+                raise _ExpandError(rows[0], error) from error
+            self._careful = True  # the next turn finds the row at fault
+            raise unavailable(f"an expander failed with one of {len(rows)} rows: {error!r}") from error
 
     async def _publish(self, tx: Transaction, rows: Sequence[_Row]) -> WhisprError | None:
         """Publish all at once and delete the rows whose events are all stored; return why others are not."""
@@ -308,10 +329,16 @@ def _outgoing(record: Any) -> Outgoing:
     return Outgoing(stream_of(record["stream_subject"]), record["stream_subject"], str(record["id"]), payload)
 
 
-async def _expanded(tx: Transaction, row: _Row, expander: Expander) -> list[Outgoing]:
-    """Make the events of a batch row. Raises `_ExpandError` for a failure that is the expander's own."""
-    record = row.record
-    batch = Batch(
+def _alike(waiting: deque[_Row], expander: str | None, len_max: int) -> list[_Row]:
+    """Take the first rows that have the same expander, at most so many."""
+    part = [waiting.popleft()]
+    while waiting and len(part) < len_max and waiting[0].record["expander"] == expander:
+        part.append(waiting.popleft())
+    return part
+
+
+def _batch(record: Any) -> Batch:
+    return Batch(
         id=str(record["id"]),
         about=record["about"],
         actor=str(record["actor"] or ""),
@@ -319,12 +346,6 @@ async def _expanded(tx: Transaction, row: _Row, expander: Expander) -> list[Outg
         time=record["emitted_at"],
         data=msgspec.json.decode(record["data"]),
     )
-    try:
-        return [_enveloped(event) for event in await expander(tx, batch)]
-    except WhisprError:
-        raise
-    except Exception as error:
-        raise _ExpandError(row, error) from error
 
 
 def _enveloped(event: Event) -> Outgoing:

@@ -46,8 +46,8 @@ async def events(services: World) -> list[tuple[str, dict[str, Any]]]:
                 continue
             batch = Batch(str(row["id"]), row["about"], "", "", row["emitted_at"], data)
             assert row["expander"] == expander.NAME
-            made = await expander.expand(tx, batch)
-            assert made == await expander.expand(tx, batch)
+            (made,) = await expander.expand(tx, [batch])
+            assert [made, made] == await expander.expand(tx, [batch, batch])
             found += [(event.stream_subject, event.data) for event in made]
     return found
 

@@ -53,6 +53,9 @@ class Sockets:
         await trio.lowlevel.checkpoint()
         return self.online & set(user_ids)
 
+    def readers_here(self, topic: str) -> set[str]:
+        return self.reads.get(topic, set())
+
     async def reading(self, topic: str, among: Collection[str] | None = None) -> set[str]:
         await trio.lowlevel.checkpoint()
         readers = self.reads.get(topic, set())

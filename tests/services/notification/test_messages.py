@@ -61,6 +61,41 @@ async def test_a_message_reaches_the_members_who_are_not_there(
     assert payload["unread_count"] == 1
 
 
+async def test_a_message_that_everybody_has_on_screen_costs_nothing(
+    notifications: World, push: PushServer
+) -> None:
+    """Whose other members all read in this process leaves nothing behind, unless one of them is away."""
+    group, (ann, bob, cid) = await a_group(notifications.db, 3)
+    topic = f"conversation:{group}"
+    noted = "SELECT array_agg(seq ORDER BY seq) FROM notifications.messages"
+    notifications.sockets.reads[topic] = {bob, cid}
+    await notifications.sent(group, ann, 1, member_count=3)
+    assert await notifications.db.fetchval(noted) is None
+    notifications.sockets.reads[topic] = {ann, bob}
+    await notifications.sent(group, ann, 2, member_count=3)
+    await notifications.sent(group, ann, 3)
+    assert await notifications.db.fetchval(noted) == [2, 3]
+
+
+async def test_messages_are_noted_together_and_once(notifications: World, push: PushServer) -> None:
+    """Events that come at once are told of as when they come one by one, and those among them that repeat once."""
+    teller = notifications.service.teller
+    one, (ann, bob) = await a_group(notifications.db)
+    other, (cid, dan) = await a_group(notifications.db)
+    for user_id in (bob, dan):
+        await notifications.webhook(user_id, f"{push.url}/{user_id}")
+    first = message_event(one, ann, 1, "one", metadata={"mentions": f"{bob} {ann}"})
+    rest = [message_event(one, ann, 2, "two"), message_event(other, cid, 1, "other")]
+    await teller.message_sent(first)
+    await teller.messages_sent([first, *rest, rest[0]])
+    await notifications.tell()
+    await teller.messages_sent([first, *rest])
+    await notifications.tell()
+    told = {request.path[1:]: msgspec.json.decode(request.body) for request in push.requests}
+    assert {user_id: each["body"] for user_id, each in told.items()} == {bob: "2 new messages", dan: "other"}
+    assert len(push.requests) == 2
+
+
 async def test_a_burst_is_one_push(notifications: World, push: PushServer) -> None:
     """Messages that come together are told together, and later ones go into the entry that is still unread."""
     group, (ann, bob) = await a_group(notifications.db)

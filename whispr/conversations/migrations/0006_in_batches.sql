@@ -8,7 +8,7 @@ ALTER FUNCTION conversations.append(
 
 -- Counts what was sent in some conversations since each was last counted, at most 5,000 messages of each; answers how
 -- far each has been counted now. Counting twice changes nothing, for the mark and the counts move together.
-CREATE FUNCTION conversations.count_sent(in_conversations uuid[])
+CREATE FUNCTION conversations.count_sent_in(in_conversations uuid[])
 RETURNS TABLE (conversation_id uuid, seq bigint)
 LANGUAGE plpgsql
 SET enable_seqscan = off
@@ -55,6 +55,5 @@ $$;
 -- One conversation, for nodes of the version before that still run while others are replaced.
 CREATE OR REPLACE FUNCTION conversations.count_sent(in_conversation uuid) RETURNS bigint
 LANGUAGE sql AS $$
-    SELECT seq FROM conversations.count_sent(ARRAY[in_conversation])
+    SELECT seq FROM conversations.count_sent_in(ARRAY[in_conversation])
 $$;
-ALTER FUNCTION conversations.count_sent(uuid) RESET ALL;

@@ -1,9 +1,9 @@
 """How much people write: counts derived from the messages, and answered without counting them.
 
-`conversations.count_sent` counts what a conversation has gained since it was last counted and moves its mark in the
-same transaction, so it may be called at any time, by anybody, any number of times. Events of new messages say when;
-a sweep finds what no event told of, such as messages of before there were counts. What is not counted yet is added
-when somebody asks, for conversations that are a few messages behind.
+`conversations.count_sent_in` counts what conversations have gained since they were last counted and moves their marks
+in the same transaction, so it may be called at any time, by anybody, any number of times. Events of new messages say
+when; a sweep finds what no event told of, such as messages of before there were counts. What is not counted yet is
+added when somebody asks, for conversations that are a few messages behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BEHIND_MAX = 500
 _COUNT = """
     SELECT k.conversation_id, k.seq
     FROM (SELECT set_config('synchronous_commit', 'off', true)) AS lightly,
-        conversations.count_sent($1::uuid[]) AS k
+        conversations.count_sent_in($1::uuid[]) AS k
 """
 _UNCOUNTED = """
     SELECT c.id FROM conversations.conversations c

@@ -15,15 +15,24 @@ LEASE_S = 60.0
 MESSAGES_MAX = 500
 """Messages told of at once; the rest follows in the next round."""
 
-# Updating the burst's row, though nothing changes, waits for a process that is about to end the burst.
+# Updating the burst's row, though nothing changes, waits for a process that is about to end the burst. A commit that
+# a crash forgets takes the later one of the consumer's position with it: the events come again.
 _NOTE = """
-    WITH noted AS (
+    WITH new AS MATERIALIZED (
+        SELECT m.* FROM (SELECT set_config('synchronous_commit', 'off', true)) AS lightly, unnest(
+            $1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::text[], $8::boolean[],
+            $9::timestamptz[], $10::text[]
+        ) AS m (message_id, conversation_id, kind, seq, sender_id, preview, mentions, silent, sent_at, trace)
+    ), noted AS (
         INSERT INTO notifications.messages (
             message_id, conversation_id, seq, sender_id, preview, mentions, silent, sent_at, trace)
-        VALUES ($1, $2, $3, $4, $5, $6::uuid[], $7, $8, $11) ON CONFLICT DO NOTHING
+        SELECT message_id, conversation_id, seq, sender_id, preview, string_to_array(mentions, ' ')::uuid[], silent,
+            sent_at, trace FROM new
+        ON CONFLICT DO NOTHING
     )
     INSERT INTO notifications.bursts AS b (conversation_id, kind, due_at)
-    VALUES ($2, $9, now() + make_interval(secs => $10))
+    SELECT DISTINCT ON (conversation_id) conversation_id, kind, now() + make_interval(secs => $11)
+    FROM new ORDER BY conversation_id
     ON CONFLICT (conversation_id) DO UPDATE SET due_at = b.due_at
 """
 _TAKE = """
@@ -67,13 +76,14 @@ class Bursts:
     def __init__(self, db: Postgres) -> None:
         self._db = db
 
-    async def note(self, tx: Transaction, message: NewMessage, batch_s: float) -> None:
-        """Keep a message until its burst is due, `batch_s` seconds after the first message of it."""
-        await tx.execute(
-            _NOTE, message.message_id, message.conversation_id, message.seq, message.sender_id, message.preview,
-            list(message.mentions), message.silent, message.sent_at, message.kind.value, batch_s,
-            message.trace,
-        )  # fmt: skip
+    async def note(self, tx: Transaction, messages: Sequence[NewMessage], batch_s: float) -> None:
+        """Keep messages until their burst is due, `batch_s` seconds after the first message of it."""
+        rows = [
+            (m.message_id, m.conversation_id, m.kind.value, m.seq, m.sender_id, m.preview, " ".join(m.mentions),
+                m.silent, m.sent_at, m.trace)
+            for m in messages
+        ]  # fmt: skip
+        await tx.execute(_NOTE, *(list(column) for column in zip(*rows, strict=True)), batch_s)
 
     async def take(self, count_max: int) -> list[Burst]:
         """Take bursts that are due. No other process takes them while the lease lasts."""

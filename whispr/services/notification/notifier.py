@@ -100,6 +100,11 @@ class Notifier:
 
     # Bursts of messages
 
+    def everybody_reads(self, message: NewMessage, member_count: int) -> bool:
+        """Tell whether all members but the sender have the message on a live socket of this process already."""
+        readers = self._online.readers_here(topic_of(message.kind, message.conversation_id))
+        return 0 < member_count <= len(readers | {message.sender_id})
+
     async def tell_burst(self, burst: Burst) -> None:
         """Tell people of the messages of a burst. Raises UNAVAILABLE; nothing is told then."""
         messages = await self.bursts.messages(burst)

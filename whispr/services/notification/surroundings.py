@@ -32,6 +32,9 @@ class Presence(Protocol):
     async def connected(self, user_ids: Collection[str]) -> set[str]:
         """Return those of the users who have a socket."""
 
+    def readers_here(self, topic: str) -> set[str]:
+        """Return the users who have the topic joined in this process: some of `reading`, at no cost."""
+
     async def reading(self, topic: str, among: Collection[str] | None = None) -> set[str]:
         """Return the users who have the topic joined, of those of `among`."""
 

@@ -14,7 +14,7 @@ from whispr.adapters.postgres import Postgres
 from whispr.conversations.domain import Kind
 from whispr.conversations.ids import UUID_PATTERN
 from whispr.errors import WhisprError
-from whispr.events import Consumer, Event, once
+from whispr.events import Consumer, Event, once_each
 from whispr.services.notification import inbox as inboxes
 from whispr.services.notification.bursts import Burst, NewMessage
 from whispr.services.notification.dispatcher import POLL_S, Bell, Dispatcher, forever
@@ -27,12 +27,15 @@ STALE_S = 3600.0
 """Messages older than this are not told of: an outage has ended, or a stream is being replayed."""
 CONCURRENCY = 4
 """Messages and watermarks handled at once: connections to the database are shared with those who wait for them."""
+GATHER_S = 0.1
+"""Messages are noted together, at most ten times a second."""
 BURSTS_MAX = 4
 """Bursts told of at once."""
 TELL_S = 30.0
 AGAIN_S = 5.0
 """When a burst is tried again that could not be told of."""
 
+MESSAGES = "notification-messages"
 DELETED = "This message was deleted"
 EDITED = "This message was edited"
 
@@ -55,6 +58,8 @@ class MessageSent(msgspec.Struct):
     text: str | None = None
     encrypted: bool = False
     deleted: bool = False
+    member_count: int = 0
+    """When the event was made; 0 when it does not say."""
 
 
 class Read(msgspec.Struct):
@@ -97,6 +102,8 @@ class Teller:
         self._notifier = notifier
         self._dispatcher = dispatcher
         self._bell = Bell()
+        self._looks_at = float("inf")
+        """When bursts are looked at anyway."""
 
     @property
     def consumers(self) -> Sequence[Consumer]:
@@ -104,10 +111,12 @@ class Teller:
         both = [f"{source}.events.{{}}" for source in ("messaging", "chat")]
         return (
             Consumer(
-                "notification-messages",
+                MESSAGES,
                 tuple(subject.format("message_sent") for subject in both),
                 self.message_sent,
                 concurrency=CONCURRENCY,
+                handle_many=self.messages_sent,
+                gather_s=GATHER_S,
                 from_start=False,
             ),
             Consumer(
@@ -142,10 +151,33 @@ class Teller:
 
     async def message_sent(self, event: Event) -> None:
         """Keep a message until its burst is due."""
-        sent = msgspec.convert(event.data, MessageSent)
-        if sent.deleted or event.time < inboxes.now() - timedelta(seconds=STALE_S):
-            await trio.lowlevel.checkpoint()
+        await self.messages_sent((event,))
+
+    async def messages_sent(self, events: Sequence[Event]) -> None:
+        """Keep messages until their bursts are due, but for those that everybody has seen."""
+        await trio.lowlevel.checkpoint()
+        oldest = inboxes.now() - timedelta(seconds=STALE_S)
+        new = {
+            event.id: message
+            for event in events
+            if event.time >= oldest and (message := self._to_tell_of(event)) is not None
+        }
+        if not new:
             return
+        batch_s = self._notifier.options.batch_s
+        async with self._db.transaction() as tx:
+            fresh = await once_each(tx, MESSAGES, new)
+            if fresh:
+                messages = [message for event_id, message in new.items() if event_id in fresh]
+                await self._notifier.bursts.note(tx, messages, batch_s)
+        if trio.current_time() + batch_s < self._looks_at:
+            self._bell.ring()
+
+    def _to_tell_of(self, event: Event) -> NewMessage | None:
+        """Return the message of an event, None when nobody is to be told of it."""
+        sent = msgspec.convert(event.data, MessageSent)
+        if sent.deleted:
+            return None
         message = NewMessage(
             message_id=sent.message_id,
             conversation_id=sent.conversation_id,
@@ -158,10 +190,7 @@ class Teller:
             sent_at=sent.sent_at,
             trace=event.trace,
         )
-        async with self._db.transaction() as tx:
-            if await once(tx, "notification-messages", event.id):
-                await self._notifier.bursts.note(tx, message, self._notifier.options.batch_s)
-        self._bell.ring()
+        return None if self._notifier.everybody_reads(message, sent.member_count) else message
 
     async def read(self, event: Event) -> None:
         """Clear what a read watermark covers from the inbox and from screens."""
@@ -231,7 +260,14 @@ class Teller:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell people of what is due, until cancelled."""
         task_status.started()
-        await forever(self.tell_due, self._bell)
+        await forever(self._look, self._bell)
+
+    async def _look(self) -> float:
+        """As `tell_due`, remembering when that is."""
+        self._looks_at = float("-inf")  # it may be looking already: whoever notes a message now must ring
+        pause_s = await self.tell_due()
+        self._looks_at = trio.current_time() + pause_s
+        return pause_s
 
     async def tell_due(self) -> float:
         """Tell people of the bursts that are due; return the seconds until the next one may be."""
