@@ -24,6 +24,7 @@ from whispr.errors import unauthenticated
 from whispr.realtime import frames
 from whispr.realtime.channel import ChannelFactory, Session
 from whispr.realtime.client import Phoenix, open_phoenix
+from whispr.realtime.deflate import inflate
 from whispr.realtime.frames import Closed, FrameReader
 from whispr.realtime.hub import Hub
 from whispr.realtime.limits import Limits
@@ -57,7 +58,7 @@ class Wire:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
-        self._reader = FrameReader(masked=False, message_bytes_max=_MESSAGE_BYTES_MAX)
+        self._reader = FrameReader(masked=False, message_bytes_max=_MESSAGE_BYTES_MAX, inflate=inflate)
         self._items: deque[frames.Item] = deque()
 
     async def send(self, *message: object) -> None:
@@ -112,17 +113,42 @@ class Server:
 
     @asynccontextmanager
     async def wire(
-        self, user: str, *, receive_buffer_bytes: int | None = None, version: str = "2.0.0"
+        self,
+        user: str,
+        *,
+        receive_buffer_bytes: int | None = None,
+        version: str = "2.0.0",
+        deflate: bool = False,
     ) -> AsyncIterator[Wire]:
-        """Connect frame by frame. A small receive buffer makes a slow reader of a test that does not read."""
+        """Connect frame by frame. A small receive buffer makes a slow reader of a test that does not read.
+
+        With `deflate` permessage-deflate is offered; what comes compressed is inflated, what is sent is not touched.
+        """
         sock = trio.socket.socket()
         if receive_buffer_bytes is not None:
             sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer_bytes)
         await sock.connect(("127.0.0.1", self.port))
         async with trio.SocketStream(sock) as stream:
             target = f"/socket/websocket?vsn={version}&token={user}"
-            await request_upgrade(stream, f"127.0.0.1:{self.port}", target)
+            if deflate:
+                await _upgrade_with_deflate(stream, target)
+            else:
+                await request_upgrade(stream, f"127.0.0.1:{self.port}", target)
             yield Wire(stream)
+
+
+async def _upgrade_with_deflate(stream: trio.SocketStream, target: str) -> None:
+    """Offer permessage-deflate, which trio-websocket's client does not let its callers do."""
+    head = (
+        f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    )
+    await stream.send_all(head.encode())
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += await stream.receive_some()
+    assert b"permessage-deflate" in answer, answer
 
 
 @asynccontextmanager
