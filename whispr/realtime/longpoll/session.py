@@ -140,8 +140,8 @@ class PollSession(Socket):
         for item in self._frames.feed(frame):
             if isinstance(item, str | bytes):
                 text = item if isinstance(item, str) else binary_as_text(item)
-                # As with sockets, one large reply to a client that polls is no sign of slowness.
-                if self._messages and self._buffered_bytes + len(text) > self.hub.limits.buffer_bytes:
+                # What came last is not counted: one large reply is no sign of slowness.
+                if self._buffered_bytes > self.hub.limits.buffer_bytes:
                     self._too_slow()
                     return
                 self._messages.append(text)
