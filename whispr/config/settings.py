@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from whispr.config.calls import CallSettings
 from whispr.config.fields import Listener
 from whispr.config.limits import Limits
 from whispr.config.sections import (
@@ -72,13 +73,14 @@ class Settings(BaseSettings):
     redis: BackendSettings = BackendSettings()
     nats: BackendSettings = BackendSettings()
     events: EventSettings = EventSettings()
+    calls: CallSettings = CallSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
     limits: Limits = Limits()
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
         "gateway", "websocket", "auth", "user", "messaging", "chat", "stream", "media", "notification",
-        "postgres", "redis", "nats", "events", "log", "tracing", "limits",
+        "postgres", "redis", "nats", "events", "calls", "log", "tracing", "limits",
     )  # fmt: skip
 
     @classmethod
