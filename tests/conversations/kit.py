@@ -11,7 +11,7 @@ import trio
 
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.changes import Change
-from whispr.conversations.domain import Draft, Limits, Message
+from whispr.conversations.domain import Draft, Kind, Limits, Message
 from whispr.conversations.ids import new_id
 from whispr.conversations.log import Database, MessageLog
 from whispr.conversations.membership import Membership
@@ -58,6 +58,9 @@ class Silent:
     def removed(self, changes: Sequence[Change], reason: str = "") -> None:
         del reason
         self.changes.extend(changes)
+
+    def hid(self, kind: Kind, conversation_id: str, user_id: str, seq: int) -> None:
+        """Leave a message out of tails: there are none."""
 
     def tell(self, user_id: str, event: str, payload: object) -> None:
         self.told.append((user_id, event, payload))
