@@ -9,6 +9,7 @@
     whispr config show           every setting, its value and where that came from
     whispr chat --user NAME      sign up or in, and talk
     whispr rpc list|describe|call   what gRPC servers offer, and calls to them
+    whispr tree                  the live task tree: who started whom, and what each waits on
     whispr events lag|list-dead|…   how far events have come, dead letters, replays
 
 Exit codes: 0 done, 1 it could not be done (said on standard error), 2 bad usage or configuration;
@@ -32,6 +33,7 @@ from whispr.events_cli import events_app
 from whispr.keys_cli import keys_app
 from whispr.rpc_cli import rpc_app
 from whispr.telemetry.logging import configure_logging
+from whispr.tree_cli import tree
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +47,7 @@ app.add_typer(rpc_app, name="rpc")
 app.add_typer(events_app, name="events")
 app.add_typer(keys_app, name="keys")
 app.add_typer(account_app, name="account")
+app.command()(tree)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")

@@ -40,6 +40,7 @@ from whispr.events.streams import Streams
 from whispr.gateway.http import Proxies
 from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
+from whispr.observing import Observing
 from whispr.online import Online
 from whispr.peers import Peers
 from whispr.polling import Polling
@@ -52,8 +53,6 @@ from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.channelz import ChannelzServicer
 from whispr.rpc.health import NOT_SERVING, SERVING, HealthServicer
 from whispr.rpc.interceptors import Interceptor
-from whispr.rpc.logging import Logged
-from whispr.rpc.metrics import Measured
 from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
 from whispr.services.auth.service import AuthService
@@ -64,6 +63,7 @@ from whispr.services.messaging.service import MessagingService
 from whispr.services.notification.service import NotificationService
 from whispr.services.notification.surroundings import Services as NotificationNeighbours
 from whispr.services.user.service import UserService
+from whispr.task_facts import describe_service
 from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
 from whispr.v1.media_grpc import MediaServiceStub
@@ -129,6 +129,7 @@ class Node:
         self._channels: dict[str, Channel] = {}
         self._started = trio.Event()
         self._servers: list[RpcServer] = []
+        self._observing = Observing(settings, services, self._identity)
         self._health = HealthServicer()
         self._channelz = ChannelzServicer()
         self._hub: Hub | None = None
@@ -136,7 +137,7 @@ class Node:
         self._conversing = False
         self._chat: ChatService | None = None
         self._gateway: Gateway | None = None
-        self._endpoints: list[Endpoint] = []
+        self._endpoints: list[Endpoint] = [self._observing.endpoint]
         self._consumers: list[Consumer] = []
         self._consuming: Consumers | None = None
 
@@ -151,16 +152,21 @@ class Node:
         Raises FAILED_PRECONDITION (port_in_use) for a port that was taken since it was looked at.
         """
         async with trio.open_nursery() as nursery, AsyncExitStack() as channels:
+            await nursery.start(self._observing.run, self._servers)
             await nursery.start(self._identity.run)
             for name in SERVICES:
                 if name in self._services:
                     await self._start_service(name, nursery)
-                opened = open_channel(self._target(name), limits=limits.rpc(self._settings))
+                around = self._observing.of_channels()
+                opened = open_channel(
+                    self._target(name), interceptors=around, limits=limits.rpc(self._settings)
+                )
                 self._channels[name] = await channels.enter_async_context(opened)
                 self._channelz.add_channel(self._channels[name])
             await self._start_websocket(nursery)
             await self._start_gateway(nursery)
             await self._start_events(nursery)
+            await self._observing.tasks.note()
             self._started.set()
             self._set_state("serving")
             task_status.started()
@@ -218,11 +224,12 @@ class Node:
                 await nursery.start(self._spam_watch(self._conversations).run)
             self._mount(self._conversations.channels)
             self._consumers += self._conversations.consumers
+        describe_service(service.run, name, trio.current_time())
         await nursery.start(service.run)
         self._consumers += service.consumers
         self._mount(service.channels)
         authorised: list[Interceptor] = [AuthInterceptor(self._identity), self._quotas]
-        interceptors: list[Interceptor] = [Measured(), Logged(), *authorised]
+        interceptors = [*self._observing.of_servers(), *authorised]
         servicers = reflected([service.servicer, self._health, self._channelz])
         server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
         self._channelz.add_server(name, server)

@@ -84,6 +84,10 @@ class Consumers:
             with trio.move_on_after(RELEASE_S, shield=True):
                 await self._released()
 
+    def runner(self, name: str) -> Runner:
+        """Return what runs a consumer of this process."""
+        return self._runners[name]
+
     async def drain(self) -> None:
         """Take up no more events, and wait for the handlers that run."""
         self._draining = True

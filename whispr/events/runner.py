@@ -67,6 +67,8 @@ class Runner:
         self._jetstream = jetstream
         self._streams = streams
         self._pace = pace
+        self.began_at = 0.0
+        """When it last began to run, on Trio's clock."""
         self._subjects: dict[str, list[str]] = {}
         for subject in consumer.subjects:
             self._subjects.setdefault(stream_of(subject), []).append(subject)
@@ -74,6 +76,7 @@ class Runner:
         self._begin()
 
     def _begin(self) -> None:
+        self.began_at = trio.current_time()
         self._schedule = Schedule()
         self._positions: dict[str, Position] = {}
         self._attempts: dict[str, dict[int, int]] = {}

@@ -26,6 +26,11 @@ class Measured:
         """The template of its path: the path itself would make a label of every id."""
         self.status = 500
 
+    @property
+    def age_s(self) -> float:
+        """How long it has been in progress."""
+        return time.perf_counter() - self._started
+
     def __enter__(self) -> Measured:
         IN_FLIGHT.inc()
         self._started = time.perf_counter()

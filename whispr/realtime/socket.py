@@ -52,6 +52,7 @@ class Socket(abc.ABC):
         "_reading",
         "_renewing",
         "_warn_at",
+        "began_at",
         "hub",
         "id",
         "last_seen",
@@ -78,7 +79,7 @@ class Socket(abc.ABC):
         self.links: dict[str, Link] = {}
         self.transport: Transport | None = None
         """Where the fan-out may send to directly; None for a socket that sends in a way of its own."""
-        self.last_seen = hub.now
+        self.began_at = self.last_seen = hub.now
         self._authenticate = authenticate
         self._renewing = False
         self._warn_at = 0.0  # Unix time, once the sweep has looked at the token

@@ -18,10 +18,14 @@ from prometheus_client.registry import Collector
 from whispr.errors import Code, WhisprError
 from whispr.rpc.call import Call
 from whispr.rpc.interceptors import Observer
+from whispr.telemetry.live import LiveGauge
 
 _LABELS = ("service", "method", "status", "side")
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds in seconds."""
+
+CONNECTIONS = LiveGauge("whispr_rpc_connections", "gRPC connections that are served")
+STREAMS = LiveGauge("whispr_rpc_calls_in_progress", "gRPC calls that are being served")
 
 
 class _Tally:
