@@ -76,6 +76,21 @@ _bench-peers:
 bench-fanout: _dev
     {{ python }} -m tests.bench.bench_fanout
 
+# the real-time hub beside ws, websockets, picows and a C send loop; sections by name: `just bench-realtime fanout stall`
+bench-realtime *arguments: _dev _bench-realtime-peers
+    {{ python }} -m tests.bench.bench_realtime {{ arguments }}
+
+# what others reach, as published, in a folder of their own
+[private]
+_bench-realtime-peers:
+    @peers="${XDG_CACHE_HOME:-$HOME/.cache}/whispr/bench-realtime-peers"; \
+    test -x $peers/python/bin/python || { \
+        {{ uv }} venv -q --python {{ python }} $peers/python && \
+        {{ uv }} --no-config pip install -q --python $peers/python/bin/python websockets uvloop picows || \
+        { rm -rf $peers/python; echo "websockets, uvloop and picows cannot be installed"; }; }; \
+    test -d $peers/node_modules/ws || npm install --silent --no-audit --no-fund --prefix $peers ws@8 || \
+        echo "ws cannot be installed"
+
 # HTTP requests per second, beside uvicorn, and REST calls through the gateway
 bench-http *arguments: _dev
     {{ python }} -m tests.bench.bench_http {{ arguments }}
