@@ -1,6 +1,7 @@
 """The command line: arguments in, the application out.
 
-    whispr serve [services…]     run all services, or some of them, and whatever backends have no URL
+    whispr serve [services…]     run all services, or some of them, and whatever backends have no URL;
+                                 with --workers N in N processes that share the ports
     whispr migrate               bring the database up to date and stop
     whispr doctor                say what would keep it from running here, and what to do about it
     whispr token SERVICE         print a token for calls between services
@@ -92,6 +93,10 @@ def _version(show: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def serve(
     services: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(SERVICES)}.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=64, help="Processes; else WHISPR_WORKERS, else 1."),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Run all services, or some of them."""
@@ -99,6 +104,8 @@ def serve(
     from whispr.progress import Progress
 
     settings = load(file=config).settings
+    if workers is not None:
+        settings = settings.model_copy(update={"workers": workers})
     chosen = _chosen(services or [])
     configure_logging(settings.log.level, settings.log.format)
     trio.run(run, settings, chosen, Progress(sys.stdout))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import purerpc
@@ -38,6 +41,7 @@ from whispr.events.pace import Pace
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
 from whispr.gateway.http import Proxies
+from whispr.gateway.pages import Exposition, own_metrics
 from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.observing import Observing
@@ -98,16 +102,36 @@ class Service(Protocol):
 class Serve(Protocol):
     """A listener's task: reports its port once it listens."""
 
-    async def __call__(self, host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
-        """Listen until cancelled. Raises OSError when the address cannot be had."""
+    async def __call__(
+        self, host: str, port: int, *, shared: bool, task_status: trio.TaskStatus[int]
+    ) -> None:
+        """Listen until cancelled, on a port `shared` with others or not. Raises OSError when it cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a process has that shares its ports with others of its kind (`whispr.workers`)."""
+
+    folder: Path
+    """Where its sockets are."""
+    number: int
+    exposition: Exposition
+    """The metrics of all of them."""
 
 
 class Node:
     """The services of one process. `run` it, `drain` it, then cancel it."""
 
     def __init__(
-        self, settings: Settings, services: Sequence[str], db: Postgres, cache: Cache, bus: Bus
+        self,
+        settings: Settings,
+        services: Sequence[str],
+        db: Postgres,
+        cache: Cache,
+        bus: Bus,
+        shared: Shared | None = None,
     ) -> None:
+        self._shared = shared
         self.ports: dict[str, int] = {}
         """Listener → port, once running."""
         self._settings = settings
@@ -175,6 +199,7 @@ class Node:
     async def drain(self, drain_s: float) -> None:
         """Refuse what is new and finish what is in flight, clients' listeners before what they call."""
         self._set_state("draining")
+        await trio.sleep(self._settings.drain_notice_s)
         with trio.move_on_after(drain_s) as patience:
             async with trio.open_nursery() as nursery:
                 if self._gateway is not None:
@@ -235,6 +260,8 @@ class Node:
         self._channelz.add_server(name, server)
         self._servers.append(server)
         self.ports[name] = await self._listen(name, nursery, server.serve_tcp)
+        if (own := self._own_socket(name)) is not None:
+            await nursery.start(server.serve_unix, own)
 
     async def _start_websocket(self, nursery: trio.Nursery) -> None:
         """Listen for sockets, if a service here has topics."""
@@ -256,7 +283,7 @@ class Node:
         http = await nursery.start(polling.run)
         self._endpoints.append(polling.endpoint)
 
-        async def serve(host: str, port: int, *, task_status: trio.TaskStatus[int]) -> None:
+        async def serve(host: str, port: int, *, shared: bool, task_status: trio.TaskStatus[int]) -> None:
             await serve_websocket(
                 hub,
                 host,
@@ -265,6 +292,7 @@ class Node:
                 origins=origins,
                 admit=admit,
                 http=http,
+                shared=shared,
                 task_status=task_status,
             )
 
@@ -277,6 +305,7 @@ class Node:
             voucher=self._credentials.service_token,
             options=limits.gateway(self._settings),
             endpoints=self._endpoints,
+            exposition=own_metrics if self._shared is None else self._shared.exposition,
         )
         self.ports["gateway"] = await self._listen("gateway", nursery, gateway.serve)
 
@@ -295,7 +324,7 @@ class Node:
         """Start a listener where its section says; return its port."""
         host, port = self._settings.bind_host(section), getattr(self._settings, section).port
         try:
-            bound: int = await nursery.start(serve, host, port)
+            bound: int = await nursery.start(partial(serve, shared=self._shared is not None), host, port)
         except OSError as error:
             raise conflict(
                 f"{section} cannot listen on {host}:{port}: {error.strerror}", "port_in_use"
@@ -307,7 +336,13 @@ class Node:
         section = getattr(self._settings, name)
         if name not in self.ports:
             return section.endpoint or f"127.0.0.1:{section.port}"
+        if (own := self._own_socket(name)) is not None:
+            return f"unix:{own}"
         return f"{self._settings.reach_host(name)}:{self.ports[name]}"
+
+    def _own_socket(self, name: str) -> Path | None:
+        """Where this process's services reach each other, when others share their ports."""
+        return None if self._shared is None else self._shared.folder / f"{self._shared.number}-{name}.sock"
 
     def _make_auth(self) -> AuthService:
         keys = self._credentials.keys()

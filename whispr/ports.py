@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from whispr.config import PREFIX, Settings
 from whispr.errors import conflict
+from whispr.tcp_sockets import bind_tcp
 
 FILE = "ports.json"
 
@@ -46,6 +48,28 @@ def _bound(host: str, port: int) -> socket.socket:
         attempt.close()
         raise
     return attempt
+
+
+@asynccontextmanager
+async def reserved(settings: Settings, sections: Iterable[str]) -> AsyncIterator[Settings]:
+    """Hold the ports of these listeners for processes that share them; yields settings with each port chosen.
+
+    Raises FAILED_PRECONDITION (port_in_use).
+    """
+    with contextlib.ExitStack() as stack:
+        chosen = {}
+        for section in sections:
+            listener = getattr(settings, section)
+            host = settings.bind_host(section)
+            try:
+                held = await bind_tcp(host, listener.port, shared=True)
+            except OSError as error:
+                told = f"{section} cannot listen on {host}:{listener.port}: {error.strerror}"
+                raise conflict(told, "port_in_use") from error
+            for each in held:
+                stack.enter_context(each)
+            chosen[section] = listener.model_copy(update={"port": held[0].getsockname()[1]})
+        yield settings.model_copy(update=chosen)
 
 
 def publish(data_dir: Path, ports: Mapping[str, int]) -> None:

@@ -39,6 +39,8 @@ class Progress:
         if "websocket" in ports:
             urls.append(f"ws://{shown('websocket')}/socket/websocket")
         services = [f"{name} :{port}" for name, port in ports.items() if name not in ("gateway", "websocket")]
+        if settings.workers > 1:
+            services.append(f"in {settings.workers} workers")
         self._print(f"ready in {took_s:.1f} s: {' · '.join(urls)} · gRPC {', '.join(services)}")
         if {"auth", "user", "messaging"} <= ports.keys():
             self._print("\nTry it, in two more terminals:")

@@ -42,7 +42,7 @@ class WebSocketSettings(Listener):
     drain_batch: Annotated[int, Field(ge=1)] = 100
     """Sockets, at least, that a stopping process closes at once; the next batch follows after a moment."""
     drain_spread_s: Annotated[float, Field(ge=0, le=300)] = 2.0
-    """Over how long all batches are spread, so that clients do not come back all at once; half of `drain_s` at most."""
+    """Over how long batches are spread, so that clients do not come back all at once; at most half of `drain_s`."""
 
 
 class ServiceSettings(Listener):

@@ -4,8 +4,20 @@
 addresses, once all answer. `python -m whispr.embed DATA_DIR` runs them alone, for tests and debugging.
 """
 
-from whispr.embed.folder import open_folder
+from whispr.embed.folder import DataFolder, open_folder, write_private
 from whispr.embed.neighbours import find_running
+from whispr.embed.process import Process, spawn
 from whispr.embed.supervisor import ALL, Backends, Status, run_children
 
-__all__ = ["ALL", "Backends", "Status", "find_running", "open_folder", "run_children"]
+__all__ = [
+    "ALL",
+    "Backends",
+    "DataFolder",
+    "Process",
+    "Status",
+    "find_running",
+    "open_folder",
+    "run_children",
+    "spawn",
+    "write_private",
+]

@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -82,11 +82,13 @@ def spawn(
     death_signal: signal.Signals,
     identity: str = AS_OURSELVES,
     stdin: bytes = b"",
+    stdout: int | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Process:
     """Start a child from this very thread, which the parent-death signal is bound to (prctl(2)).
 
-    Blocks for the few milliseconds of fork and exec. `output` is the descriptor for stdout and stderr;
-    `stdin` must fit a pipe (64 KiB).
+    Blocks for the few milliseconds of fork and exec. `output` is the descriptor for stdout and stderr, `stdout` one
+    for the former alone; `stdin` must fit a pipe (64 KiB). Without `env` the child gets next to nothing of ours.
     """
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER)]
     settings = [str(os.getpid()), str(int(death_signal)), identity, str(cwd), "--"]
@@ -97,9 +99,9 @@ def spawn(
         popen = subprocess.Popen(  # noqa: S603 - our own launcher and server programs
             [*launcher, *settings, *argv],
             stdin=reader,
-            stdout=output,
+            stdout=output if stdout is None else stdout,
             stderr=output,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+            env=env or {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
             start_new_session=True,
         )
     finally:
