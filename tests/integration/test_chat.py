@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import codecs
 import itertools
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -51,6 +52,7 @@ class Terminal:
         )
         os.close(theirs)
         self._shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, keys: str) -> None:
         """Press keys."""
@@ -59,12 +61,10 @@ class Terminal:
     def see(self, pattern: str) -> None:
         """Wait until the pattern has been shown, and forget all up to it."""
         deadline = time.monotonic() + WAIT_S
-        os.set_blocking(self._ours, False)
         while (match := re.search(pattern, self._shown)) is None:
-            assert time.monotonic() < deadline, f"{pattern!r} not seen in {self._shown!r}"
-            with contextlib.suppress(BlockingIOError):
-                self._shown += os.read(self._ours, 65536).decode()
-            os.sched_yield()
+            readable, _, _ = select.select([self._ours], [], [], max(0, deadline - time.monotonic()))
+            assert readable, f"{pattern!r} not seen in {self._shown!r}"
+            self._shown += self._decoder.decode(os.read(self._ours, 65536))
         self._shown = self._shown[match.end() :]
 
     def close(self) -> None:

@@ -250,9 +250,10 @@ async def test_our_stubs_raise_what_grpcio_aborts_with(echo: Any) -> None:
             with pytest.raises(WhisprError) as missing:
                 await channel.unary_unary("/no.Such/Thing", echo.Message, echo.Message)(echo.Message())
             assert missing.value.code is Code.UNIMPLEMENTED
-            with trio.move_on_after(0.05) as scope:
+            # Both ends watch the clock, and on a busy machine the server's word may be there first.
+            with trio.move_on_after(0.05) as scope, pytest.raises(WhisprError) as late:
                 await stub.Say(echo.Message(text="slow"))
-            assert scope.cancelled_caught
+            assert scope.cancelled_caught or late.value.code is Code.DEADLINE_EXCEEDED
             assert await stub.Say(echo.Message())
 
 
