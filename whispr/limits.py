@@ -58,6 +58,10 @@ def sockets(settings: Settings) -> SocketLimits:
         buffer_bytes=_lifted(limits.socket_buffer_bytes),
         user_sockets=limits.user_sockets,
         operations_per_min=limits.socket_operations_per_min,
+        chatter_per_min=limits.socket_chatter_per_min,
+        fragments=limits.socket_fragments,
+        refused_joins_per_min=limits.user_refused_joins_per_min,
+        handshakes=limits.handshakes,
         drain_s=settings.drain_s,
     )
 
@@ -211,4 +215,5 @@ def quota(settings: Settings) -> Quota:
         user=limits.user_calls_per_min,
         address=limits.address_calls_per_min,
         connection=limits.connection_calls_per_min,
+        handshakes=limits.address_handshakes_per_min,
     )

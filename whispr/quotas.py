@@ -35,6 +35,8 @@ class Quota:
     user: int
     address: int
     connection: int
+    handshakes: int = 0
+    """Sockets opened from an address."""
 
 
 class Quotas:
@@ -55,6 +57,7 @@ class Quotas:
 
     async def admit(self, address: str) -> None:
         """Count a socket's opening against its client's address. Raises RESOURCE_EXHAUSTED for one too many."""
+        await self._charge(f"handshakes:{address}", self._quota.handshakes)
         await self._charge(f"calls:{address}", self._quota.address)
 
     async def _count(self, call: Call, actor: Actor | None) -> None:

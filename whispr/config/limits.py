@@ -46,12 +46,22 @@ class Limits(Section):
     user_sockets: Limit = 20
     user_messages_per_min: Limit = 100
     socket_operations_per_min: Limit = 200
+    socket_chatter_per_min: Limit = 3000
+    """Pings, heartbeats, leaves and operations past the budget; a socket with more is closed."""
+    socket_fragments: Limit = 4096
+    """Frames of one message."""
+    user_refused_joins_per_min: Limit = 60
+    """Refused joins of one person, after which all of theirs wait."""
+    handshakes: Limit = 1024
+    """Openings of sockets under way in one process."""
     conversation_messages_per_min: Limit = 3000
     """Of all its members together."""
     user_calls_per_min: Limit = 3000
     """RPCs and REST requests of one person, over all services."""
     address_calls_per_min: Limit = 6000
     """Of one client address, whoever calls from there; services are not counted."""
+    address_handshakes_per_min: Limit = 3000
+    """Sockets and long-poll sessions that are opened from one client address; they count as calls too."""
     connection_calls_per_min: Limit = 6000
     """Of one gRPC connection that is no service's."""
     auth_attempts_per_hour: Limit = 20

@@ -128,12 +128,28 @@ class FrameReader:
     FrameError.
     """
 
-    __slots__ = ("_compressed", "_inflate", "_masked", "_max", "_message", "_need", "_opcode", "_partial")
+    __slots__ = (
+        "_compressed",
+        "_fragments",
+        "_fragments_max",
+        "_inflate",
+        "_masked",
+        "_max",
+        "_message",
+        "_need",
+        "_opcode",
+        "_partial",
+    )
 
-    def __init__(self, *, masked: bool, message_bytes_max: int, inflate: Inflate | None = None) -> None:
+    def __init__(
+        self, *, masked: bool, message_bytes_max: int, inflate: Inflate | None = None, fragments_max: int = 0
+    ) -> None:
+        """`fragments_max`: of one message, 0 for any number."""
         self._masked = masked
         self._inflate = inflate
         self._compressed = False
+        self._fragments = 0
+        self._fragments_max = fragments_max
         self._max = message_bytes_max
         self._partial = bytearray()  # the start of a frame, of which `_need` bytes are worth another look
         self._need = 2
@@ -227,6 +243,7 @@ class FrameReader:
                 raise FrameError(CloseCode.PROTOCOL_ERROR, "a continuation frame continues nothing")
             self._message += payload
             if not first & _FIN:
+                self._count_fragment()
                 return None
             payload, opcode, self._message = bytes(self._message), self._opcode, None
             compressed = self._compressed
@@ -234,10 +251,17 @@ class FrameReader:
             raise FrameError(CloseCode.PROTOCOL_ERROR, "a new message began inside a fragmented one")
         elif not first & _FIN:
             self._message, self._opcode, self._compressed = bytearray(payload), opcode, compressed
+            self._fragments = 1
             return None
         if compressed and self._inflate is not None:
             payload = self._inflate(payload, self._max)
         return _text(payload) if opcode == TEXT else payload
+
+    def _count_fragment(self) -> None:
+        """A message in crumbs costs as much as many messages."""
+        self._fragments += 1
+        if self._fragments_max and self._fragments >= self._fragments_max:
+            raise FrameError(CloseCode.TOO_BIG, f"a message may have at most {self._fragments_max} fragments")
 
 
 def _extended_size(field: bytes) -> int:

@@ -32,6 +32,7 @@ from whispr.realtime.link import Link, State
 from whispr.realtime.pacing import Pacer
 from whispr.realtime.policies import POLICIES, key_of
 from whispr.realtime.presence import State as PresenceState
+from whispr.realtime.refusals import Refusals
 from whispr.realtime.roster import Roster
 from whispr.realtime.sequencer import Said, Sequencer, Source
 from whispr.realtime.socket import Socket
@@ -107,6 +108,7 @@ class Hub:
         self._factories: dict[str, ChannelFactory] = {}
         self._topics: dict[str, Audience] = {}
         self._taps: dict[str, list[Tap]] = {}
+        self.refusals = Refusals(self.limits.refused_join_s, self.limits.refused_joins_per_min)
         self._seats: dict[str, int] = {}
         self._users: dict[str, list[Socket]] = {}
         self._outstanding: set[Link] = set()

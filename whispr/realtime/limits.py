@@ -17,6 +17,19 @@ class Limits:
     """Sockets of one user on this node; the next upgrade is refused with HTTP 429. 0 lifts it."""
     operations_per_min: int = 200
     """Joins and pushes of one socket; more get the error `rate_limited`. 0 lifts it."""
+    chatter_per_min: int = 3000
+    """What a socket may say beside operations: pings, pongs, heartbeats, leaves, and operations past the budget; more
+    closes it with 1008. 0 lifts it."""
+    fragments: int = 4096
+    """Frames of one message; more close the socket with 1009. 0 lifts it."""
+    refused_joins_per_min: int = 60
+    """Joins of one user that were asked about and refused; with more, all of theirs wait. 0 lifts it."""
+    refused_join_s: float = 2.0
+    """How long a topic that refused a user twice refuses them again without asking the database."""
+    handshakes: int = 1024
+    """Upgrades under way; the next waits, or takes the place of one over `slow_handshake_s` old. 0 lifts it."""
+    slow_handshake_s: float = 1.0
+    """Age from which an upgrade under way may be dropped for a newer one."""
     channels: int = 100
     """Topics joined on one socket; the next join is refused with `too_many_channels`."""
     inbox_len: int = 64

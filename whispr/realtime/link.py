@@ -356,6 +356,7 @@ class Link:
             log.error("channel crashed in join", topic=self.topic, exc_info=error)
             refusal = internal("join crashed")
         metrics.JOINS.labels(refusal.reason).inc()
+        self.hub.refusals.note(self.session.user_id, self.topic, refusal, trio.current_time())
         waiting = self._worker.waiting() if self._worker is not None else ()
         self.end("crashed")
         self.socket.reply(self.join_ref, ref, self.topic, "error", error_response(refusal))

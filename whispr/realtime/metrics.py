@@ -13,6 +13,11 @@ CRASHES = Counter("whispr_ws_crashes_total", "Channels closed by an unexpected e
 BROADCASTS = Counter("whispr_ws_broadcasts_total", "Broadcasts to local subscribers")
 DELIVERIES = Counter("whispr_ws_deliveries_total", "Frames handed to sockets by broadcasts")
 REFUSED_OPERATIONS = Counter("whispr_ws_rate_limited_total", "Operations over a socket's budget")
+FLOODS = Counter("whispr_ws_floods_total", "Sockets closed with 1008 for what they said beside operations")
+JOINS_UNASKED = Counter(
+    "whispr_ws_joins_unasked_total", "Joins refused without asking, so soon after others were"
+)
+HANDSHAKES = Gauge("whispr_ws_handshakes", "Opening handshakes under way")
 OVERDUE = Counter("whispr_ws_overdue_total", "Pushes answered `unavailable` because they took too long")
 CLOSED = Counter("whispr_ws_closed_total", "Connections ended, by close code", ["code"])
 FILLS = Counter("whispr_ws_fills_total", "Reads of broadcasts that had not arrived in time")

@@ -20,6 +20,7 @@ from trio_websocket import ConnectionClosed
 
 from whispr.errors import Code, WhisprError
 from whispr.realtime import metrics
+from whispr.realtime.admission import Admission
 from whispr.realtime.channel import Session
 from whispr.realtime.deflate import ANSWER, Deflated, negotiate
 from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, extensions_of, host_of
@@ -116,6 +117,7 @@ class _Server:
         self._origins = origins
         self._admits = admit
         self._http = http
+        self._admission = Admission(hub.limits)
         self._nursery = nursery
         self._serializers: dict[tuple[int, bool], Serializer] = {}
         for version, plain in ((1, V1), (2, V2)):
@@ -125,6 +127,7 @@ class _Server:
     async def accept(self, listener: stdlib.socket) -> NoReturn:
         """Accept until cancelled."""
         while True:
+            await self._admission.room()
             try:
                 sock, _ = listener.accept()
             except BlockingIOError:
@@ -138,14 +141,19 @@ class _Server:
                     await trio.lowlevel.checkpoint()
             else:
                 sock.setblocking(False)
-                self._nursery.start_soon(self._connection, sock)
+                self._nursery.start_soon(self._connection, sock, self._admission.begin())
 
-    async def _connection(self, sock: stdlib.socket) -> None:
+    async def _connection(self, sock: stdlib.socket, place: trio.CancelScope) -> None:
         try:
-            if self._http is not None and await self._is_longpoll(sock):
-                await self._http(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
-                return
-            guest = await self._handshake(sock)
+            guest, serve = None, None
+            try:
+                with place:
+                    serve = self._http if await self._is_longpoll(sock) else None
+                    guest = None if serve is not None else await self._handshake(sock)
+            finally:
+                self._admission.end(place)
+            if serve is not None:
+                await serve(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
             if guest is None:
                 return
             try:
@@ -160,7 +168,9 @@ class _Server:
                 sock.close()
 
     async def _is_longpoll(self, sock: stdlib.socket) -> bool:
-        """Look at how the request begins, and leave it unread."""
+        """Look at how the request begins, if there is somebody to serve long polls, and leave it unread."""
+        if self._http is None:
+            return False
         with trio.move_on_after(self._hub.limits.handshake_s):
             await trio.lowlevel.wait_readable(sock)
             try:

@@ -46,6 +46,7 @@ class Socket(abc.ABC):
     __slots__ = (
         "_authenticate",
         "_budget",
+        "_chatter",
         "_closing",
         "_draining",
         "_held_back",
@@ -84,6 +85,7 @@ class Socket(abc.ABC):
         self._renewing = False
         self._warn_at = 0.0  # Unix time, once the sweep has looked at the token
         self._budget = OperationBudget(hub.limits.operations_per_min)
+        self._chatter = OperationBudget(hub.limits.chatter_per_min)
         self._reading = trio.CancelScope()
         self._closing: tuple[int, str] | None = None
         self._draining = False
@@ -223,9 +225,11 @@ class Socket(abc.ABC):
             return None
         link = self.links.get(topic)
         if event == "phx_leave":
+            self._chatters()
             return self._leave(message, link)
         if (wait_s := self._budget.take(trio.current_time() if self._budget.limited else 0.0)) > 0:
             metrics.REFUSED_OPERATIONS.inc()
+            self._chatters()
             self._refuse(message, exhausted("too many operations on this socket", wait_s))
             return None
         if event == "phx_join":
@@ -241,6 +245,7 @@ class Socket(abc.ABC):
 
     def _on_phoenix(self, message: Message) -> None:
         """Answer on the protocol's own topic: heartbeats, and new tokens from clients that have no channel."""
+        self._chatters()
         if message.event == "heartbeat":
             self.reply(None, message.ref, "phoenix", "ok", EMPTY)
         elif message.event in RENEWALS and not self._renewing:
@@ -279,9 +284,25 @@ class Socket(abc.ABC):
             return
         if old is not None:
             old.end("replaced")
+        elif (error := self._refused_lately(message.topic)) is not None:
+            self._refuse(message, error)
+            return
         link = Link(self, message, factory, old)
         self.links[message.topic] = link
         link.start(message)
+
+    def _refused_lately(self, topic: str) -> WhisprError | None:
+        error = self.hub.refusals.find(self.session.user_id, topic, trio.current_time())
+        if error is not None:
+            metrics.JOINS_UNASKED.inc()
+            metrics.JOINS.labels(error.reason).inc()
+        return error
+
+    def _chatters(self) -> None:
+        """Count what costs us something and is no operation; close whoever does nothing else."""
+        if self._chatter.limited and self._chatter.take(trio.current_time()) > 0 and self._closing is None:
+            metrics.FLOODS.inc()
+            self.close(CloseCode.POLICY_VIOLATION, "flood: too much beside operations")
 
     def _refuse(self, message: Message, error: WhisprError) -> None:
         response = error_response(error)

@@ -50,7 +50,10 @@ class WebSocket(Socket):
         self._sock = sock
         deflates = serializer.plain is not serializer
         self._frames = FrameReader(
-            masked=True, message_bytes_max=hub.limits.frame_bytes, inflate=inflate if deflates else None
+            masked=True,
+            message_bytes_max=hub.limits.frame_bytes,
+            inflate=inflate if deflates else None,
+            fragments_max=hub.limits.fragments,
         )
         self.transport = Transport(sock, hub.flusher, hub.limits.buffer_bytes, self)
         self.send: Callable[[bytes], None] = self.transport.send
@@ -90,10 +93,13 @@ class WebSocket(Socket):
                 await self._message(item)
             elif isinstance(item, Ping):
                 ping = item  # only the latest of several needs a pong (RFC 6455 §5.5.3)
+                self._chatters()
             elif isinstance(item, Closed):
                 self._peer_closed = True
                 self.close(CloseCode.NORMAL if item.code == CloseCode.NO_STATUS else item.code, "")
                 return False
+            else:
+                self._chatters()  # a pong: nobody asked for one
         if ping is not None:
             self.send(frames.encode_frame(frames.PONG, ping.payload))
         return True
