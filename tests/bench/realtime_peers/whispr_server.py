@@ -43,9 +43,11 @@ class Own(Channel):
 async def main() -> None:
     """Serve until killed; the port is the first line of stdout. An argument changes one limit: `name=value`."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    asked = dict(argument.split("=") for argument in sys.argv[1:])
     limits = Limits(operations_per_min=10**6)
-    hub = Hub(replace(limits, **{name: int(value) for name, value in asked.items()}))
+    for argument in sys.argv[1:]:
+        name, _, value = argument.partition("=")
+        limits = replace(limits, **{name: type(getattr(limits, name))(float(value))})
+    hub = Hub(limits)
     hub.mount("room", Room)
     hub.mount("user", Own)
     async with trio.open_nursery() as nursery:
