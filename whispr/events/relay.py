@@ -134,6 +134,8 @@ class Relay:
         self._woken = trio.Event()
         self._expected = True
         """Whether there is likely something in the outbox, and no need to look before taking a turn."""
+        self._emptied = False
+        """Whether the last turn took all there was: what comes later wakes us, or waits for the next look."""
         self._careful = False
         self._retry_s = RETRY_MIN_S
         self._failures: dict[int, int] = {}
@@ -171,9 +173,10 @@ class Relay:
         self._retry_s = RETRY_MIN_S
         if published == TAKEN:
             await trio.sleep(TAKEN_S)
-        elif published:
+            return
+        if published:
             await self._pace.did(published / LIGHT)
-        else:
+        if self._emptied or not published:
             await self._wait()
 
     async def _wait(self) -> None:
@@ -188,10 +191,11 @@ class Relay:
             if not self._expected and not await self._db.fetchval(
                 "SELECT EXISTS (SELECT FROM events.outbox)"
             ):
+                self._emptied = True
                 return 0
             await self._streams.ensure()
             published = await self._turn()
-            self._expected = published > 0
+            self._expected = not self._emptied
             return published
         self._careful = True  # fewer events may be done in time
         raise unavailable(f"a turn of the relay took more than {TURN_S:g} s")
@@ -203,6 +207,8 @@ class Relay:
                 if not await tx.fetchval(_LOCK, LOCK_KEY):
                     return TAKEN
                 rows = await self._head(tx)
+                if not rows:
+                    return 0
                 count = sum(len(row.events) for row in rows)
                 if count >= EVENTS_MAX and await tx.fetchval(_COMING_IN, FRESH_S):
                     self._pace.press()
@@ -220,6 +226,7 @@ class Relay:
         """Read the first rows with their events, as many as make a turn."""
         limit = CAREFUL_MAX if self._careful else EVENTS_MAX
         waiting = deque(_Row(record) for record in await tx.fetch(_HEAD, limit))
+        emptied = len(waiting) < limit
         rows: list[_Row] = []
         events = 0
         while waiting and events < limit:
@@ -235,6 +242,7 @@ class Relay:
                 await self._expand(tx, part, self._expanders[name])
             events += sum(len(row.events) for row in part)
             rows += part
+        self._emptied = emptied and not waiting
         return rows
 
     async def _expand(self, tx: Transaction, rows: Sequence[_Row], expander: Expander) -> None:
