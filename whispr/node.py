@@ -25,6 +25,7 @@ from whispr.adapters.jetstream import JetStream
 from whispr.adapters.objects import S3Options, objects_at
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
+from whispr.call_rules import rpc_limits
 from whispr.config import SERVICES, Settings
 from whispr.conversations import expander
 from whispr.conversations.core import Conversations
@@ -34,6 +35,7 @@ from whispr.conversations.sanctions import Sanctions
 from whispr.conversations.spam import SpamRules
 from whispr.conversations.spam_watch import SpamWatch
 from whispr.credentials import Credentials
+from whispr.dependencies import Dependencies
 from whispr.errors import WhisprError, conflict
 from whispr.events import Consumer, Expander
 from whispr.events.consumers import Consumers
@@ -55,7 +57,7 @@ from whispr.realtime.protocol import encode_json
 from whispr.realtime.server import RawHeaders, serve_websocket
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.channelz import ChannelzServicer
-from whispr.rpc.health import NOT_SERVING, SERVING, HealthServicer
+from whispr.rpc.health import HealthServicer
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
@@ -155,6 +157,7 @@ class Node:
         self._servers: list[RpcServer] = []
         self._observing = Observing(settings, services, self._identity)
         self._health = HealthServicer()
+        self._dependencies = Dependencies(settings, services, db, cache, bus, self._health)
         self._channelz = ChannelzServicer()
         self._hub: Hub | None = None
         self._conversations: Conversations | None = None
@@ -183,10 +186,15 @@ class Node:
                     await self._start_service(name, nursery)
                 around = self._observing.of_channels()
                 opened = open_channel(
-                    self._target(name), interceptors=around, limits=limits.rpc(self._settings)
+                    self._target(name),
+                    interceptors=around,
+                    limits=rpc_limits(limits.rpc(self._settings)),
+                    guarding=self._dependencies.service(name),
+                    rules=self._dependencies.rules,
                 )
                 self._channels[name] = await channels.enter_async_context(opened)
                 self._channelz.add_channel(self._channels[name])
+            await nursery.start(self._dependencies.run, self._channels)
             await self._start_websocket(nursery)
             await self._start_gateway(nursery)
             await self._start_events(nursery)
@@ -229,9 +237,7 @@ class Node:
 
     def _set_state(self, state: str) -> None:
         self._state = state
-        status = SERVING if state == "serving" else NOT_SERVING
-        for name in ("", *(f"whispr.v1.{name.capitalize()}Service" for name in self._services)):
-            self._health.set(name, status)
+        self._dependencies.set_state(state)
 
     # Starting
 

@@ -123,6 +123,14 @@ class Bus:
         """Messages waiting to be sent."""
         return len(self._outbox)
 
+    async def ping(self) -> None:
+        """Return once the server has answered; raise UNAVAILABLE if it is away."""
+        client = self.client
+        try:
+            await self._bridge.call(client.flush)
+        except FAILURES as error:
+            raise unavailable(f"NATS is away: {type(error).__name__}") from error
+
     async def wait_connected(self) -> None:
         """Return once the server is there; the caller's deadline bounds it."""
         await trio.lowlevel.checkpoint()
