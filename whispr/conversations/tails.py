@@ -133,12 +133,12 @@ class Tail:
         )
 
     def covers(self, since_seq: int | None, since_change: int | None) -> bool:
-        """Tell whether it reaches back to these numbers."""
+        """Tell whether it reaches back to these numbers, and on to them: another node may be ahead."""
         read = self._read
         return (
             read is not None
-            and (since_seq is None or since_seq >= read.seq_floor)
-            and (since_change is None or since_change >= read.change_floor)
+            and (since_seq is None or read.seq_floor <= since_seq <= self.seq)
+            and (since_change is None or read.change_floor <= since_change <= self.change)
         )
 
     def missed(self, user_id: str, since_seq: int | None, since_change: int | None) -> Missed:
