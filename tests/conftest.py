@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,13 @@ def _owners() -> Sequence[Owner]:
     folders = {"auth": "services/auth", "conversations": "conversations", "users": "services/user"}
     found = [Owner(name, _ROOT / "whispr" / path / "migrations") for name, path in folders.items()]
     return [owner for owner in found if owner.folder.is_dir()]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let what tests start be interrupted: a shell has its background jobs, and their children, ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
