@@ -63,6 +63,8 @@ def sockets(settings: Settings) -> SocketLimits:
         refused_joins_per_min=limits.user_refused_joins_per_min,
         handshakes=limits.handshakes,
         drain_s=settings.drain_s,
+        drain_batch=settings.websocket.drain_batch,
+        drain_spread_s=min(settings.websocket.drain_spread_s, settings.drain_s / 2),
     )
 
 

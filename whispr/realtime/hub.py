@@ -14,6 +14,8 @@ What slow readers go without, and what is said only so often, is one table: `whi
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +66,19 @@ class Broadcast(msgspec.Struct, array_like=True, frozen=True):
     def unpack(cls, data: bytes | memoryview) -> Broadcast:
         """Decode from the bus. Raises msgspec.DecodeError."""
         return msgspec.msgpack.decode(data, type=cls)
+
+
+BATCH_PAUSE_S = 0.1
+"""Between two batches of a drain, on average."""
+
+
+def batches(sockets: list[Socket], size_min: int, spread_s: float) -> Iterator[list[Socket]]:
+    """Split sockets at random into batches of which the last comes `spread_s` after the first, or sooner."""
+    random.shuffle(sockets)
+    count_max = max(1, math.floor(spread_s / BATCH_PAUSE_S))
+    size = max(size_min, math.ceil(len(sockets) / count_max))
+    for start in range(0, len(sockets), size):
+        yield sockets[start : start + size]
 
 
 class Reach(Protocol):
@@ -317,9 +332,16 @@ class Hub:
     async def drain(self) -> None:
         """Refuse new sockets, answer pushes in flight, close every socket with 1012; returns when all are gone.
 
-        Bounded by `drain_s + leave_s + close_s` of the limits, and by the caller's cancel scope.
+        They go batch by batch, in an order of chance: their clients come back elsewhere, and should not all at once.
+        Bounded by `drain_spread_s + drain_s + leave_s + close_s` of the limits, and by the caller's cancel scope.
         """
         self.draining.set()
+        pause_s = 0.0
+        for batch in batches(list(self.sockets), self.limits.drain_batch, self.limits.drain_spread_s):
+            await trio.sleep(pause_s)
+            pause_s = BATCH_PAUSE_S * random.uniform(0.5, 1.5)  # noqa: S311  # spreads load
+            for socket in batch:
+                socket.drain()
         while self.sockets:
             self._empty = trio.Event()
             for socket in tuple(self.sockets):

@@ -52,6 +52,10 @@ class Limits:
     """Time for our close frame to leave and the peer's to arrive; then the connection is dropped."""
     drain_s: float = 5.0
     """Time for pushes in flight to be answered when the hub drains."""
+    drain_batch: int = 100
+    """Sockets, at least, that a drain closes at once; the next as many a moment later."""
+    drain_spread_s: float = 2.0
+    """Time in which a drain has begun to close all of them, whatever their number."""
     deflate: bool = True
     """Whether permessage-deflate is negotiated with clients that offer it."""
     deflate_bytes: int = 1024
