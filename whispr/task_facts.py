@@ -29,7 +29,7 @@ def describe_all() -> None:
     """Describe the tasks of services, sockets, calls and consumers. May be called again."""
     describe(Socket.run, _socket)
     describe(Worker._work, _channel)
-    describe(RpcServer._serve, lambda here: Facts("listener", f"gRPC on {_bound(here['listeners'])}"))
+    describe(RpcServer._serve, _listener)
     describe(RpcServer._serve_connection, _connection)
     describe(ServerConnection._run_alone, _call)
     describe(drive, _call)
@@ -48,8 +48,9 @@ def describe_service(run: Callable[..., Any], name: str, began_at: float) -> Non
     )
 
 
-def _bound(listeners: list[trio.SocketListener]) -> str:
-    return ", ".join(_address(listener.socket.getsockname()) for listener in listeners)
+def _listener(here: Here) -> Facts:
+    name = "gRPC on " + ", ".join(_address(listener.socket.getsockname()) for listener in here["listeners"])
+    return Facts("listener", name, name)
 
 
 def _address(name: object) -> str:

@@ -64,8 +64,11 @@ _APPEND = (
     "SELECT outcome, seq, sent_at, expires_at, until, kind, original"
     " FROM conversations.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 )
-# Arguments are computed before the function runs, in which the batch's row of the outbox takes the setting.
-_APPEND_TRACED = _APPEND.replace("($1,", "($1 AND set_config('whispr.trace', $14, true) IS NOT NULL,")
+# Arguments are computed before the function runs, in which the batch's row of the outbox takes the setting. It is a
+# CASE because PostgreSQL may leave out what an AND does not need.
+_APPEND_TRACED = _APPEND.replace(
+    "($1,", "(CASE WHEN set_config('whispr.trace', $14, true) IS NULL THEN NULL ELSE $1::boolean END,"
+)
 
 _log = structlog.get_logger(__name__)
 _json = msgspec.json.Encoder().encode

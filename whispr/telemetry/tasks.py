@@ -17,6 +17,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,8 @@ STRETCH = 100
 """Tasks read without a checkpoint: about a millisecond."""
 
 _OURS = str(PurePath(whispr.__file__).parent)
+_TRAPS = frozenset({"_real_async_yield", "_async_yield"})
+"""Where Trio's own tasks are while they wait: the end of every stack."""
 _PLUMBING = frozenset({"bridge.py", "adapters/postgres.py", "rpc/driving.py", "rpc/interceptors.py"})
 """Where so many wait that to say so says nothing: their caller does."""
 
@@ -104,11 +107,12 @@ class TaskTree:
                     if count % STRETCH == 0:
                         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
+        top.kind, top.name = "process", "whispr"
         return top
 
     def _seen(self, task: trio.lowlevel.Task, fresh: bool) -> tuple[Seen, list[Seen]]:
         """Read one task; returns it, and for each of its nurseries whose that is."""
-        frames = list(_frames(task.coro))
+        frames = _own_frames(task) if task is trio.lowlevel.current_task() else list(_frames(task.coro))
         at, on = _waits(frames)
         left_s = _left_s(task)
         found = [facts for frame in frames if (facts := _facts(frame)) is not None]
@@ -117,6 +121,8 @@ class TaskTree:
             seen = Seen("task", _name(task), "", age_s, at_least, left_s, at, on)
             return seen, [seen]
         layers = [_layer(facts, left_s, at, on) for facts in found]
+        if layers[0].age_s is None:
+            layers[0].age_s, layers[0].at_least = self._age(task, fresh)
         for outer, inner in itertools.pairwise(layers):
             outer.children.append(inner)
             outer.at = outer.on = ""
@@ -176,6 +182,17 @@ def _frames(awaited: Any) -> Iterator[FrameType]:
         awaited = inner
 
 
+def _own_frames(task: trio.lowlevel.Task) -> list[FrameType]:
+    """The frames of the task that is reading: it runs, and so awaits nothing that could be asked for."""
+    frames: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)
+    first = getattr(task.coro, "cr_frame", None)
+    while frame is not None:
+        frames.append(frame)
+        frame = None if frame is first else frame.f_back
+    return frames[::-1]
+
+
 def _left_s(task: trio.lowlevel.Task) -> float | None:
     # Trio tells a task its own effective deadline and nobody else's: this is where it keeps it.
     status = getattr(task, "_cancel_status", None)
@@ -186,11 +203,15 @@ def _left_s(task: trio.lowlevel.Task) -> float | None:
 
 
 def _name(task: trio.lowlevel.Task) -> str:
-    """A task's name, without what all of ours begin with; of a partial, the function that runs."""
+    """A task's name; of one that was given none, its function's: by class if it has one, else by module."""
     name = task.name
     if name.startswith(("functools.partial", "<")):
         name = getattr(task.coro, "__qualname__", name)
-    return name.removeprefix("whispr.").removesuffix(".<locals>")
+    qualname = getattr(task.coro, "__qualname__", "")
+    if name.endswith(f".{qualname}"):
+        modules = name.removesuffix(f".{qualname}")
+        name = qualname if "." in qualname else f"{modules.rpartition('.')[2]}.{qualname}"
+    return name.replace(".<locals>", "")
 
 
 def _waits(frames: list[FrameType]) -> tuple[str, str]:
@@ -203,7 +224,8 @@ def _waits(frames: list[FrameType]) -> tuple[str, str]:
     if here < 0:
         return "", _called(frames[-1]) if frames else ""
     frame = frames[here]
-    at = f"{frame.f_code.co_qualname} {PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    function = frame.f_code.co_qualname.replace(".<locals>", "")
+    at = f"{function} {PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
     return at, _called(frames[here + 1]) if here + 1 < len(frames) else ""
 
 
@@ -211,5 +233,7 @@ def _called(frame: FrameType) -> str:
     name = frame.f_code.co_qualname
     if name.startswith(("NurseryManager.", "Nursery.")):
         return "its children"
+    if name in _TRAPS:
+        return ""
     module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return name if module in ("whispr", "") else f"{module}.{name}"
+    return name.replace(".<locals>", "") if module in ("whispr", "") else f"{module}.{name}"
