@@ -134,6 +134,7 @@ class Peers:
     ) -> None:
         """Act on what the others say, until cancelled. Started once it hears them."""
         conversations.announcer.relay_previews(self.relay_previews)
+        conversations.resuming.hears = lambda: self._bus.connected
         async with trio.open_nursery() as nursery:
             await nursery.start(self._hear_topics, hub, conversations)
             await nursery.start(self._hear_presence, hub)
@@ -167,6 +168,7 @@ class Peers:
             log.warning("broadcasts_missed", topic=topic)
             if topic is not None:
                 hub.suspect(topic)
+                conversations.resuming.missed(topic)
             elif item.subject == EVERYBODY:
                 conversations.missed_changes()
             return

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import trio
+from prometheus_client import Counter
 
 from whispr.conversations import snapshots
 from whispr.conversations.database import Database
@@ -36,6 +37,9 @@ BUSY_ROSTER_MAX = 50_000
 """Members whose roles are read when a conversation is joined by more than one person within `KEPT_S`."""
 PAGE_ATTEMPTS = 3
 SWEEP_S = 5.0
+
+JOINS = Counter("whispr_conversations_joins_total", "Joins of conversations that were admitted")
+READS = Counter("whispr_conversations_join_reads_total", "Reads of the database that joins needed")
 
 
 class _Asker:
@@ -68,8 +72,6 @@ class Resuming:
         self._refused: OrderedDict[tuple[str, str], tuple[float, Code]] = OrderedDict()
         self._slots = trio.Semaphore(READS_MAX)
         self._nursery: trio.Nursery | None = None
-        self.reads = 0
-        """Reads for joins so far."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve joins until cancelled."""
@@ -122,6 +124,10 @@ class Resuming:
         """Forget that these people were refused: something about them changed."""
         for user_id in user_ids:
             self._refused.pop((conversation_id, user_id), None)
+
+    def missed(self, topic: str) -> None:
+        """Forget what is remembered of a topic: broadcasts of other nodes have been lost."""
+        self._drop(topic.partition(":")[2])
 
     def forget_all(self) -> None:
         """Forget everything, as after a time in which nothing was heard of changes."""
@@ -178,7 +184,7 @@ class Resuming:
     async def _snapshot(
         self, conversation_id: str, user_ids: list[str], seq: int | None, change: int | None, roster_max: int
     ) -> Snapshot:
-        self.reads += 1
+        READS.inc()
         length = self._limits.resume_len
         return await snapshots.read(self._db, conversation_id, user_ids, seq, change, length, roster_max)
 
@@ -196,6 +202,7 @@ class Resuming:
         if user_id not in tail.roles:
             self._refuse(conversation_id, user_id, Code.PERMISSION_DENIED)
             raise not_a_member()
+        JOINS.inc()
         return tail.missed(user_id, seq, change)
 
     # What is remembered

@@ -1,0 +1,260 @@
+"""Several processes behind the same ports: one product to its clients, whichever of them they meet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import trio
+
+from tests.integration.following import Follower
+from tests.integration.load import Sender, until_acked
+from tests.integration.test_resilience import alive
+from tests.product import UNLIMITED, Product, StartError, running, start
+from whispr.realtime.client import Phoenix, Refused, open_phoenix
+
+TRIES_MAX = 64
+"""Connections opened to meet every worker; that all of them meet the same one has a chance of 2 ** -63."""
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """`whispr serve --workers 2`."""
+    with running(tmp_path_factory.mktemp("workers") / "data", UNLIMITED, "--workers", "2") as product:
+        yield product
+
+
+def pid_of(product: Product, worker: int) -> int:
+    """Return the pid of a worker."""
+    return int((product.data_dir / "run" / f"worker-{worker}.pid").read_text())
+
+
+def metric(product: Product, name: str) -> dict[str, float]:
+    """Ask /metrics for a metric of each worker; samples with other labels are added up."""
+    found: dict[str, float] = {}
+    for line in urlopen(product.url("/metrics")).read().decode().splitlines():
+        if line.startswith(f'{name}{{worker="'):
+            worker = line.split('"')[1]
+            found[worker] = found.get(worker, 0) + float(line.rpartition(" ")[2])
+    return found
+
+
+@asynccontextmanager
+async def on_each(product: Product, token: str) -> AsyncIterator[dict[str, Phoenix]]:
+    """Connect somebody until they have a socket on both workers; yields worker → socket."""
+    met: dict[str, Phoenix] = {}
+    async with AsyncExitStack() as stack:
+        for _ in range(TRIES_MAX):
+            before = await trio.to_thread.run_sync(metric, product, "whispr_ws_sockets")
+            phoenix = await stack.enter_async_context(open_phoenix(product.websocket_url, token))
+            after = await trio.to_thread.run_sync(metric, product, "whispr_ws_sockets")
+            for worker in ("1", "2"):
+                if after[worker] > before[worker]:
+                    met.setdefault(worker, phoenix)
+            if len(met) == 2:
+                yield met
+                return
+    raise AssertionError(f"only met {met.keys()}")
+
+
+async def text_of_next(channel: Any) -> str:
+    with trio.fail_after(10):
+        async for event, payload in channel:
+            if event == "new_message":
+                return str(payload["text"])
+    raise AssertionError("the channel was closed")
+
+
+async def test_people_on_two_workers_talk(product: Product) -> None:
+    """What is sent on one worker arrives on the other, joined or as a preview; a block is felt on both."""
+    alice, alices = product.sign_up("alice")
+    bob, bobs = product.sign_up("bob")
+    conversation = product.conversation(alices, "direct", bob)
+    topic = f"conversation:{conversation}"
+    async with on_each(product, alices) as alice_on, on_each(product, bobs) as bob_on:
+        joined = {worker: await phoenix.join(topic) for worker, phoenix in alice_on.items()}
+        previews = {worker: await phoenix.join(f"user:{bob}") for worker, phoenix in bob_on.items()}
+        for n, channel in enumerate(joined.values()):
+            await channel.push("send_message", {"text": str(n)})
+        for channel in (*joined.values(), *previews.values()):
+            assert [await text_of_next(channel) for _ in range(2)] == ["0", "1"]
+        assert product.call("PUT", f"/v1/users/{alice}/block", token=bobs)[0] == 200
+        for channel in joined.values():
+            with pytest.raises(Refused) as refused, trio.fail_after(10):
+                while True:  # until the news has crossed the bus
+                    await channel.push("send_message", {"text": "still there?"})
+            assert refused.value.reason == "blocked"
+
+
+async def test_signing_out_closes_sockets_on_every_worker(product: Product) -> None:
+    """A session ended on one worker is ended on all: its sockets close, its token opens none of them."""
+    _, token = product.sign_up("carol")
+    async with on_each(product, token) as carol:
+        assert product.call("POST", "/v1/auth/logout", {}, token)[0] == 200
+        with trio.fail_after(10):
+            for phoenix in carol.values():
+                assert (await phoenix.wait_closed()).close_code == 1008
+    assert {product.call("GET", "/v1/conversations", token=token)[0] for _ in range(16)} == {401}
+
+
+async def test_a_removed_member_is_out_on_every_worker(product: Product) -> None:
+    """Who is removed through one worker may not send through the other, whatever that one remembered of them."""
+    _, owners = product.sign_up("olga")
+    member, members = product.sign_up("mika")
+    conversation = product.conversation(owners, "group", member)
+    path = f"/v1/conversations/{conversation}"
+    for _ in range(16):
+        assert product.call("POST", f"{path}/messages", {"text": "hi"}, members)[0] == 200
+    assert product.call("DELETE", f"{path}/members/{member}", token=owners)[0] == 200
+    for _ in range(16):
+        assert product.call("POST", f"{path}/messages", {"text": "hi"}, members)[0] == 403
+
+
+def test_metrics_are_of_all_workers(product: Product) -> None:
+    """/metrics of any worker has every process's samples, each family once, and says which of them answered."""
+    assert metric(product, "whispr_worker_up") == {"supervisor": 1, "1": 1, "2": 1}
+    text = urlopen(product.url("/metrics")).read().decode()
+    types = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(types) == len(set(types))
+    assert metric(product, "whispr_workers")["supervisor"] == 2
+
+
+async def test_nothing_is_heard_that_nobody_here_wants(product: Product) -> None:
+    """A worker hears the topics that somebody has joined there, and of a conversation elsewhere nothing at all."""
+    _, tokens = product.sign_up("dora")
+    peer, _ = product.sign_up("emil")
+    topic = f"conversation:{product.conversation(tokens, 'direct', peer)}"
+    async with on_each(product, tokens) as dora:
+        before = metric(product, "whispr_peers_heard_total")
+        channel = await dora["1"].join(topic)
+        for n in range(50):
+            await channel.push("send_message", {"text": str(n)})
+        after = metric(product, "whispr_peers_heard_total")
+        assert after.get("2", 0) == before.get("2", 0)
+        other = await dora["2"].join(topic)
+        await channel.push("send_message", {"text": "heard"})
+        assert await text_of_next(other) == "heard"
+        assert metric(product, "whispr_peers_heard_total")["2"] > after.get("2", 0)
+
+
+# Deaths and drains
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Product]:
+    """Two workers of a product that a test may kill."""
+    with running(tmp_path / "data", UNLIMITED, "--workers", "2") as product:
+        yield product
+
+
+def cast(product: Product, count: int) -> tuple[list[Sender], list[Follower]]:
+    """People who send, each to a conversation of their own, and for each somebody who follows it."""
+    people = [product.sign_up(f"person-{n}") for n in range(10)]
+    senders, followers = [], []
+    for n in range(count):
+        (_, token), (peer, peers) = people[n % 10], people[(n + 1) % 10]
+        conversation = product.conversation(token, "group", peer)
+        senders.append(Sender(f"s{n}", token, conversation))
+        followers.append(Follower(peers, conversation, lambda: product.websocket_url))
+    return senders, followers
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_worker_that_goes_loses_nothing(fresh: Product, number: signal.Signals) -> None:
+    """With sends under way a worker drains, or is killed: it is replaced, nothing acknowledged is lost, and every
+    client has every message once and in order.
+    """
+    senders, followers = await trio.to_thread.run_sync(cast, fresh, 20)
+    async with trio.open_nursery() as nursery:
+        for client in (*senders, *followers):
+            nursery.start_soon(client.run, *((fresh,) if isinstance(client, Sender) else ()))
+        for worker in (1, 2):
+            await until_acked(senders, 5)
+            pid = pid_of(fresh, worker)
+            os.kill(pid, number)
+            with trio.fail_after(60):
+                await until_acked(senders, 10)
+                while alive(pid) or metric(fresh, "whispr_workers")["supervisor"] < 2:
+                    await trio.sleep(0.1)
+        with trio.fail_after(60):
+            for sender, follower in zip(senders, followers, strict=True):
+                await follower.until(max(sender.acked.values()))
+        nursery.cancel_scope.cancel()
+    for sender, follower in zip(senders, followers, strict=True):
+        sender.check(fresh)
+        follower.check()
+        assert set(sender.acked) <= set(follower.client_ids)
+    assert any(follower.joins > 1 for follower in followers)
+    if number is signal.SIGTERM:
+        assert {code for follower in followers for code in follower.codes} == {1012}
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_its_parent(fresh: Product) -> None:
+    """Kill -9 of the parent takes the workers and the backends with it, and the next start finds free ports."""
+    pids = [pid_of(fresh, worker) for worker in (1, 2)]
+    ports = {f"WHISPR_{name.upper()}_PORT": str(port) for name, port in fresh.ports.items()}
+    fresh.process.send_signal(signal.SIGKILL)
+    fresh.process.wait()
+    until = time.monotonic() + 10
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    with running(fresh.data_dir, UNLIMITED | ports, "--workers", "2") as again:
+        assert again.ports == fresh.ports
+
+
+@pytest.mark.slow
+def test_a_stop_is_orderly(fresh: Product) -> None:
+    """SIGTERM drains all workers and ends with code 0, with nothing left of them."""
+    pids = [pid_of(fresh, worker) for worker in (1, 2)]
+    assert fresh.stop(within_s=30) == 0
+    assert not [pid for pid in pids if alive(pid)]
+    assert not list((fresh.data_dir / "run").glob("worker-*.pid"))
+    assert not (fresh.data_dir / "ports.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_worker_that_keeps_dying_ends_everything(fresh: Product) -> None:
+    """A worker killed whenever it starts is not started for ever: the product ends, and says why."""
+    until = time.monotonic() + 120
+    while fresh.process.poll() is None and time.monotonic() < until:
+        try:
+            os.kill(pid_of(fresh, 1), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            pass
+        time.sleep(0.05)
+    assert fresh.process.wait(30) == 1
+    said = (fresh.data_dir.parent / "data.stderr").read_text()
+    assert "worker 1 ended 6 times in a row, at last with signal SIGKILL" in said
+
+
+@pytest.mark.slow
+def test_pools_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """More connections than PostgreSQL has are an error at the start that names what to change."""
+    with pytest.raises(StartError, match="WHISPR_POSTGRES_POOL_SIZE"):
+        start(tmp_path / "data", {"WHISPR_POSTGRES_POOL_SIZE": "60"}, "--workers", "2")
+
+
+@pytest.mark.slow
+def test_commands_beside_workers_work(fresh: Product) -> None:
+    """Commands that look for the running product find it."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("WHISPR_")}
+    lag = subprocess.run(
+        [sys.executable, "-m", "whispr.cli", "events", "lag"],
+        env=environ | {"WHISPR_DATA_DIR": str(fresh.data_dir)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert lag.returncode == 0, lag.stderr
