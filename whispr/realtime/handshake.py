@@ -24,7 +24,6 @@ ANY_ORIGIN = "*"
 
 _VERSION = re.compile(r"([12])\.0\.\d+")
 _BEARER = "base64url.bearer.phx."
-_EXTENSIONS = re.compile(rb"^sec-websocket-extensions:([^\r\n]*)$", re.IGNORECASE | re.MULTILINE)
 _HOST = re.compile(rb"^host:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -101,13 +100,6 @@ def host_of(head: bytes) -> str:
     """Read the Host header out of the bytes of a request head, which the WebSocket library keeps to itself."""
     found = _HOST.search(head)
     return found.group(1).decode("ascii", errors="replace") if found else ""
-
-
-def extensions_of(head: bytes) -> list[str]:
-    """Read the Sec-WebSocket-Extensions headers out of the bytes of a request head, for the same reason."""
-    return [
-        found.decode("ascii", errors="replace") for found in _EXTENSIONS.findall(head.replace(b"\r", b""))
-    ]
 
 
 def check_origin(origin: bytes | None, host: str, origins: Collection[str]) -> None:

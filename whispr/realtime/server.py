@@ -16,14 +16,13 @@ from typing import NamedTuple, NoReturn
 
 import structlog
 import trio
-from trio_websocket import ConnectionClosed
 
 from whispr.errors import Code, WhisprError
 from whispr.realtime import metrics
 from whispr.realtime.admission import Admission
 from whispr.realtime.channel import Session
 from whispr.realtime.deflate import ANSWER, Deflated, negotiate
-from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, extensions_of, host_of
+from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, host_of
 from whispr.realtime.hub import Hub
 from whispr.realtime.serializers import V1, V2, Serializer
 from whispr.realtime.socket import Authenticate
@@ -188,7 +187,7 @@ class _Server:
             if request is not None:
                 try:
                     guest, outcome = await self._answer(request, str(sock.getpeername()[0]))
-                except ConnectionClosed:
+                except trio.BrokenResourceError:
                     log.debug("the peer hung up during the handshake")
         metrics.UPGRADES.labels(outcome).inc()
         return guest
@@ -199,12 +198,12 @@ class _Server:
             session, upgrade = await self._admit(request, address)
         except Refused as refusal:
             headers = [(b"content-type", b"application/json")]
-            await request.websocket.reject(refusal.status, extra_headers=headers, body=refusal.body)
+            await request.reject(refusal.status, headers, refusal.body)
             return None, refusal.reason
         try:
-            deflates = self._hub.limits.deflate and negotiate(extensions_of(request.head))
+            deflates = self._hub.limits.deflate and negotiate(request.extensions)
             answer = [(b"sec-websocket-extensions", ANSWER)] if deflates else []
-            await request.websocket.accept(subprotocol=upgrade.subprotocol, extra_headers=answer)
+            await request.accept(upgrade.subprotocol, answer)
         except BaseException:  # whatever stopped us, also a cancel: the seat is not taken
             self._hub.leave_seat(session.user_id)
             raise
@@ -214,14 +213,13 @@ class _Server:
         """Check everything, the cheapest first, and take the user's seat. Raises Refused."""
         if self._hub.draining.is_set():
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
-        websocket, head = request
-        if not head.endswith(b"\r\n\r\n"):
+        if not request.head.endswith(b"\r\n\r\n"):
             raise Refused(400, "protocol_error", "frames were sent before the handshake was answered")
-        headers, offered = dict(websocket.headers), websocket.proposed_subprotocols
-        upgrade = check_upgrade(websocket.path, headers, host_of(head), offered, self._origins)
+        headers, host = dict(request.headers), host_of(request.head)
+        upgrade = check_upgrade(request.target, headers, host, request.subprotocols, self._origins)
         try:
             if self._admits is not None:
-                await self._admits(address, websocket.headers)
+                await self._admits(address, request.headers)
             session = await self._authenticate(upgrade.token)
             self._hub.take_seat(session.user_id)
         except WhisprError as error:

@@ -1,38 +1,65 @@
-"""The opening handshake of both sides, performed by trio-websocket on its public API.
+"""The opening handshake of both sides.
 
-Each runs in a nursery of its own that ends with it: trio-websocket's reader takes the request (or the response), is
-stopped, and from then on the bytes on the stream are ours. Nothing is lost in between. A client must not send before
-it has the 101 response (RFC 6455 §4.1), and one that does can be seen by `Request.head`; a Phoenix server never
-speaks before the client has joined something.
+A server reads and answers requests with wsproto, the protocol half of trio-websocket, in the connection's own task:
+trio-websocket's other half adds a task, a nursery and two channels, which was half of what an upgrade costs (656 CPU
+µs with it, 321 without, in the same minute on the same machine).
+
+A client's runs on trio-websocket itself, in a nursery that ends with it: its reader takes the response, is stopped,
+and from then on the bytes on the stream are ours. Nothing is lost in between. A client must not send before it has
+the 101 response (RFC 6455 §4.1), and one that does can be seen by `Request.head`; a Phoenix server never speaks
+before the client has joined something.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import suppress
 
+import structlog
 import trio
+import wsproto.events
 import wsproto.utilities
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    WebSocketRequest,
-    wrap_client_stream,
-    wrap_server_stream,
-)
+from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
+from wsproto import ConnectionType, WSConnection
 
 from whispr.errors import Code, WhisprError, unavailable
 
 _HEAD_BYTES_MAX = 64 * 1024
+_RECEIVE_BYTES = 8 * 1024
+log = structlog.get_logger()
+
 _HUNG_UP = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ConnectionClosed)
 
 
-class Request(NamedTuple):
-    """An upgrade request to `accept` or `reject`, and its bytes as they came."""
+class Request:
+    """An upgrade request, to `accept` or `reject`. `head` are its bytes as they came."""
 
-    websocket: WebSocketRequest
-    head: bytes
+    __slots__ = ("_stream", "_wire", "extensions", "head", "headers", "subprotocols", "target")
+
+    def __init__(
+        self, stream: trio.abc.Stream, wire: WSConnection, event: wsproto.events.Request, head: bytes
+    ) -> None:
+        self._stream = stream
+        self._wire = wire
+        self.head = head
+        self.target = event.target
+        self.headers = event.extra_headers
+        """All but those of the handshake itself, with names in lower case."""
+        self.subprotocols = tuple(event.subprotocols)
+        self.extensions = tuple(map(str, event.extensions))
+
+    async def accept(self, subprotocol: str | None, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer 101. Raises BrokenResourceError when the peer has hung up."""
+        answer = wsproto.events.AcceptConnection(subprotocol=subprotocol, extra_headers=list(headers))
+        await self._stream.send_all(self._wire.send(answer))
+
+    async def reject(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer with an HTTP error. Raises BrokenResourceError when the peer has hung up."""
+        length = (b"content-length", str(len(body)).encode())
+        head = wsproto.events.RejectConnection(status_code=status, headers=[*headers, length], has_body=True)
+        data = self._wire.send(head) + self._wire.send(wsproto.events.RejectData(data=body))
+        await self._stream.send_all(data)
 
 
 class Rejected(WhisprError):  # noqa: N818  # says what happened, as trio.Cancelled does
@@ -87,16 +114,23 @@ class _HandshakeStream(trio.abc.Stream):
 
 async def read_request(stream: trio.abc.Stream) -> Request | None:
     """Read the upgrade request. None when there was none: the peer hung up, or was told with an HTTP error."""
-    request: Request | None = None
+    wire = WSConnection(ConnectionType.SERVER)
+    head = b""
     try:
-        async with trio.open_nursery() as nursery:
-            watched = _HandshakeStream(stream, nursery.cancel_scope)
-            websocket = await wrap_server_stream(nursery, watched)
-            request = Request(websocket, watched.head)
-            nursery.cancel_scope.cancel(reason="the request is read")
-    except* (*_HUNG_UP, wsproto.utilities.ProtocolError, UnicodeError):
-        request = None  # UnicodeError: wsproto decodes Host and the subprotocols without a net
-    return request
+        while data := bytes(await stream.receive_some(_RECEIVE_BYTES)):
+            head += data
+            wire.receive_data(data)
+            for event in wire.events():
+                if isinstance(event, wsproto.events.Request):
+                    return Request(stream, wire, event, head)
+    except wsproto.utilities.RemoteProtocolError as error:
+        with suppress(*_HUNG_UP):
+            if error.event_hint is not None:
+                await stream.send_all(wire.send(error.event_hint))
+    except (*_HUNG_UP, wsproto.utilities.LocalProtocolError, UnicodeError) as error:
+        # wsproto decodes Host and the subprotocols without a net.
+        log.debug("no upgrade request", error=str(error))
+    return None
 
 
 async def request_upgrade(
