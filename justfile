@@ -31,9 +31,9 @@ test-resilience: _dev
 test-api *arguments: _dev
     {{ python }} -m pytest -m slow tests/integration/test_api_schema.py {{ arguments }}
 
-# HTTP/2 conformance, and gRPC's interop tests with clients and servers that others wrote
+# HTTP/2, WebSocket and Phoenix conformance, and gRPC's interop tests, with clients and servers that others wrote
 conformance *arguments: _dev
-    {{ python }} -m pytest -m "slow or not slow" -rs tests/conformance {{ arguments }}
+    {{ python }} -m pytest -m "slow or not slow" -rs tests/conformance tests/realtime/test_phoenix_js.py tests/realtime/test_phoenix_js_protocol.py {{ arguments }}
 
 # mutated conversations against both ends of a connection and a whole server: `just fuzz --seconds 600 --seed 7`
 fuzz *arguments: _dev

@@ -16,6 +16,9 @@ from whispr.realtime.limits import Limits
 from whispr.realtime.link import Link
 from whispr.realtime.testing import Server
 
+SLOW_LONGPOLL = pytest.mark.parametrize(
+    "transport", ["websocket", pytest.param("longpoll", marks=pytest.mark.slow)]
+)
 TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "longpoll"])
 LIFTED = Limits(operations_per_min=0)
 DIFFS = {"topic": "chat:1", "event": "presence_diff"}
@@ -162,7 +165,7 @@ async def test_two_clients_at_full_speed_then_a_cut_and_a_resume(node: str, tran
     assert results["bob"][-1]["values"] == everything
 
 
-@TRANSPORTS
+@SLOW_LONGPOLL
 async def test_a_crashed_channel_is_rejoined_by_the_client(node: str, transport: str) -> None:
     """phx_error makes phoenix.js rejoin by itself; the push in flight gets no reply."""
     async with chat() as (server, _):
@@ -183,7 +186,7 @@ async def test_a_crashed_channel_is_rejoined_by_the_client(node: str, transport:
     assert (lines[5]["status"], lines[5]["response"]) == ("ok", {"seq": 2})
 
 
-@TRANSPORTS
+@SLOW_LONGPOLL
 async def test_presence_follows_who_is_there(node: str, transport: str) -> None:
     """Presence of phoenix.js, fed by presence_state and presence_diff, lists exactly the users joined."""
     async with chat() as (server, _), server.connect("bob") as bob, server.connect("bob") as desk:

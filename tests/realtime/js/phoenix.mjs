@@ -13,6 +13,9 @@
 //   burst       {topic, event, count, payload?}    → {ok, errors}: all pushed at once; "$n" in payload is the number
 //   expect      {topic, event, count}              → {count}: waits for that many of these events
 //   received    {topic, event, field?}             → {values}: payloads so far, or one field of each
+//   raw         {topic, event, payload?}           → {status, response}: by the socket, without a channel
+//   channels    {}                                 → {states}: topic and state of every channel object, the oldest first
+//   heartbeats  {count}                            → {count}: waits for that many answered heartbeats
 //   presence    {topic}                            → {state}: Presence's own list, key → metas
 //   leave       {topic}                            → {status}
 //   cut         {}                                 ends TCP without a close frame; phoenix.js reconnects by itself
@@ -21,7 +24,8 @@
 //   closed      {}                                 → {code, reason}: waits for a close from the server
 //   disconnect  {}
 //
-// Each step may say {"within_ms": n} (default 20000).
+// Bytes are {"$bytes": [0, 255]}, in payloads and in what is printed. A join with {"renew": token} answers
+// token_expiring with refresh_token {token}. Each step may say {"within_ms": n} (default 20000).
 
 import { createInterface } from "node:readline";
 import { LongPoll, Presence, Socket } from "phoenix";
@@ -33,6 +37,8 @@ const waiters = new Set();
 let socket = null;
 let opens = 0;
 let lastClose = null;
+let heartbeats = 0;
+const rawReplies = new Map();
 
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 
@@ -46,10 +52,19 @@ function until(condition) {
 }
 const happened = () => [...waiters].forEach((check) => check());
 
+/** Bytes as JSON can say them, and back. */
+const shown = (value) =>
+  value instanceof ArrayBuffer
+    ? { $bytes: [...new Uint8Array(value)] }
+    : value !== null && typeof value === "object"
+      ? Object.fromEntries(Object.entries(value).map(([name, each]) => [name, Array.isArray(each) ? each : shown(each)]))
+      : value;
+const meant = (value) => (value?.$bytes ? new Uint8Array(value.$bytes).buffer : value);
+
 const settled = (push) =>
   new Promise((resolve) => {
     for (const status of ["ok", "error", "timeout"]) {
-      push.receive(status, (response) => resolve({ status, response }));
+      push.receive(status, (response) => resolve({ status, response: shown(response) }));
     }
   });
 
@@ -61,7 +76,7 @@ const held = (topic) => {
 /** Remember an event, and the highest seq that it or a join's reply carries. */
 function note(entry, event, payload) {
   if (!entry.events.has(event)) entry.events.set(event, []);
-  entry.events.get(event).push(payload);
+  entry.events.get(event).push(shown(payload));
   if (typeof payload?.seq === "number") entry.seq = Math.max(entry.seq, payload.seq);
 }
 
@@ -76,6 +91,11 @@ const steps = {
       fallback: { transport: WebSocket, longPollFallbackMs: 200 },
     }[transport];
     socket = new Socket(endpoint, { ...how, ...auth, ...options });
+    socket.onMessage((message) => {
+      if (message.topic === "phoenix" || rawReplies.has(message.ref)) rawReplies.get(message.ref)?.(message.payload);
+      if (message.topic === "phoenix" && message.event === "phx_reply") heartbeats++;
+      happened();
+    });
     socket.onOpen(() => (opens++, happened()));
     socket.onClose((event) => ((lastClose = event), happened()));
     socket.connect();
@@ -83,7 +103,7 @@ const steps = {
     return { protocol: socket.conn.protocol, transport: socket.conn instanceof LongPoll ? "longpoll" : "websocket" };
   },
 
-  async join({ topic, payload = {}, resume = false }) {
+  async join({ topic, payload = {}, resume = false, renew = null }) {
     const entry = { seq: payload.since_seq ?? 0, events: new Map(), joins: [] };
     const parameters = () => (resume ? { ...payload, since_seq: entry.seq } : payload);
     const channel = (entry.channel = socket.channel(topic, parameters));
@@ -94,6 +114,11 @@ const steps = {
       return message;
     };
     channels.set(topic, entry);
+    if (renew !== null) {
+      channel.on("token_expiring", () =>
+        settled(channel.push("refresh_token", { token: renew })).then((reply) => note(entry, "renewed", reply)).then(happened),
+      );
+    }
     const push = channel.join();
     push.receive("ok", (response) => {
       entry.joins.push(response);
@@ -104,7 +129,23 @@ const steps = {
   },
 
   push: ({ topic, event, payload = {}, timeout_ms = 10_000 }) =>
-    settled(held(topic).channel.push(event, payload, timeout_ms)),
+    settled(held(topic).channel.push(event, meant(payload), timeout_ms)),
+
+  raw: ({ topic, event, payload = {} }) =>
+    new Promise((resolve) => {
+      const ref = socket.makeRef();
+      rawReplies.set(ref, ({ status, response }) => resolve({ status, response }));
+      socket.push({ topic, event, payload, ref, join_ref: null });
+    }),
+
+  async channels() {
+    return { states: socket.channels.map(({ topic, state }) => [topic, state]) };
+  },
+
+  async heartbeats({ count }) {
+    await until(() => heartbeats >= count);
+    return { count: heartbeats };
+  },
 
   async burst({ topic, event, count, payload }) {
     const { channel } = held(topic);
