@@ -50,6 +50,24 @@ def test_limits_are_set_by_their_names() -> None:
     assert limits.user_sockets == 3
 
 
+def test_values_may_come_in_files(tmp_path: Path) -> None:
+    """`_FILE` after a variable's name reads it from there; what cannot be read, or is said twice, is an error."""
+    secret = tmp_path / "url"
+    secret.write_text("postgres://whispr:hidden@db/whispr\n")
+    assert load({"WHISPR_POSTGRES_URL_FILE": str(secret)}).settings.postgres.url.endswith(":hidden@db/whispr")
+    assert load({"WHISPR_AUTH_SERVICE_TOKEN_FILE": "t"}).settings.auth.service_token_file == Path("t")
+    report = problems({"WHISPR_NATS_URL_FILE": str(tmp_path / "none"), "WHISPR_NOPE_FILE": "x"})
+    assert [line.partition(":")[0] for line in report] == ["WHISPR_NATS_URL_FILE", "WHISPR_NOPE_FILE"]
+    twice = {"WHISPR_POSTGRES_URL_FILE": str(secret), "WHISPR_POSTGRES_URL": "postgres://x/y"}
+    assert problems(twice) == ["WHISPR_POSTGRES_URL_FILE: WHISPR_POSTGRES_URL is set too"]
+
+
+def test_tls_between_services_is_whole() -> None:
+    """A certificate goes with its key, and whoever asks for certificates has one."""
+    assert "go together" in problems({"WHISPR_RPC_TLS_KEY": "k"})[0]
+    assert "needs a tls_certificate" in problems({"WHISPR_RPC_TLS_AUTHORITIES": "a"})[0]
+
+
 def test_every_error_is_reported_at_once_by_key_and_source(tmp_path: Path) -> None:
     """One report names each bad value, unknown key and unknown variable, and who said it."""
     file = tmp_path / "whispr.toml"

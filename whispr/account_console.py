@@ -48,7 +48,7 @@ async def reach(settings: Settings, work: Work) -> Sequence[str]:
     """Do the work. Raises UNAVAILABLE when the auth service does not answer, FAILED_PRECONDITION without keys."""
     token = mint(settings, NAME, TOKEN_S, (ADMINISTER, EVERYTHING))
     target = _target(settings)
-    async with open_channel(target, limits=limits.rpc(settings)) as channel:
+    async with open_channel(target, limits=limits.rpc(settings), tls=limits.rpc_tls(settings)) as channel:
         desk = Desk(AuthServiceStub(channel), [("authorization", f"Bearer {token}")])
         try:
             return await work(desk)

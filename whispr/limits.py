@@ -174,6 +174,15 @@ def gateway(settings: Settings) -> GatewayOptions:
     )
 
 
+def rpc_tls(settings: Settings) -> TlsFiles | None:
+    """What the services show each other, and whom they believe; None to speak without TLS."""
+    own = settings.rpc
+    if own.tls_certificate is None:
+        return None
+    name = own.tls_server_name or None
+    return TlsFiles(own.tls_certificate, own.tls_key, own.tls_authorities, server_name=name)
+
+
 def media(settings: Settings) -> MediaOptions:
     """Limits and choices of media."""
     own, limits = settings.media, settings.limits

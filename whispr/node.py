@@ -155,6 +155,7 @@ class Node:
         self._channels: dict[str, Channel] = {}
         self._started = trio.Event()
         self._servers: list[RpcServer] = []
+        self._rpc_tls = limits.rpc_tls(settings)
         self._observing = Observing(settings, services, self._identity)
         self._health = HealthServicer()
         self._dependencies = Dependencies(settings, services, db, cache, bus, self._health)
@@ -185,8 +186,10 @@ class Node:
                 if name in self._services:
                     await self._start_service(name, nursery)
                 around = self._observing.of_channels()
+                target = self._target(name)
                 opened = open_channel(
-                    self._target(name),
+                    target,
+                    tls=None if target.startswith("unix:") else self._rpc_tls,
                     interceptors=around,
                     limits=rpc_limits(limits.rpc(self._settings)),
                     guarding=self._dependencies.service(name),
@@ -265,7 +268,7 @@ class Node:
         server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
         self._channelz.add_server(name, server)
         self._servers.append(server)
-        self.ports[name] = await self._listen(name, nursery, server.serve_tcp)
+        self.ports[name] = await self._listen(name, nursery, partial(server.serve_tcp, tls=self._rpc_tls))
         if (own := self._own_socket(name)) is not None:
             await nursery.start(server.serve_unix, own)
 

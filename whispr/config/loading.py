@@ -26,6 +26,8 @@ _SEED_VARIABLES = {
     "MEDIA_SERVICE_GRPC_ENDPOINT": ("media", "endpoint"),
     "NOTIFICATION_SERVICE_GRPC_ENDPOINT": ("notification", "endpoint"),
 }
+_FILE = "_FILE"
+"""After a variable's name: its value is in the file named."""
 _NOT_SETTINGS = frozenset({"WHISPR_CONFIG"})
 """Variables that are read elsewhere and name no setting."""
 
@@ -48,9 +50,10 @@ class Loaded(BaseModel):
 def load(environ: Mapping[str, str] | None = None, file: Path | None = None) -> Loaded:
     """Read the file (`file`, else `WHISPR_CONFIG`, else config/whispr.toml if there) and the environment.
 
-    Raises `ConfigError` with every problem found, each by key and source.
+    A variable with `_FILE` after its name names a file that holds the value: for secrets, which an environment
+    shows to too many. Raises `ConfigError` with every problem found, each by key and source.
     """
-    environ = os.environ if environ is None else environ
+    environ, problems = _with_files(os.environ if environ is None else environ)
     path = file or (Path(environ["WHISPR_CONFIG"]) if environ.get("WHISPR_CONFIG") else None)
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
@@ -60,7 +63,7 @@ def load(environ: Mapping[str, str] | None = None, file: Path | None = None) -> 
         _merge(values, origins, _read_toml(path), lambda _: str(path))
     _merge(values, origins, _seed_values(environ), _seed_name)
     _merge(values, origins, _environment_values(environ), lambda key: PREFIX + "_".join(key).upper())
-    problems = [f"{name}: no such setting" for name in _unknown_variables(environ, set(origins.values()))]
+    problems += [f"{name}: no such setting" for name in _unknown_variables(environ, set(origins.values()))]
     settings = None
     try:
         settings = Settings(**values)
@@ -78,6 +81,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
+
+
+def _with_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The variables, those that are in files read; and what is wrong with any of these."""
+    found, problems = dict(environ), []
+    known = _known_variables()
+    for name, path in environ.items():
+        setting = name.removesuffix(_FILE)
+        if name in known or setting not in known or setting == name or not path:
+            continue
+        del found[name]
+        if environ.get(setting):
+            problems.append(f"{name}: {setting} is set too")
+            continue
+        try:
+            found[setting] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{name}: cannot read {path}: {error}")
+    return found, problems
 
 
 def _environment_values(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -120,14 +142,19 @@ def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator
 
 def _unknown_variables(environ: Mapping[str, str], read: set[str]) -> list[str]:
     """Name the variables that look like settings and reached none."""
+    known = _known_variables() | read | _NOT_SETTINGS
+    return [name for name in environ if name.startswith(PREFIX) and name not in known]
+
+
+def _known_variables() -> set[str]:
+    """Name the variables of all settings."""
     known = {PREFIX + name.upper() for name in Settings.model_fields if name not in Settings.SECTIONS}
     for section in Settings.SECTIONS:
         kind = Settings.model_fields[section].annotation
         assert isinstance(kind, type)
         assert issubclass(kind, Section)
         known |= {f"{PREFIX}{section}_{key}".upper() for key in kind.model_fields}
-    known |= read | _NOT_SETTINGS
-    return [name for name in environ if name.startswith(PREFIX) and name not in known]
+    return known
 
 
 def _describe(problem: dict[str, Any], origins: Mapping[tuple[str, ...], str]) -> str:

@@ -33,6 +33,26 @@ class GatewaySettings(Listener):
         return "http" if self.tls_certificate is None else "https"
 
 
+class RpcSettings(Section):
+    """gRPC between the services, and of others with them."""
+
+    tls_certificate: Path | None = None
+    """A chain in PEM that every service shows, as server and as client; replaced files are used from then on."""
+    tls_key: Path | None = None
+    tls_authorities: Path | None = None
+    """Whose certificates are believed. With it, who calls must show one too: mutual TLS."""
+    tls_server_name: str = ""
+    """The name that the services' certificates bear, if not the hosts of their endpoints."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> RpcSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_authorities is not None and self.tls_certificate is None:
+            raise ValueError("tls_authorities needs a tls_certificate")
+        return self
+
+
 class WebSocketSettings(Listener):
     """The real-time listener."""
 

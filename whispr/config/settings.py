@@ -22,6 +22,7 @@ from whispr.config.sections import (
     MessagingSettings,
     NotificationSettings,
     PostgresSettings,
+    RpcSettings,
     ServiceSettings,
     TracingSettings,
     WebSocketSettings,
@@ -73,6 +74,7 @@ class Settings(BaseSettings):
     redis: BackendSettings = BackendSettings()
     nats: BackendSettings = BackendSettings()
     events: EventSettings = EventSettings()
+    rpc: RpcSettings = RpcSettings()
     calls: CallSettings = CallSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
@@ -80,7 +82,7 @@ class Settings(BaseSettings):
 
     SECTIONS: ClassVar[tuple[str, ...]] = (
         "gateway", "websocket", "auth", "user", "messaging", "chat", "stream", "media", "notification",
-        "postgres", "redis", "nats", "events", "calls", "log", "tracing", "limits",
+        "postgres", "redis", "nats", "events", "rpc", "calls", "log", "tracing", "limits",
     )  # fmt: skip
 
     @classmethod
