@@ -17,6 +17,7 @@ from whispr.events import Batch, Event, emit, emit_batch, metrics, relay
 from whispr.events.envelope import decode
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
+from whispr.resilience.retry import Backoff
 
 
 async def stored(jetstream: JetStream, count: int, stream: str = "USER_EVENTS") -> list[Event]:
@@ -195,8 +196,7 @@ async def test_an_expander_that_keeps_failing_blocks_nothing_for_ever(
     db: Postgres, jetstream: JetStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some attempts the row is a dead letter, and what is behind it goes on."""
-    monkeypatch.setattr(relay, "RETRY_MIN_S", 0.001)
-    monkeypatch.setattr(relay, "RETRY_MAX_S", 0.001)
+    monkeypatch.setattr(relay, "RETRY", Backoff(0.001, 0.001))
 
     async def fail(tx: Transaction, batches: Sequence[Batch]) -> list[list[Event]]:
         if any(batch.data["numbers"] == [1] for batch in batches):

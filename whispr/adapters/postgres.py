@@ -30,14 +30,15 @@ import trio
 from whispr.adapters.postgres_errors import Conflict, Retryable, Violation, never_sent, refuses_us, translated
 from whispr.bridge import Bridge, CancelledByAsyncio
 from whispr.errors import unavailable
+from whispr.resilience.retry import Backoff
 
 __all__ = ["Conflict", "Postgres", "Retryable", "Transaction", "Violation", "open_postgres"]
 
 Record = asyncpg.Record
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-CONNECT_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Pauses between attempts to connect; the last one repeats."""
+CONNECTING = Backoff(0.01, 0.5, low=0.5)
+"""Pauses between attempts to connect."""
 
 SETTLE_S = 1.0
 """How long a cancelled or failed statement may take to settle before its connection is thrown away."""
@@ -239,8 +240,8 @@ class Postgres(_Queries):
             else:
                 self.connects += 1
                 return connection
-            await trio.sleep(CONNECT_PAUSES_S[min(attempt, len(CONNECT_PAUSES_S) - 1)])
             attempt += 1
+            await trio.sleep(CONNECTING.pause_s(attempt))
 
     async def _settle(self, connection: Connection, error: BaseException) -> None:
         """Bring a connection back to rest after a failure or a cancel, or throw it away.

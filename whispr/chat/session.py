@@ -22,11 +22,12 @@ from whispr.chat.lineedit import Edited, EndOfInput, Line
 from whispr.chat.screen import Screen, printable
 from whispr.errors import Code, WhisprError, conflict, invalid
 from whispr.realtime.client import ClientChannel, Disconnected, Refused, open_phoenix
+from whispr.resilience.retry import Backoff
 
 HISTORY_LEN = 20
 UNSENT_LEN_MAX = 100
 """Lines that may wait to be sent; then no more input is read until one has gone."""
-BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+BACKOFF = Backoff(0.1, 5.0, low=0.5)
 TYPING_EVERY_S = 5.0
 """How often "is typing" is repeated while somebody types; the server lets it lapse after 10 s."""
 PEER_POLL_S = 1.0
@@ -175,7 +176,7 @@ class Talk:
             except WhisprError as refused:
                 if refused.code is Code.UNAUTHENTICATED:
                     raise
-        await trio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+        await trio.sleep(BACKOFF.pause_s(failures + 1))
 
 
 class Conversation:

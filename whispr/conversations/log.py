@@ -26,7 +26,6 @@ stored makes the statement return the original. Either way another body is ALREA
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -40,6 +39,7 @@ from whispr.conversations.domain import Draft, Message, inactive, muted, not_a_m
 from whispr.conversations.rows import KINDS, message_of
 from whispr.conversations.tickets import Ticket
 from whispr.errors import Code, WhisprError, exhausted, exists, internal, invalid, not_found, unavailable
+from whispr.resilience.retry import Backoff
 
 LANES = 1
 """Batches in flight at once; a conversation belongs to one lane. Two cores, tests/bench/bench_log.py, 50 appends
@@ -55,7 +55,7 @@ SWEEP_S = 0.25
 """How often appends past their deadline are told so, while a lane waits for PostgreSQL."""
 LOOKUP_S = 2.0
 """How long one attempt may take that only looks for messages whose senders have gone."""
-RETRY_MIN_S, RETRY_MAX_S = 0.02, 0.5
+RETRY = Backoff(0.02, 0.5, low=0.5)
 CONFLICTS_MAX = 3
 """Unique violations in a row after which a batch is split."""
 
@@ -219,7 +219,7 @@ class MessageLog:
 
     async def _write(self, batch: list[Ticket], *, conflicts: int = 0) -> None:
         """Write a batch and settle its tickets, however many attempts that takes."""
-        delay_s = RETRY_MIN_S
+        failures = 0
         while batch:
             rows = await self._attempt(batch)
             if not isinstance(rows, Exception):
@@ -232,8 +232,8 @@ class MessageLog:
                 await self._split(batch, rows)
                 return
             if code is not Code.ALREADY_EXISTS:
-                await trio.sleep(delay_s * random.uniform(0.5, 1))  # noqa: S311  # jitter is no secret
-                delay_s = min(2 * delay_s, RETRY_MAX_S)
+                failures += 1
+                await trio.sleep(RETRY.pause_s(failures))
 
     async def _attempt(self, batch: list[Ticket]) -> Sequence[Any] | Exception:
         """Send the statement once. Returns its rows, or why it failed or may have failed."""

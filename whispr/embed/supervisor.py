@@ -25,6 +25,7 @@ from whispr.embed.logfile import LogFile
 from whispr.embed.postgres import Postgres
 from whispr.embed.process import Blind, Process, evict, spawn
 from whispr.errors import WhisprError, conflict
+from whispr.resilience.retry import Backoff
 
 ALL = ("postgres", "redis", "nats")
 
@@ -37,7 +38,7 @@ PROBE_S = 0.01
 EVICT_S = 3.0
 """How long a server left by an earlier run has to end before SIGKILL."""
 
-BACKOFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+BACKOFF = Backoff(0.1, 5.0, low=0.5)
 """Delay before the n-th restart in a row."""
 
 STEADY_S = 10.0
@@ -172,7 +173,7 @@ class _Child:
                     log.error("child_restart_failed", child=self.engine.title, error=str(error))
                 if trio.current_time() - began >= STEADY_S:
                     in_a_row = 0
-                await trio.sleep(BACKOFF_S[min(in_a_row, len(BACKOFF_S) - 1)])
+                await trio.sleep(BACKOFF.pause_s(in_a_row) if in_a_row else 0.0)
                 in_a_row += 1
                 self.status.restarts += 1
 

@@ -39,6 +39,7 @@ from whispr.events.envelope import Event, encode, parts, stream_of
 from whispr.events.outbox import Batch, Expander
 from whispr.events.pace import Pace
 from whispr.events.streams import Streams
+from whispr.resilience.retry import Backoff
 
 LOCK_KEY = 0x77686F75
 """Of the advisory lock; any constant that nothing else in this database uses."""
@@ -62,7 +63,7 @@ TURN_S = 8.0
 """Of one transaction; PostgreSQL ends ours after 10 s without a statement."""
 LIGHT = 16
 """To publish an event takes a fraction of what it takes to handle one."""
-RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+RETRY = Backoff(0.05, 2.0, low=0.5)
 EXPAND_ATTEMPTS_MAX = 8
 """Failures in a row of one row's expander, after which the row becomes a dead letter."""
 MEASURE_S = 5.0
@@ -137,7 +138,7 @@ class Relay:
         self._emptied = False
         """Whether the last turn took all there was: what comes later wakes us, or waits for the next look."""
         self._careful = False
-        self._retry_s = RETRY_MIN_S
+        self._failed_turns = 0
         self._failures: dict[int, int] = {}
 
     def wake(self) -> None:
@@ -167,10 +168,10 @@ class Relay:
             else:
                 log.exception("relay_failed")
             metrics.PUBLISH_FAILURES.inc()
-            await trio.sleep(self._retry_s * random.uniform(0.5, 1))  # noqa: S311  # jitter is no secret
-            self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
+            self._failed_turns += 1
+            await trio.sleep(RETRY.pause_s(self._failed_turns))
             return
-        self._retry_s = RETRY_MIN_S
+        self._failed_turns = 0
         if published == TAKEN:
             await trio.sleep(TAKEN_S)
             return

@@ -19,7 +19,7 @@ holder's meet in the row of `once`, and one of them is a repeat.
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
@@ -37,6 +37,7 @@ from whispr.events.pace import Pace
 from whispr.events.position import Position
 from whispr.events.schedule import Schedule, Work
 from whispr.events.streams import Streams
+from whispr.resilience.retry import Backoff
 from whispr.telemetry import tracing
 
 WINDOW_LEN = 1024
@@ -45,9 +46,11 @@ TOGETHER_MAX = 128
 """Events handled together: their share of the loop is then a millisecond or two at a stretch."""
 KEEP_S = 0.5
 """How long what is done is gathered before the position is written."""
+CLOSE_S = 0.01
+"""How long events gather at most while more of them are under way from the stream."""
 LIGHT = 32
 """To handle an event among others takes a fraction of what it takes by itself."""
-READ_RETRY_MIN_S, READ_RETRY_MAX_S = 0.1, 2.0
+READ_RETRY = Backoff(0.1, 2.0, low=0.5)
 BURY_S = 2.0
 """How long PostgreSQL may take to keep a dead letter; then the event is tried once more instead."""
 LAG_S = 2.0
@@ -83,6 +86,8 @@ class Runner:
         self._readers: dict[str, Reader] = {}
         self._letters: set[int] = set()
         self._running = 0
+        self._behind = 0
+        """How many more events there were in its stream behind the last one that came."""
         self._changed = trio.Event()
         self._dirty = trio.Event()
 
@@ -132,7 +137,7 @@ class Runner:
 
     async def _read(self, stream: str) -> None:
         """Bring a stream's events into the window, opening readers as often as that takes."""
-        retry_s = READ_RETRY_MIN_S
+        failures = 0
         while True:
             try:
                 await self._streams.ensure()
@@ -141,15 +146,15 @@ class Runner:
                 opened = self._jetstream.read(stream, self.consumer.name, subjects, position.last + 1)
                 async with opened as reader:
                     self._readers[stream] = reader
-                    retry_s = READ_RETRY_MIN_S
+                    failures = 0
                     async for stored in reader:
                         await self._admit(stream, stored, position)
             except WhisprError as error:
                 log.info("consumer_waits", consumer=self.consumer.name, stream=stream, why=error.message)
             self._readers.pop(stream, None)
             self._streams.forget()
-            await trio.sleep(retry_s * random.uniform(0.5, 1))  # noqa: S311  # jitter is no secret
-            retry_s = min(2 * retry_s, READ_RETRY_MAX_S)
+            failures += 1
+            await trio.sleep(READ_RETRY.pause_s(failures))
 
     async def _place(self, stream: str) -> Position:
         """Find where to read on: where we are, where somebody stopped, or the start of a new incarnation."""
@@ -184,7 +189,7 @@ class Runner:
             return
         event_id = stored.message_id or f"{position.incarnation}/{stored.seq}"
         work = _work(event_id, stored.subject, stored.payload)
-        work.seq, work.position = stored.seq, position
+        work.seq, work.position, self._behind = stored.seq, position, stored.pending
         work.attempts = self._attempts.get(stream, {}).pop(stored.seq, 0)
         work.alone = work.alone or work.attempts > 0
         self._schedule.add(work)
@@ -203,8 +208,8 @@ class Runner:
             self._running += 1
             nursery.start_soon(self._run, works)
             await self._pace.did(1 + (len(works) - 1) / LIGHT)
-            if len(self._schedule) < TOGETHER_MAX:
-                await trio.sleep(self.consumer.gather_s)
+            if len(works) < TOGETHER_MAX:
+                await trio.sleep(min(self.consumer.gather_s, CLOSE_S if self._behind else math.inf))
 
     def _next(self) -> list[Work]:
         if self._draining or self._running >= self.consumer.concurrency:
@@ -288,8 +293,7 @@ class Runner:
         consumer = self.consumer
         work.attempts += 1
         if work.event is not None and work.attempts < consumer.attempts_max:
-            pause_s = min(consumer.retry_min_s * 2 ** (work.attempts - 1), consumer.retry_max_s)
-            pause_s *= random.uniform(0.5, 1)  # noqa: S311  # jitter is no secret
+            pause_s = Backoff(consumer.retry_min_s, consumer.retry_max_s, low=0.5).pause_s(work.attempts)
             metrics.HANDLED.labels(consumer.name, "failed").inc()
             log.warning(
                 "event_failed",

@@ -15,6 +15,7 @@ import trio
 from whispr.adapters.bus import Bus, Subscription
 from whispr.adapters.cache import Cache
 from whispr.errors import WhisprError
+from whispr.resilience.retry import Backoff
 from whispr.tokens import Claims, Clock
 
 REVOKED_KEY = "whispr:revoked"
@@ -24,7 +25,7 @@ REVOKED_SUBJECT = "whispr.sessions.revoked"
 
 PRUNE_EVERY_S = 60.0
 RELOAD_EVERY_S = 60.0
-RELOAD_PAUSES_S = (0.1, 0.5, 1.0, 5.0)
+RELOAD = Backoff(0.1, 5.0, low=0.5)
 
 OnRevoked = Callable[[str, str], None]
 
@@ -109,8 +110,8 @@ class Revocations:
             except WhisprError as error:
                 # Without Redis the bus still brings what happens from now on.
                 log.warning("revocations_not_loaded", error=str(error), attempt=attempt)
-                await trio.sleep(RELOAD_PAUSES_S[min(attempt, len(RELOAD_PAUSES_S) - 1)])
                 attempt += 1
+                await trio.sleep(RELOAD.pause_s(attempt))
                 continue
             for session_id, expires_at in zip(found[::2], found[1::2], strict=True):
                 self.add(Revocation(session_id.decode(), "session_revoked", float(expires_at)))

@@ -23,24 +23,28 @@ _chance = random.Random()  # noqa: S311  # spreads load, keeps no secret
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Pauses in seconds, each anything up to a span that grows from `base_s` to `max_s`."""
+    """Pauses in seconds, each a part of a span that grows from `base_s` to `max_s`."""
 
     base_s: float
     max_s: float
     multiplier: float = 2.0
+    low: float = 0.0
+    """The least part of the span; more than nothing for a loop that nobody else shares."""
+    high: float = 1.0
 
     def __post_init__(self) -> None:
         assert 0 < self.base_s <= self.max_s < inf
         assert self.multiplier >= 1
+        assert 0 <= self.low <= self.high
 
     def span_s(self, failures: int) -> float:
-        """The longest pause after so many failures in a row, the first being 1."""
+        """The span after so many failures in a row, the first being 1."""
         # The exponent stops growing long before a float overflows.
         return min(self.max_s, self.base_s * self.multiplier ** min(max(0, failures - 1), 60))
 
     def pause_s(self, failures: int, chance: random.Random = _chance) -> float:
         """How long to wait after so many failures in a row."""
-        return chance.uniform(0, self.span_s(failures))
+        return self.span_s(failures) * chance.uniform(self.low, self.high)
 
 
 class Budget:

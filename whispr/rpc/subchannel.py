@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
 
+from whispr.resilience.retry import Backoff
 from whispr.rpc.client_connection import ClientConnection
 from whispr.rpc.common import Common
 from whispr.rpc.keepalive import PingInterval
@@ -138,7 +138,6 @@ class Subchannel:
 
 def backoff_s(limits: RpcLimits, failures: int) -> float:
     """How long to leave a server alone after one more failure (grpc/doc/connection-backoff.md)."""
-    # The exponent stops growing long before a float overflows.
-    plain_s = min(limits.backoff_s * limits.backoff_multiplier ** min(failures, 100), limits.backoff_s_max)
-    jitter = random.uniform(-limits.backoff_jitter, limits.backoff_jitter)  # noqa: S311  # nobody gains by guessing it
-    return plain_s * (1 + jitter)
+    low, high = 1 - limits.backoff_jitter, 1 + limits.backoff_jitter
+    spans = Backoff(limits.backoff_s, limits.backoff_s_max, limits.backoff_multiplier, low, high)
+    return spans.pause_s(failures + 1)

@@ -20,6 +20,7 @@ from whispr.adapters.postgres import Postgres
 from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError, unavailable
 from whispr.events import Event
+from whispr.resilience.retry import Backoff
 from whispr.services.media import jobs as queue
 from whispr.services.media import worker as work
 from whispr.services.media.jobs import Jobs
@@ -108,7 +109,7 @@ async def test_failures_of_ours_are_tried_again(
     db: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that is away for a moment costs a moment; one that stays away costs the medium, in the end."""
-    monkeypatch.setattr(work, "RETRY_PAUSES_S", (0.01,))
+    monkeypatch.setattr(work, "RETRY", Backoff(0.01, 0.01))
     monkeypatch.setattr(work, "ATTEMPTS_MAX", 3)
     failures, original = 2, Objects.put_file
 
@@ -131,7 +132,7 @@ async def test_a_defect_costs_one_medium(
     db: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What nobody thought of is logged, and tried again, and in the end given up; other media are processed."""
-    monkeypatch.setattr(work, "RETRY_PAUSES_S", (0.01,))
+    monkeypatch.setattr(work, "RETRY", Backoff(0.01, 0.01))
     monkeypatch.setattr(work, "ATTEMPTS_MAX", 2)
     original = probe
 
@@ -185,7 +186,7 @@ async def test_without_the_scanner_files_wait(
     db: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is away they stay processing, however long; when it is back they pass."""
-    monkeypatch.setattr(work, "SCAN_RETRY_S", (0.02,))
+    monkeypatch.setattr(work, "SCAN_RETRY", Backoff(0.02, 0.02))
     monkeypatch.setattr(work, "ATTEMPTS_MAX", 2)
     flag = tmp_path / "up"
     script = f"""
@@ -229,7 +230,7 @@ class Clamd:
 
 async def test_clamd_is_spoken_to(db: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its protocol, over TCP: clean, infected, and an error, after which it is asked again."""
-    monkeypatch.setattr(work, "SCAN_RETRY_S", (0.02,))
+    monkeypatch.setattr(work, "SCAN_RETRY", Backoff(0.02, 0.02))
     clamd = Clamd()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]

@@ -16,10 +16,11 @@ from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.errors import WhisprError
 from whispr.identity import REVOKED_KEY, REVOKED_SUBJECT, Identity, Revocation
+from whispr.resilience.retry import Backoff
 from whispr.services.auth.store import AuthStore
 from whispr.tokens import LEEWAY_S, Clock
 
-PAUSES_S = (0.1, 0.5, 1.0, 5.0)
+PAUSES = Backoff(0.1, 5.0, low=0.5)
 
 REPEAT_EVERY_S = 60.0
 """A Redis that was restarted has forgotten, and tells nobody."""
@@ -99,7 +100,7 @@ class Revoker:
                 await self._cache.command("ZREMRANGEBYSCORE", REVOKED_KEY, "-inf", self._clock())
             except WhisprError as error:
                 log.debug("revocations_not_repeated", error=str(error), attempt=attempt)
-                await trio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
                 attempt += 1
+                await trio.sleep(PAUSES.pause_s(attempt))
             else:
                 return

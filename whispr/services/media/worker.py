@@ -22,6 +22,7 @@ import trio
 
 from whispr.adapters.objects import MissingObjectError, Objects
 from whispr.errors import WhisprError, unavailable
+from whispr.resilience.retry import Backoff
 from whispr.services.media import metrics
 from whispr.services.media.domain import Stored
 from whispr.services.media.findings import Bounds, Refused, Result
@@ -32,8 +33,8 @@ from whispr.services.media.store import MediaStore
 
 ATTEMPTS_MAX: Final = 8
 """After so many failures of ours a medium is given up."""
-RETRY_PAUSES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
-SCAN_RETRY_S: Final = (2.0, 10.0, 60.0)
+RETRY: Final = Backoff(2.0, 600.0, multiplier=5, low=0.5)
+SCAN_RETRY: Final = Backoff(4.0, 60.0, multiplier=5, low=0.5)
 """Pauses while the scanner is away; the last one repeats, for as long as it takes."""
 POLL_S: Final = 5.0
 """How often jobs of other processes, which may have died, are looked for."""
@@ -210,8 +211,8 @@ class Worker:
 
     async def _later(self, job: Job, why: str) -> None:
         """The scanner is away: that is no fault of the medium's, which waits for as long as it takes."""
-        after_s = SCAN_RETRY_S[min(self._scan_failures, len(SCAN_RETRY_S) - 1)]
         self._scan_failures += 1
+        after_s = SCAN_RETRY.pause_s(self._scan_failures)
         metrics.RETRIED.labels("scanner").inc()
         log.warning("media_scanner_away", media_id=job.medium.id, error=why, again_s=after_s)
         await self._jobs.retry(job, after_s, why, counts=False)
@@ -221,7 +222,7 @@ class Worker:
         if job.attempt >= ATTEMPTS_MAX:
             await self._give_up(job, "processing_failed", "it could not be processed; send it again")
             return
-        after_s = RETRY_PAUSES_S[min(job.attempt - 1, len(RETRY_PAUSES_S) - 1)]
+        after_s = RETRY.pause_s(job.attempt)
         metrics.RETRIED.labels("failure").inc()
         log.warning("media_processing_failed", media_id=job.medium.id, error=str(error), again_s=after_s)
         await self._jobs.retry(job, after_s, str(error), counts=True)

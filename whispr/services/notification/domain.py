@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
+from whispr.resilience.retry import Backoff
+
 PREVIEW_CHARS_MAX = 160
 TITLE_CHARS_MAX = 256
 BODY_CHARS_MAX = 512
@@ -215,16 +217,15 @@ def size_of(data: Mapping[str, str]) -> int:
 # Trying again
 
 
-BACKOFF_S = 2.0
 BACKOFF_MAX_S = 15 * 60.0
+BACKOFF = Backoff(2.0, BACKOFF_MAX_S, low=0.1)
 RETRY_AFTER_MAX_S = 3600.0
 """How long a push service may make us wait."""
 
 
 def pause_s(attempts: int, retry_after_s: float | None, jitter: random.Random) -> float:
     """Return the seconds before the next attempt: full jitter over a doubling span, or what we were told."""
-    span = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** (attempts - 1))
-    pause = jitter.uniform(span / 10, span)
+    pause = BACKOFF.pause_s(attempts, jitter)
     if retry_after_s is None:
         return pause
     # A little more than told, so that all who were told the same do not come back together.
