@@ -91,11 +91,21 @@ async def test_processes_that_start_together_migrate_once(blank: Postgres, tmp_p
     assert sorted(done) == [f"it/{n:04d}_t" for n in range(1, 9)]
 
 
+SLEEPING = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+    AND query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid())
+"""
+
+
 async def test_a_cancelled_migration_is_resumed(blank: Postgres, tmp_path: Path) -> None:
     """Stopped in the middle of a file, the next run takes up where the last commit was."""
     it = owner(tmp_path / "it", v0001_a="CREATE TABLE t (n int)", v0002_b="SELECT pg_sleep(60)")
-    with trio.move_on_after(0.1):
-        await migrate(blank, [it])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(migrate, blank, [it])
+        with trio.fail_after(10):
+            while not await blank.fetchval(SLEEPING):
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel(reason="stopped in the middle")
     owner(tmp_path / "it", v0002_b="CREATE TABLE u (n int)")
     assert await migrate(blank, [it]) == ["it/0002_b"]
 

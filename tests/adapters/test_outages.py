@@ -124,7 +124,7 @@ async def test_a_frozen_postgres_is_bounded_by_the_callers_deadline(bridge: Brid
         began = trio.current_time()
         with pytest.raises(trio.TooSlowError), trio.fail_after(0.2):
             await db.fetchval("SELECT 1")
-        assert trio.current_time() - began < 2
+        assert trio.current_time() - began < 8
         for frozen in (pid, postmaster):
             os.kill(frozen, signal.SIGCONT)
         with trio.fail_after(5):

@@ -99,16 +99,19 @@ async def test_an_error_after_a_message_is_an_error_to_its_stubs(
 
 async def test_cancelling_its_stub_cancels_the_handler(echo: Any, stock: Any) -> None:
     """Purerpc sent no RST_STREAM."""
-    ended = trio.Event()
+    begun, ended = trio.Event(), trio.Event()
 
     class Handlers(stock.EchoServicer):  # type: ignore[misc]  # a class made at run time
         async def Say(self, input_message: Any) -> Any:  # noqa: N802
+            begun.set()
             try:
                 await trio.sleep_forever()
             finally:
                 ended.set()
 
     async with open_rpc_pair([Handlers()]) as pair:
-        with trio.move_on_after(0.05):
-            await stock.EchoStub(pair.channel).Say(echo.Message())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stock.EchoStub(pair.channel).Say, echo.Message())
+            await begun.wait()
+            nursery.cancel_scope.cancel(reason="the client has lost interest")
         await ended.wait()

@@ -42,7 +42,7 @@ from whispr.v1.messaging_grpc import MessagingServiceStub
 from whispr.v1.user_grpc import UserServiceStub
 
 ROOM_LIMITS = RoomLimits(
-    public_members=50, flag_reports=1, hide_reports=2, event_queue_len=8, subscriptions=2
+    public_members=50, rooms_per_hour=40, flag_reports=1, hide_reports=2, event_queue_len=8, subscriptions=2
 )
 Metadata = Sequence[tuple[str, str]]
 

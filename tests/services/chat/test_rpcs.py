@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conversations.kit import NOBODY, sign_up
-from tests.services.chat.kit import World, expect, refused
+from tests.services.chat.kit import ROOM_LIMITS, World, expect, refused
 from tests.services.kit import as_, as_service
 from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
@@ -584,6 +584,12 @@ async def test_rates_are_limited(world: World) -> None:
         await call
     error = await refused(calls[30])
     assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 1.5)
+    opened = 1
+    with pytest.raises(WhisprError) as caught:
+        while opened <= ROOM_LIMITS.rooms_per_hour:
+            await world.room(owner)
+            opened += 1
+    assert (caught.value.code, opened) == (Code.RESOURCE_EXHAUSTED, ROOM_LIMITS.rooms_per_hour)
 
 
 async def test_whatever_is_asked_has_a_clear_answer(world: World) -> None:

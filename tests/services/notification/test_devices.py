@@ -236,6 +236,20 @@ async def test_what_a_crash_left_behind_is_not_sent_again(notifications: World, 
     assert await notifications.states() == []
 
 
+async def begun(
+    notifications: World, request: pb.SendMessageNotificationRequest, push: PushServer, requests: int = 1
+) -> None:
+    """Have a notification sent, and go away once its pushes are under way."""
+
+    async def send() -> None:
+        await notifications.stub.SendMessageNotification(request, metadata=as_service())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await push.wait_requests(requests)
+        nursery.cancel_scope.cancel(reason="the caller has seen enough")
+
+
 async def test_a_process_that_stops_lets_pushes_come_to_their_end(
     db: Postgres, tmp_path: Path, push: PushServer
 ) -> None:
@@ -245,9 +259,7 @@ async def test_a_process_that_stops_lets_pushes_come_to_their_end(
         group, (ann, bob) = await a_group(db)
         await notifications.webhook(bob, push.url)
         request = a_message(group, ann, bob)
-        with trio.move_on_after(0.3):
-            await notifications.stub.SendMessageNotification(request, metadata=as_service())
-        await push.wait_requests(1)
+        await begun(notifications, request, push)
         stopping = dispatching.Dispatcher(
             notifications.service.notifier.deliveries,
             notifications.service.senders.by_platform,
@@ -317,11 +329,7 @@ async def test_a_slow_host_holds_up_its_own_pushes_only(
         for number in range(6):
             await notifications.webhook(bob, f"{slow.url}/{number}")
         await notifications.webhook(cid, push.url)
-        with trio.move_on_after(0.3):
-            await notifications.stub.SendMessageNotification(
-                a_message(group, ann, bob), metadata=as_service()
-            )
-        await slow.wait_requests(2)
+        await begun(notifications, a_message(group, ann, bob), slow, 2)
         reply = await notifications.stub.SendMessageNotification(
             a_message(group, ann, cid), metadata=as_service()
         )

@@ -153,7 +153,7 @@ async def test_what_takes_longer_than_the_caller_is_queued(notifications: World,
     group, (ann, bob) = await a_group(notifications.db)
     device = (await notifications.webhook(bob, push.url)).device.id
     push.hold = trio.Event()
-    with trio.fail_after(0.6):
+    with trio.fail_after(1.5):
         reply = await notifications.stub.SendMessageNotification(
             a_message(group, ann, bob), metadata=as_service()
         )
