@@ -76,6 +76,9 @@ class MemoryReader:
         self.at += 1
         return self.stream.messages[self.at - 2]
 
+    async def gathered(self) -> list[Stored]:
+        return [await anext(self)]
+
     async def pending(self) -> int:
         await trio.lowlevel.checkpoint()
         return len(self.stream.messages) - self.at + 1

@@ -77,6 +77,12 @@ class Reader:
             if self._heard_at + 2 * HEARTBEAT_S <= trio.current_time():
                 raise unavailable("JetStream has fallen silent")
 
+    async def gathered(self) -> list[Stored]:
+        """Wait for messages, and return all that have come: one turn of the loop for them, not one each."""
+        found = [await anext(self), *self._items]
+        self._items.clear()
+        return found
+
     def broken(self) -> None:
         """End: messages may have been lost."""
         self._error = self._error or unavailable("the connection to NATS was lost")

@@ -20,10 +20,11 @@ TEXT_CHARS_MAX = 2000
 """Characters of a message's text in its event; `text_cut` says that there are more."""
 
 _MESSAGES = f"""
-    SELECT r.place, r.kind, c.member_count, {", ".join("m." + name.strip() for name in MESSAGE_COLUMNS.split(","))}
+    SELECT r.place, r.kind,
+        (SELECT c.member_count FROM conversations.conversations c WHERE c.id = r.conversation_id) AS member_count,
+        {", ".join("m." + name.strip() for name in MESSAGE_COLUMNS.split(","))}
     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
         WITH ORDINALITY AS r (conversation_id, kind, first_seq, last_seq, place)
-    LEFT JOIN conversations.conversations c ON c.id = r.conversation_id
     CROSS JOIN LATERAL (
         SELECT * FROM conversations.messages m
         WHERE m.conversation_id = r.conversation_id AND m.seq BETWEEN r.first_seq AND r.last_seq

@@ -147,8 +147,10 @@ class Runner:
                 async with opened as reader:
                     self._readers[stream] = reader
                     failures = 0
-                    async for stored in reader:
-                        await self._admit(stream, stored, position)
+                    while True:
+                        for stored in await reader.gathered():
+                            await self._admit(stream, stored, position)
+                        self._tell()
             except WhisprError as error:
                 log.info("consumer_waits", consumer=self.consumer.name, stream=stream, why=error.message)
             self._readers.pop(stream, None)
@@ -183,6 +185,8 @@ class Runner:
 
     async def _admit(self, stream: str, stored: Stored, position: Position) -> None:
         """Put an event into the window, once there is room."""
+        if len(self._schedule) >= WINDOW_LEN:
+            self._tell()  # of those that came before it
         while len(self._schedule) >= WINDOW_LEN:
             await self._changed.wait()
         if not position.take_up(stored.seq):
@@ -193,7 +197,6 @@ class Runner:
         work.attempts = self._attempts.get(stream, {}).pop(stored.seq, 0)
         work.alone = work.alone or work.attempts > 0
         self._schedule.add(work)
-        self._tell()
 
     # Handling
 

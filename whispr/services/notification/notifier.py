@@ -100,16 +100,16 @@ class Notifier:
 
     # Bursts of messages
 
-    def everybody_reads(self, message: NewMessage, member_count: int) -> bool:
-        """Tell whether all members but the sender have the message on a live socket of this process already."""
-        readers = self._online.readers_here(topic_of(message.kind, message.conversation_id))
-        return 0 < member_count <= len(readers | {message.sender_id})
+    def everybody_reads(self, conversation_id: str, kind: Kind, sender_id: str, member_count: int) -> bool:
+        """Tell whether all members but the sender have a message on a live socket of this process already."""
+        readers = self._online.readers_here(topic_of(kind, conversation_id))
+        return 0 < member_count <= len(readers | {sender_id})
 
     async def tell_burst(self, burst: Burst) -> None:
         """Tell people of the messages of a burst. Raises UNAVAILABLE; nothing is told then."""
         messages = await self.bursts.messages(burst)
-        # One push tells of them all: it is of the first one's trace that has one.
-        trace = next((message.trace for message in messages if message.trace), "")
+        # One push tells of them all: it is of one's trace.
+        trace = tracing.chosen(message.trace for message in messages)
         with tracing.continued("notification-burst", tracing.Kind.INTERNAL, trace):
             await self._tell_burst(burst, messages)
 

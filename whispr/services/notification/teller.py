@@ -176,9 +176,10 @@ class Teller:
     def _to_tell_of(self, event: Event) -> NewMessage | None:
         """Return the message of an event, None when nobody is to be told of it."""
         sent = msgspec.convert(event.data, MessageSent)
-        if sent.deleted:
+        there = sent.conversation_id, sent.conversation_kind
+        if sent.deleted or self._notifier.everybody_reads(*there, sent.sender_id, sent.member_count):
             return None
-        message = NewMessage(
+        return NewMessage(
             message_id=sent.message_id,
             conversation_id=sent.conversation_id,
             kind=sent.conversation_kind,
@@ -190,7 +191,6 @@ class Teller:
             sent_at=sent.sent_at,
             trace=event.trace,
         )
-        return None if self._notifier.everybody_reads(message, sent.member_count) else message
 
     async def read(self, event: Event) -> None:
         """Clear what a read watermark covers from the inbox and from screens."""
