@@ -463,10 +463,9 @@ class Hub:
         for link in tuple(self._topics.get(topic, ())):
             link.restart()
 
-    def _emit_here(self, said: Said) -> None:
+    def _emit_here(self, said: Said) -> int:
         links = self._topics.get(said.topic)
-        if links:
-            self._fan_out(links, said)
+        return self._fan_out(links, said) if links else 0
 
     def _fan_out(self, links: Audience, said: Said) -> int:
         for follower in self._followers.get(said.topic, ()):

@@ -70,6 +70,8 @@ class Limits:
     """One POST of a long-poll client; a longer one is refused with 413. Each message obeys `frame_bytes`."""
     presence_s: float = 0.05
     """Changes of presence are gathered this long and sent as one diff per topic."""
+    presence_per_s: int = 20_000
+    """Deliveries a second that presence may cost a topic: a large one hears of changes less often. 0 lifts it."""
     typing_s: float = 0.5
     """A user's typing indicators on a topic go out at most this often, the latest always. 0 is whenever they come."""
     presence_linger_s: float = 5.0

@@ -14,7 +14,7 @@ Refs are unique over all nodes (`whispr.realtime.replication`), for phoenix.js t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypedDict
 
 Meta = Mapping[str, object]
@@ -96,17 +96,22 @@ class Presence:
         held = self._topics.get(topic)
         return held is not None and key in held.present
 
-    def take_diffs(self) -> dict[str, Diff]:
-        """Return the changes since the last call, by topic, and forget them."""
+    @property
+    def changed(self) -> bool:
+        """Whether there are changes to take."""
+        return bool(self._changed)
+
+    def take_diffs(self, but: Collection[str] = ()) -> dict[str, Diff]:
+        """Return the changes since the last call, by topic, and forget them; `but` for these topics."""
         diffs: dict[str, Diff] = {}
-        for name in self._changed:
+        for name in self._changed.difference(but):
             topic = self._topics[name]
             if topic.came or topic.went:
                 diffs[name] = {"joins": _grouped(topic.came), "leaves": _grouped(topic.went)}
             topic.came, topic.went, topic.observed = {}, {}, False
             if not topic.present:
                 del self._topics[name]
-        self._changed.clear()
+        self._changed.intersection_update(but)
         return diffs
 
 

@@ -1,9 +1,10 @@
 """Who is present on each topic, as the hub tells it: to the subscribers here, and to the other nodes.
 
 What changes is gathered for `Limits.presence_s` and then said once: one `presence_diff` per topic, one delta for the
-other nodes. On a topic with more people than `Limits.presence_people` clients are told how many there are, by
-`presence_count {count}`, instead of who. A joiner's `presence_state` waits for the end of that interval too, so that
-a thousand joins within it cost one encoding of the state and not a thousand.
+other nodes. A topic with so many subscribers that this would cost more than `Limits.presence_per_s` deliveries a
+second is told less often. On a topic with more people than `Limits.presence_people` clients are told how many there
+are, by `presence_count {count}`, instead of who. A joiner's `presence_state` waits for the end of that interval too,
+so that a thousand joins within it cost one encoding of the state and not a thousand.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Roster:
     """The presences of one hub. `run` and, once a second, `tick` keep it going."""
 
-    def __init__(self, limits: Limits, tell: Callable[[Said], object]) -> None:
+    def __init__(self, limits: Limits, tell: Callable[[Said], int]) -> None:
         self._limits = limits
         self._tell = tell
         """Sends a broadcast to the subscribers here."""
@@ -40,6 +41,8 @@ class Roster:
         self._changed = trio.Event()
         self._counted: set[str] = set()
         """Topics with so many people that they are counted."""
+        self._resting: dict[str, float] = {}
+        """Large topics that were told lately → when they may be told again."""
         self._asking: dict[Link, None] = {}
         """Links that are to get a `presence_state`."""
 
@@ -97,8 +100,7 @@ class Roster:
             self._tracker.flush()
             self._tell_nodes()
             self._tell_those_asking()
-            for topic, diff in self._tracker.view.take_diffs().items():
-                self._tell_topic(topic, diff)
+            self._tell_topics(trio.current_time())
 
     def stop(self) -> None:
         """Say goodbye to the other nodes."""
@@ -112,8 +114,21 @@ class Roster:
             for message in messages:
                 self.relay(pack(message))
 
-    def _tell_topic(self, topic: str, diff: Diff) -> None:
-        """Tell the topic's subscribers here who came and went, or how many there are now."""
+    def _tell_topics(self, now: float) -> None:
+        """Tell the topics whose turn it is; the others keep their changes until it is."""
+        self._resting = {topic: until for topic, until in self._resting.items() if until > now}
+        for topic, diff in self._tracker.view.take_diffs(self._resting.keys()).items():
+            deliveries = self._tell_topic(topic, diff)
+            if (
+                self._limits.presence_per_s
+                and deliveries > self._limits.presence_per_s * self._limits.presence_s
+            ):
+                self._resting[topic] = now + deliveries / self._limits.presence_per_s
+        if self._tracker.view.changed:
+            self._changed.set()
+
+    def _tell_topic(self, topic: str, diff: Diff) -> int:
+        """Tell the topic's subscribers here who came and went, or how many there are now; returns to how many."""
         if self.watcher is not None:
             self.watcher(topic, diff)
         was_crowded, crowded = topic in self._counted, self._is_crowded(topic)
@@ -123,7 +138,7 @@ class Roster:
             event, payload = "presence_count", {"count": self.count(topic)}
         elif was_crowded:
             event, payload = "presence_state", self._tracker.view.state(topic)
-        self._tell(Said(topic, event, payload))
+        return self._tell(Said(topic, event, payload))
 
     def _tell_those_asking(self) -> None:
         """Send `presence_state`, encoded once per topic; where people are only counted an empty one and the count."""

@@ -147,8 +147,9 @@ class _Server:
             guest, serve = None, None
             try:
                 with place:
+                    self._admission.waits(place)
                     serve = self._http if await self._is_longpoll(sock) else None
-                    guest = None if serve is not None else await self._handshake(sock)
+                    guest = None if serve is not None else await self._handshake(sock, place)
             finally:
                 self._admission.end(place)
             if serve is not None:
@@ -178,12 +179,13 @@ class _Server:
                 return False  # the handshake meets the same end
         return False
 
-    async def _handshake(self, sock: stdlib.socket) -> _Guest | None:
+    async def _handshake(self, sock: stdlib.socket, place: trio.CancelScope) -> _Guest | None:
         """Upgrade the connection and take the user's seat; None when it was refused or came to nothing."""
         outcome = "dropped"
         guest: _Guest | None = None
         with trio.move_on_after(self._hub.limits.handshake_s):
             request = await read_request(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+            self._admission.heard(place)
             if request is not None:
                 try:
                     guest, outcome = await self._answer(request, str(sock.getpeername()[0]))
