@@ -223,6 +223,7 @@ class Node:
                 await self._conversations.drain()
             if self._consuming is not None:
                 await self._consuming.drain()
+            self._health.end_watches()
             async with trio.open_nursery() as nursery:
                 for server in self._servers:
                     nursery.start_soon(server.drain)
@@ -392,7 +393,14 @@ class Node:
         folder = self._settings.data_dir / "media" / "objects"
         service = MediaService(
             self._db,
-            objects_at(self._db.bridge, own.store_url, folder, S3Options(own.s3_endpoint, own.s3_region)),
+            objects_at(
+                self._db.bridge,
+                own.store_url,
+                folder,
+                S3Options(own.s3_endpoint, own.s3_region),
+                self._dependencies.other("store") if own.store_url.startswith("s3:") else None,
+            ),
+            scanner=self._dependencies.other("scanner") if own.scan_command or own.scan_clamd else None,
             limiter=self._limiter,
             base_url=self._public_url,
             options=limits.media(self._settings),

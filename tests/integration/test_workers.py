@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -38,10 +38,16 @@ def pid_of(product: Product, worker: int) -> int:
     return int((product.data_dir / "run" / f"worker-{worker}.pid").read_text())
 
 
+def exposition(product: Product) -> str:
+    """Return what Prometheus would get."""
+    with urlopen(product.url("/metrics")) as response:  # noqa: S310  # a URL of ours
+        return str(response.read().decode())
+
+
 def metric(product: Product, name: str) -> dict[str, float]:
     """Ask /metrics for a metric of each worker; samples with other labels are added up."""
     found: dict[str, float] = {}
-    for line in urlopen(product.url("/metrics")).read().decode().splitlines():
+    for line in exposition(product).splitlines():
         if line.startswith(f'{name}{{worker="'):
             worker = line.split('"')[1]
             found[worker] = found.get(worker, 0) + float(line.rpartition(" ")[2])
@@ -122,7 +128,7 @@ async def test_a_removed_member_is_out_on_every_worker(product: Product) -> None
 def test_metrics_are_of_all_workers(product: Product) -> None:
     """/metrics of any worker has every process's samples, each family once, and says which of them answered."""
     assert metric(product, "whispr_worker_up") == {"supervisor": 1, "1": 1, "2": 1}
-    text = urlopen(product.url("/metrics")).read().decode()
+    text = exposition(product)
     types = [line for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(types) == len(set(types))
     assert metric(product, "whispr_workers")["supervisor"] == 2
@@ -172,20 +178,19 @@ def cast(product: Product, count: int) -> tuple[list[Sender], list[Follower]]:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_worker_that_goes_loses_nothing(fresh: Product, number: signal.Signals) -> None:
-    """With sends under way a worker drains, or is killed: it is replaced, nothing acknowledged is lost, and every
-    client has every message once and in order.
-    """
+    """While clients send, a worker drains or is killed: what was acknowledged reaches everybody once, in order."""
     senders, followers = await trio.to_thread.run_sync(cast, fresh, 20)
     async with trio.open_nursery() as nursery:
-        for client in (*senders, *followers):
-            nursery.start_soon(client.run, *((fresh,) if isinstance(client, Sender) else ()))
+        for sender, follower in zip(senders, followers, strict=True):
+            nursery.start_soon(sender.run, fresh)
+            nursery.start_soon(follower.run)
         for worker in (1, 2):
             await until_acked(senders, 5)
             pid = pid_of(fresh, worker)
             os.kill(pid, number)
             with trio.fail_after(60):
                 await until_acked(senders, 10)
-                while alive(pid) or metric(fresh, "whispr_workers")["supervisor"] < 2:
+                while alive(pid) or metric(fresh, "whispr_workers")["supervisor"] < 2:  # noqa: ASYNC110  # processes
                     await trio.sleep(0.1)
         with trio.fail_after(60):
             for sender, follower in zip(senders, followers, strict=True):
@@ -231,10 +236,8 @@ def test_a_worker_that_keeps_dying_ends_everything(fresh: Product) -> None:
     """A worker killed whenever it starts is not started for ever: the product ends, and says why."""
     until = time.monotonic() + 120
     while fresh.process.poll() is None and time.monotonic() < until:
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError, ValueError):
             os.kill(pid_of(fresh, 1), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            pass
         time.sleep(0.05)
     assert fresh.process.wait(30) == 1
     said = (fresh.data_dir.parent / "data.stderr").read_text()

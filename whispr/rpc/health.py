@@ -36,12 +36,18 @@ class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is unty
         self._statuses = {"": NOT_SERVING}
         self._changed = trio.Event()
         self._watchers = 0
+        self._ended = False
 
     def set(self, service: str, status: int) -> None:
         """Say how a service is; watchers hear of it."""
         self._statuses[service] = status
         self._changed.set()
         self._changed = trio.Event()
+
+    def end_watches(self) -> None:
+        """End every watch, told or not: one that went on would hold up a drain."""
+        self._ended = True
+        self._changed.set()
 
     async def Check(self, input_message: Any) -> Any:  # noqa: N802  # the protocol's name
         """The status now. Raises WhisprError NOT_FOUND for a service never heard of."""
@@ -64,6 +70,8 @@ class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is unty
                     last = status
                     yield HealthCheckResponse(status=status)
                     continue
+                if self._ended:
+                    return
                 await changed.wait()
         finally:
             self._watchers -= 1
