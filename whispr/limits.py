@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from whispr.adapters.jetstream import StreamLimits
 from whispr.asgi.limits import HttpLimits
+from whispr.call_rules import rules_of
 from whispr.config import Settings
 from whispr.conversations.domain import Limits as ConversationLimits
 from whispr.conversations.room_rules import RoomLimits
@@ -142,6 +143,7 @@ def pushes(settings: Settings) -> PushSetup:
         vapid_contact=own.vapid_contact or f"https://{settings.public_host or settings.host}",
         addresses=Addresses(own.allow_private_addresses, own.allow_http),
         host_requests=settings.limits.push_host_requests,
+        calls=rules_of(settings).of_target("push"),
         fcm_account_file=own.fcm_service_account_file,
         fcm_url=own.fcm_url,
         apns_key_file=own.apns_key_file,

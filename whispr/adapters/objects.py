@@ -4,8 +4,8 @@ Keys are paths of plain characters (`0190…/original`), chosen by us and never 
 whoever reads a key finds all of an object or none. In a folder it is also on the disk when the call returns,
 as far as the operating system can promise; in S3 that is the service's promise.
 
-Time is the caller's: a cancelled call cancels the request behind it. Short faults of an S3 service are retried
-for `RETRY_S`; after that UNAVAILABLE is raised.
+Time is the caller's: a cancelled call cancels the request behind it. Short faults of an S3 service are obstore's to
+retry, part by part, for `RETRY_S`; after that UNAVAILABLE is raised, and a service that keeps failing is left alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ from obstore.store import LocalStore, S3Store
 
 from whispr.bridge import Bridge
 from whispr.errors import WhisprError, conflict, unavailable
+from whispr.resilience.retry import RetryRules
+from whispr.resilience.target import CallRules, Target
 
 CHUNK_BYTES: Final = 256 * 1024
 S3_CHUNK_BYTES: Final = 1024 * 1024
@@ -41,9 +44,14 @@ DELETE_AT_ONCE: Final = 500
 
 T = TypeVar("T")
 
+_REQUEST = CallRules(deadline_s=inf, retry=RetryRules(attempts=1))
+"""Large objects take as long as they take, and obstore tries again by itself."""
+
 
 class MissingObjectError(WhisprError):
     """The object is not there."""
+
+    by_peer = True
 
     def __init__(self, key: str) -> None:
         error = unavailable(f"an object is not in the store: {key}")
@@ -63,7 +71,11 @@ class S3Options:
 class Objects:
     """One store. Made by `objects_at`. All methods raise UNAVAILABLE when the store is away."""
 
-    def __init__(self, bridge: Bridge, store: LocalStore | S3Store, root: Path | None) -> None:
+    def __init__(
+        self, bridge: Bridge, store: LocalStore | S3Store, root: Path | None, target: Target | None = None
+    ) -> None:
+        """`target` is what requests go through; a folder needs none."""
+        self._target = target
         self._bridge = bridge
         self._store = store
         self._root = root
@@ -156,6 +168,11 @@ class Objects:
                 yield found["path"]
 
     async def _call(self, key: str, start: Callable[[], Awaitable[T]]) -> T:
+        if self._target is None:
+            return await self._call_once(key, start)
+        return await self._target.run(lambda: self._call_once(key, start), _REQUEST)
+
+    async def _call_once(self, key: str, start: Callable[[], Awaitable[T]]) -> T:
         """Await what obstore does, on the bridge: its awaitables belong to the asyncio loop they were made in."""
 
         async def run() -> T:
@@ -227,14 +244,17 @@ def _fsync(path: Path) -> None:
             os.close(descriptor)
 
 
-def objects_at(bridge: Bridge, url: str, folder: Path, s3: S3Options | None = None) -> Objects:
+def objects_at(
+    bridge: Bridge, url: str, folder: Path, s3: S3Options | None = None, target: Target | None = None
+) -> Objects:
     """Return the store at `url`: `s3://bucket/prefix`, `file:///folder`, or `folder` when it is empty.
 
-    Nothing is asked of it yet. Raises FAILED_PRECONDITION (bad_setting) for any other URL.
+    Nothing is asked of it yet; requests to S3 go through `target`.
+    Raises FAILED_PRECONDITION (bad_setting) for any other URL.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3" and parts.netloc:
-        return Objects(bridge, _s3(parts.netloc, parts.path.strip("/"), s3 or S3Options()), None)
+        return Objects(bridge, _s3(parts.netloc, parts.path.strip("/"), s3 or S3Options()), None, target)
     if parts.scheme == "file" and parts.path not in ("", "/") and not parts.netloc:
         folder = Path(parts.path)
     elif url:

@@ -8,15 +8,31 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Awaitable, Callable
+from math import inf
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from whispr.errors import conflict, unavailable
+from whispr.resilience.retry import RetryRules
+from whispr.resilience.target import CallRules, Target
 
 Scan = Callable[[Path], Awaitable[str]]
 """Returns what a file is infected with, empty when it is clean. Raises UNAVAILABLE when nobody can tell."""
+
+_SCAN = CallRules(deadline_s=inf, retry=RetryRules(attempts=1))
+"""A scan has a time of its own below, and the worker tries again."""
+
+
+def guarded(scan: Scan, target: Target) -> Scan:
+    """A scanner that is left alone for a moment when it fails again and again."""
+
+    async def run(path: Path) -> str:
+        return await target.run(lambda: scan(path), _SCAN)
+
+    return run
+
 
 SCAN_S: Final = 120.0
 CHUNK_BYTES: Final = 256 * 1024

@@ -13,13 +13,14 @@ import trio
 from whispr.adapters.objects import Objects
 from whispr.adapters.postgres import Postgres
 from whispr.events import Consumer, Event
+from whispr.resilience.target import Target
 from whispr.services.media.domain import PART_BYTES, MediaLimits
 from whispr.services.media.findings import Bounds
 from whispr.services.media.http import PATH, MediaEndpoints
 from whispr.services.media.janitor import Janitor
 from whispr.services.media.jobs import Jobs
 from whispr.services.media.protobuf import Shown
-from whispr.services.media.scanner import Scan, make_scan
+from whispr.services.media.scanner import Scan, guarded, make_scan
 from whispr.services.media.servicer import Limiter, MediaServicer
 from whispr.services.media.store import MediaStore, message_gone, unlinked
 from whispr.services.media.uploads import Uploads
@@ -64,8 +65,9 @@ class MediaService:
         base_url: Callable[[], str],
         options: MediaOptions,
         clock: Callable[[], float] = time.time,
+        scanner: Target | None = None,
     ) -> None:
-        """`base_url` returns where clients reach this process's endpoints.
+        """`base_url` returns where clients reach this process's endpoints. `scanner` is what scans go through.
 
         Raises FAILED_PRECONDITION (keys_unusable, bad_setting).
         """
@@ -73,6 +75,8 @@ class MediaService:
         self._db = db
         self._store = MediaStore(db)
         scan: Scan | None = make_scan(options.scan_command, options.scan_clamd)
+        if scan is not None and scanner is not None:
+            scan = guarded(scan, scanner)
         urls = SignedUrls(ensure_keys(options.key_folder), base_url, clock)
         uploads = Uploads(self._store, objects, limits, part_bytes=options.part_bytes)
         self.worker = Worker(

@@ -17,6 +17,7 @@ from whispr.conversations.domain import Limits
 from whispr.errors import WhisprError
 from whispr.events import Consumer
 from whispr.realtime.channel import ChannelFactory
+from whispr.resilience.target import TargetRules
 from whispr.services.notification import inbox as inboxes
 from whispr.services.notification import personal
 from whispr.services.notification.dispatcher import Dispatcher
@@ -59,6 +60,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     apns_team_id: str = ""
     apns_topic: str = ""
     apns_url: str = APNS_URL
+    calls: TargetRules | None = None
+    """When hosts that fail are left alone."""
     tls: ssl.SSLContext | None = None
     """Whom to trust; the system's authorities when None."""
 
@@ -71,7 +74,8 @@ class Senders:
         self._https: list[Http] = []
         self._tls = setup.tls or ssl.create_default_context()
         private = setup.addresses.private_allowed
-        guarded = self._http(Network(private_allowed=private), setup.host_requests)
+        self._rules = setup.calls
+        guarded = self._http("push", Network(private_allowed=private), setup.host_requests)
         self.by_platform: dict[Platform, Sender] = {
             Platform.WEBPUSH: WebPush(guarded, self.vapid),
             Platform.WEBHOOK: Webhook(guarded),
@@ -81,16 +85,24 @@ class Senders:
         if setup.fcm_account_file is not None:
             account = read_account(setup.fcm_account_file)
             self.by_platform[Platform.FCM] = Fcm(
-                self._http(trusted, PROVIDER_REQUESTS), account, url=setup.fcm_url
+                self._http("fcm", trusted, PROVIDER_REQUESTS), account, url=setup.fcm_url
             )
         if setup.apns_key_file is not None:
             key = read_key(setup.apns_key_file)
             team = Team(key, setup.apns_key_id, setup.apns_team_id, setup.apns_topic)
-            http2 = self._http(trusted, PROVIDER_REQUESTS, http2=True)
+            http2 = self._http("apns", trusted, PROVIDER_REQUESTS, http2=True)
             self.by_platform[Platform.APNS] = Apns(http2, team, url=setup.apns_url)
 
-    def _http(self, network: Network, per_host: int, *, http2: bool = False) -> Http:
-        http = Http(network, per_host=per_host, http1=not http2, http2=http2, tls=self._tls)
+    def _http(self, kind: str, network: Network, per_host: int, *, http2: bool = False) -> Http:
+        http = Http(
+            network,
+            per_host=per_host,
+            kind=kind,
+            rules=self._rules,
+            http1=not http2,
+            http2=http2,
+            tls=self._tls,
+        )
         self._https.append(http)
         return http
 

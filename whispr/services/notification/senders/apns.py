@@ -81,7 +81,7 @@ class Apns:
                 token = self._provider_token(instead_of=token)
                 answer = await self._post(target, push, delivery_id, expires_at, token, body)
         except UnreachableError as error:
-            return Later(str(error))
+            return Later(str(error), error.after_s)
         except ForbiddenError as error:
             return Refused(str(error))
         return _outcome(answer)

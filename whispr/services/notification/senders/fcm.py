@@ -84,7 +84,7 @@ class Fcm:
             if answer.status == 401:
                 answer = await self._post(await self._access_token(instead_of=token), body)
         except UnreachableError as error:
-            return Later(str(error))
+            return Later(str(error), error.after_s)
         except (ForbiddenError, _TokenRefusedError) as error:
             return Later(f"no access token for FCM: {error}")
         return _outcome(answer)

@@ -1,21 +1,26 @@
 """The HTTP client of the senders: bounded in every direction, no redirects, errors as values of one kind.
 
-Nothing here times out: the caller's scope does.
+Nothing here times out: the caller's scope does. Each host is a target of its own: one that cannot be reached is left
+alone for a moment, and one that is slow holds no more than its own places. Nothing is tried again here: deliveries
+are kept, and the dispatcher tries again.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import inf
 from urllib.parse import urlsplit
 
 import httpcore
-import trio
 
+from whispr.errors import WhisprError, unavailable
+from whispr.resilience.bulkhead import BulkheadRules
+from whispr.resilience.retry import RetryRules
+from whispr.resilience.target import CallRules, TargetRules, Targets
 from whispr.services.notification.senders.addresses import ForbiddenAddressError, Network
 
 RESPONSE_BYTES_MAX = 16 * 1024
@@ -25,8 +30,18 @@ KEEP_S = 60.0
 """How long an idle connection is kept."""
 
 
+HOST_QUEUE_MAX = 1000
+"""Requests that wait for one host."""
+_ONCE = CallRules(deadline_s=inf, retry=RetryRules(attempts=1))
+
+
 class UnreachableError(Exception):
     """The other end could not be reached, or broke the protocol; trying again may help."""
+
+    def __init__(self, told: str, after_s: float | None = None) -> None:
+        super().__init__(told)
+        self.after_s = after_s
+        """Seconds to leave it alone, when that is known."""
 
 
 class ForbiddenError(Exception):
@@ -56,20 +71,25 @@ class Answer:
 
 
 class Http:
-    """A pool of connections, at most `per_host` requests to one host at once; others wait their turn."""
+    """A pool of connections, at most `per_host` requests to one host at once; others wait their turn.
+
+    `kind` is what its hosts are called in metrics.
+    """
 
     def __init__(
         self,
         network: Network,
         *,
         per_host: int,
+        kind: str = "push",
+        rules: TargetRules | None = None,
         http2: bool = False,
         http1: bool = True,
         tls: ssl.SSLContext | None = None,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
-        self._per_host = per_host
-        self._turns: dict[str, _Turns] = {}
+        bulkhead = BulkheadRules(per_host, HOST_QUEUE_MAX)
+        self.targets = Targets(kind, replace(rules or TargetRules(), bulkhead=bulkhead))
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
             max_connections=connections_max,
@@ -84,7 +104,8 @@ class Http:
         self, method: str, url: str, headers: Sequence[tuple[str, str]], content: bytes
     ) -> Answer:
         """Make one request. Raises UnreachableError, ForbiddenError."""
-        async with self._turn(urlsplit(url).netloc):
+
+        async def attempt() -> Answer:
             try:
                 return await self._request(method, url, headers, content)
             except ForbiddenAddressError as error:
@@ -92,7 +113,12 @@ class Http:
             except (httpcore.UnsupportedProtocol, httpcore.LocalProtocolError) as error:
                 raise ForbiddenError(f"cannot be asked for: {error}") from error
             except _FAILURES as error:
-                raise UnreachableError(str(error) or type(error).__name__) from error
+                raise unavailable(str(error) or type(error).__name__, retry_after_s=0) from error
+
+        try:
+            return await self.targets.of(urlsplit(url).netloc).run(attempt, _ONCE)
+        except WhisprError as error:
+            raise UnreachableError(error.message, error.retry_after_s or None) from error
 
     async def _request(
         self, method: str, url: str, headers: Sequence[tuple[str, str]], content: bytes
@@ -113,27 +139,9 @@ class Http:
         named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         return Answer(response.status, named, bytes(body[:RESPONSE_BYTES_MAX]))
 
-    @asynccontextmanager
-    async def _turn(self, host: str) -> AsyncIterator[None]:
-        turns = self._turns.setdefault(host, _Turns(trio.Semaphore(self._per_host)))
-        turns.users += 1
-        try:
-            async with turns.slots:
-                yield
-        finally:
-            turns.users -= 1
-            if not turns.users:
-                del self._turns[host]
-
     async def aclose(self) -> None:
         """Close the connections."""
         await self._pool.aclose()
-
-
-@dataclass(slots=True)
-class _Turns:
-    slots: trio.Semaphore
-    users: int = 0
 
 
 _FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError, ssl.SSLError)

@@ -57,7 +57,7 @@ class Webhook:
         try:
             answer = await self._http.request("POST", target.token, headers, body)
         except UnreachableError as error:
-            return Later(str(error))
+            return Later(str(error), error.after_s)
         except ForbiddenError as error:
             return Refused(str(error))
         if 200 <= answer.status < 300:

@@ -83,7 +83,7 @@ class WebPush:
         try:
             answer = await self._http.request("POST", target.token, headers, sealed)
         except UnreachableError as error:
-            return Later(str(error))
+            return Later(str(error), error.after_s)
         except ForbiddenError as error:
             return Refused(str(error))
         return _outcome(answer)
