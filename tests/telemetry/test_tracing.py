@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whispr.errors import Code, denied
@@ -52,6 +52,7 @@ def test_a_long_tracestate_is_dropped() -> None:
 
 
 @given(st.floats(0, 1), st.integers())
+@settings(max_examples=20)
 def test_the_ratio_decides_where_traces_begin(ratio: float, seed: int) -> None:
     """About that share of new traces is recorded; of a trace that came from elsewhere, what was decided there."""
     kept: list[Span] = []

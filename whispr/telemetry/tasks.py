@@ -216,11 +216,14 @@ def _name(task: trio.lowlevel.Task) -> str:
 
 def _waits(frames: list[FrameType]) -> tuple[str, str]:
     """Where the innermost function of ours is, and what it waits on."""
-    here = -1
+    here = elsewhere = -1
     for number, frame in enumerate(frames):
         path = frame.f_code.co_filename
         if path.startswith(_OURS) and path[len(_OURS) + 1 :] not in _PLUMBING:
             here = number
+        elif _module(frame) != "trio":
+            elsewhere = number
+    here = elsewhere if here < 0 else here
     if here < 0:
         return "", _called(frames[-1]) if frames else ""
     frame = frames[here]
@@ -235,5 +238,10 @@ def _called(frame: FrameType) -> str:
         return "its children"
     if name in _TRAPS:
         return ""
-    module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    module = _module(frame)
     return name.replace(".<locals>", "") if module in ("whispr", "") else f"{module}.{name}"
+
+
+def _module(frame: FrameType) -> str:
+    """The package a frame's function is of."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

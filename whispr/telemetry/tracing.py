@@ -233,6 +233,14 @@ def continued(
     return nullcontext() if parent is None else span(name, kind, parent=parent, attributes=attributes)
 
 
+def chosen(traceparents: Iterable[str]) -> str:
+    """Return the one by which something goes on that several things gave rise to: one that is recorded, if any."""
+    given = [each for each in traceparents if each]
+    return next(
+        (each for each in given if (parent := parse(each)) and parent.sampled), given[0] if given else ""
+    )
+
+
 @contextmanager
 def continued_together(name: str, kind: Kind, traceparents: Iterable[str]) -> Iterator[None]:
     """Have a span over the block in each of the traces that things came with, which are handled as one."""

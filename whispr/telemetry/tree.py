@@ -144,7 +144,7 @@ def duration(seconds: float) -> str:
         return f"-{duration(-seconds)}"
     if seconds < 10:
         return f"{seconds:.2g} s" if seconds >= 0.001 else "0 s"
-    for size, unit in ((86400, "d"), (3600, "h"), (120, "min")):
-        if seconds >= size:
-            return f"{seconds / (60 if unit == 'min' else size):.0f} {unit}"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
