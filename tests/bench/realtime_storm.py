@@ -42,12 +42,12 @@ from whispr.adapters.postgres import Postgres, open_postgres
 from whispr.bridge import open_bridge
 from whispr.config import Settings
 from whispr.conversations.domain import Draft, Limits, Role
-from whispr.conversations.ids import new_id
 from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
 from whispr.conversations.reactions import Reactions
 from whispr.conversations.seats import recount, seat_people
 from whispr.credentials import key_folder
+from whispr.ids import new_id
 from whispr.services.auth.keys import load_keys
 from whispr.tokens import Signer, user_claims
 

@@ -12,9 +12,9 @@ import trio
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.changes import Change
 from whispr.conversations.domain import Draft, Kind, Limits, Message
-from whispr.conversations.ids import new_id
 from whispr.conversations.log import Database, MessageLog
 from whispr.conversations.membership import Membership
+from whispr.ids import new_id
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
 """An id that is nobody's and nothing's."""

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from whispr.conversations import domain
 from whispr.conversations.domain import Action, Draft, Kind, Limits, Member, Role
-from whispr.conversations.ids import is_id, new_id, parse_id
 from whispr.conversations.paging import Place, from_token, to_token
 from whispr.errors import Code, WhisprError
+from whispr.ids import is_id, new_id, parse_id
 
 LIMITS = Limits()
 ROLES = st.sampled_from(Role)

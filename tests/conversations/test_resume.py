@@ -14,8 +14,8 @@ from tests.conversations.kit import a_group
 from tests.conversations.nodes import UNLIMITED, Faults, Node, nodes
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.domain import Draft, NewContent
-from whispr.conversations.ids import new_id
 from whispr.errors import WhisprError
+from whispr.ids import new_id
 
 EMOJI = ("👍", "🎉")
 

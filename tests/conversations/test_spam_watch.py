@@ -11,11 +11,11 @@ import trio.testing
 
 from whispr.adapters.cache import Cache
 from whispr.conversations.domain import Kind, Message
-from whispr.conversations.ids import new_id
 from whispr.conversations.sanctions import Sanctioned
 from whispr.conversations.spam import Signal, SpamRules
 from whispr.conversations.spam_watch import SpamWatch
 from whispr.errors import WhisprError, unavailable
+from whispr.ids import new_id
 
 ROOM, SENDER = new_id(), new_id()
 

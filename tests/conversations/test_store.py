@@ -25,9 +25,9 @@ from whispr.conversations import (
 )
 from whispr.conversations import store as statements
 from whispr.conversations.domain import Limits, Role
-from whispr.conversations.ids import new_id
 from whispr.conversations.membership import Membership
 from whispr.conversations.store import Store
+from whispr.ids import new_id
 
 PEOPLE = 3
 WALKS = 25

@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from whispr.adapters.postgres import Postgres, Violation
-from whispr.conversations.ids import is_id, new_id
 from whispr.events import emit, emit_batch, once
+from whispr.ids import is_id, new_id
 from whispr.rpc.call import Metadata, ServerSideCall, set_current_call
 
 

@@ -23,12 +23,12 @@ from whispr.conversations.announcer import Announcer
 from whispr.conversations.changes import Change, record
 from whispr.conversations.database import Database, Transaction
 from whispr.conversations.domain import METADATA_BYTES_MAX, METADATA_KEYS_MAX, Attachment, map_problem
-from whispr.conversations.ids import new_id
 from whispr.conversations.message_rules import no_message
 from whispr.conversations.permissions import Metadata
 from whispr.conversations.rows import encode_map, map_of
 from whispr.errors import Code, WhisprError, denied, exhausted, invalid, unavailable
 from whispr.events import Consumer, Event, emit
+from whispr.ids import new_id
 from whispr.v1 import media_pb2
 
 if TYPE_CHECKING:

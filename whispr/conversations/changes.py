@@ -15,8 +15,8 @@ import msgspec
 
 from whispr.conversations.database import Transaction
 from whispr.conversations.domain import Kind
-from whispr.conversations.ids import new_id
 from whispr.events.outbox import current_trace
+from whispr.ids import new_id
 
 _RECORD = (
     "SELECT change, at, conversation_kind FROM conversations.change($1, $2, $3, $4, $5::text::jsonb, $6, $7)"

@@ -31,13 +31,13 @@ import trio
 
 from whispr.conversations import wire
 from whispr.conversations.domain import Draft
-from whispr.conversations.ids import is_id, parse_id
 from whispr.conversations.operations import Operations
 from whispr.conversations.statuses import Statuses
 from whispr.conversations.tails import Missed
 from whispr.conversations.tickets import Ticket
 from whispr.conversations.visibility import Visibility
 from whispr.errors import not_found
+from whispr.ids import is_id, parse_id
 from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
 

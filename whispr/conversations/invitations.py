@@ -9,13 +9,13 @@ from whispr.conversations import domain, seats
 from whispr.conversations import room_rules as rules
 from whispr.conversations.database import Database, Transaction
 from whispr.conversations.domain import Limits, Role, clamp_page
-from whispr.conversations.ids import new_id
 from whispr.conversations.paging import After, from_token, to_token
 from whispr.conversations.room_rows import Invitation, Seen, invitation_of, see
 from whispr.conversations.room_rules import Person, RoomLimits
 from whispr.conversations.rooms import locked
 from whispr.errors import denied, exhausted, exists, not_found
 from whispr.events import emit
+from whispr.ids import new_id
 
 CODE_BYTES = 12
 

@@ -17,9 +17,9 @@ from whispr.conversations import domain, seats
 from whispr.conversations.changes import Change, record
 from whispr.conversations.database import Database, Transaction
 from whispr.conversations.domain import Kind, Limits, Member, Role
-from whispr.conversations.ids import new_id
 from whispr.conversations.rows import encode_map, map_of
 from whispr.errors import WhisprError, conflict, denied, invalid, not_found
+from whispr.ids import new_id
 
 _MAKE_DIRECT = """
     WITH made AS (

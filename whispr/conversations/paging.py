@@ -9,8 +9,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from whispr.conversations.ids import UUID_PATTERN
 from whispr.errors import invalid
+from whispr.ids import UUID_PATTERN
 
 KeyT = TypeVar("KeyT")
 

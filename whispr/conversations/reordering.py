@@ -14,9 +14,9 @@ from whispr.conversations import snapshots
 from whispr.conversations.changes import Change
 from whispr.conversations.database import Database
 from whispr.conversations.domain import Kind, Message
-from whispr.conversations.ids import is_id
 from whispr.conversations.topics import is_conversation, topic_of
 from whispr.conversations.wire import encoded, message_json
+from whispr.ids import is_id
 from whispr.realtime.ordering import Gap
 from whispr.realtime.sequencer import Filled, Said
 

@@ -18,7 +18,6 @@ from whispr.conversations.audit import Act
 from whispr.conversations.changes import Change, record
 from whispr.conversations.database import Database, Queries, Transaction
 from whispr.conversations.domain import Member, Role
-from whispr.conversations.ids import new_id
 from whispr.conversations.membership import record_role
 from whispr.conversations.room_rows import (
     RoomMember,
@@ -36,6 +35,7 @@ from whispr.conversations.room_rules import (
     Visibility,
 )
 from whispr.errors import denied, invalid, not_found
+from whispr.ids import new_id
 
 _LOCK = "SELECT FROM conversations.conversations WHERE id = $1 FOR NO KEY UPDATE"
 _MAKE = """

@@ -21,10 +21,10 @@ from whispr.conversations import domain
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.database import Database, Transaction
 from whispr.conversations.domain import Draft, Limits, Message, clamp_page
-from whispr.conversations.ids import new_id
 from whispr.conversations.paging import Place, from_token, to_token
 from whispr.conversations.rows import Row, encode_map, map_of
 from whispr.errors import Code, WhisprError, conflict, exhausted, exists, invalid, not_found
+from whispr.ids import new_id
 
 LOOK_S = 5.0
 """How often rows that others made are looked for."""

@@ -24,10 +24,10 @@ from whispr.conversations.changes import Change
 from whispr.conversations.database import Database, Queries
 from whispr.conversations.domain import Conversation, Kind, Limits, Message, clamp_page
 from whispr.conversations.history import NOT_HIDDEN
-from whispr.conversations.ids import UUID_PATTERN
 from whispr.conversations.paging import from_token, to_token
 from whispr.conversations.rows import EXTRA_COLUMNS, MESSAGE_COLUMNS, Row, message_of
 from whispr.conversations.store import SEVERAL, conversation_of
+from whispr.ids import UUID_PATTERN
 
 MARGIN = timedelta(seconds=30)
 """How far before a cursor an answer begins."""

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 
 from whispr.conversations import wire
 from whispr.conversations.domain import clamp_page
-from whispr.conversations.ids import parse_id
 from whispr.conversations.operations import Operations
 from whispr.conversations.statuses import STATUSES, Statuses
 from whispr.conversations.sync_json import sync_json
 from whispr.conversations.visibility import Visibility
 from whispr.errors import denied, invalid
+from whispr.ids import parse_id
 from whispr.realtime.channel import Channel, LeaveReason
 from whispr.realtime.link import Link
 

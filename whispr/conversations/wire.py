@@ -25,8 +25,8 @@ from whispr.conversations.domain import (
     NewContent,
     Reaction,
 )
-from whispr.conversations.ids import new_id, parse_id
 from whispr.errors import invalid
+from whispr.ids import new_id, parse_id
 
 PushT = TypeVar("PushT")
 

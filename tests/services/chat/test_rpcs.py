@@ -11,9 +11,9 @@ import pytest
 from tests.conversations.kit import NOBODY, sign_up
 from tests.services.chat.kit import ROOM_LIMITS, World, expect, refused
 from tests.services.kit import as_, as_service
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
 from whispr.events import Event
+from whispr.ids import new_id
 from whispr.v1 import chat_pb2 as pb
 from whispr.v1 import common_pb2, messaging_pb2, user_pb2
 from whispr.v1.chat_pb2 import Room

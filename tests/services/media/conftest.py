@@ -16,10 +16,10 @@ import trio
 from tests.services.kit import Tokens, as_, as_service
 from whispr.adapters.objects import Objects, objects_at
 from whispr.adapters.postgres import Postgres
-from whispr.conversations.ids import new_id
 from whispr.errors import WhisprError, exhausted
 from whispr.gateway.server import Endpoint, Gateway, GatewayOptions
 from whispr.identity import AuthInterceptor, Identity
+from whispr.ids import new_id
 from whispr.services.media.domain import MediaLimits
 from whispr.services.media.service import PATH, MediaOptions, MediaService
 from whispr.testing import open_rpc_pair

@@ -14,8 +14,8 @@ from tests.services.media.conftest import Media, open_media, reason_of
 from tests.services.media.samples import SECRET, photo, tone
 from whispr.adapters.objects import Objects
 from whispr.adapters.postgres import Postgres
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
+from whispr.ids import new_id
 from whispr.services.media import http as endpoints
 from whispr.services.media.domain import MediaLimits
 from whispr.v1 import common_pb2

@@ -14,8 +14,8 @@ from tests.world import World, open_world
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
+from whispr.ids import new_id
 from whispr.services.media.store import MediaStore
 
 TEXT = b"a text"

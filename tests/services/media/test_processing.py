@@ -17,9 +17,9 @@ from tests.services.media.conftest import UNHURRIED, Media, eventually, open_med
 from tests.services.media.samples import photo
 from whispr.adapters.objects import Objects
 from whispr.adapters.postgres import Postgres
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError, unavailable
 from whispr.events import Event
+from whispr.ids import new_id
 from whispr.resilience.retry import Backoff
 from whispr.services.media import jobs as queue
 from whispr.services.media import worker as work

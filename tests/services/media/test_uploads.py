@@ -16,8 +16,8 @@ from tests.services.kit import as_
 from tests.services.media.conftest import TUS, Counted, Media, eventually, open_media, reason_of
 from whispr.adapters.objects import Objects, objects_at
 from whispr.adapters.postgres import Postgres
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError, unavailable
+from whispr.ids import new_id
 from whispr.services.media import http as endpoints
 from whispr.services.media.domain import MediaLimits
 from whispr.v1 import media_pb2 as pb

@@ -15,9 +15,9 @@ from tests.services.kit import SERVICE, World, as_, as_service
 from whispr.conversations import expander
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.attachments import Attachments, MediaStub
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError, conflict, denied, unavailable
 from whispr.events import Batch, Event
+from whispr.ids import new_id
 from whispr.v1 import messaging_pb2 as pb
 from whispr.v1.common_pb2 import ExportUserDataRequest
 

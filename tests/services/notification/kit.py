@@ -24,10 +24,10 @@ from tests.services.notification.servers import Request
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.conversations.domain import Kind, Limits
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError, exhausted
 from whispr.events import Event
 from whispr.identity import AuthInterceptor, Identity
+from whispr.ids import new_id
 from whispr.services.notification.notifier import Options
 from whispr.services.notification.requests import Addresses
 from whispr.services.notification.service import NotificationService, Setup

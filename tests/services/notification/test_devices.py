@@ -24,8 +24,8 @@ from tests.services.notification.kit import (
 )
 from tests.services.notification.servers import PushServer, Reply, http1_server
 from whispr.adapters.postgres import Postgres
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
+from whispr.ids import new_id
 from whispr.services.notification import dispatcher as dispatching
 from whispr.services.notification.domain import Priority
 from whispr.services.notification.requests import Addresses

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from whispr.conversations.ids import UUID_PATTERN, new_id
+from whispr.ids import UUID_PATTERN, new_id
 from whispr.services.notification import domain
 from whispr.services.notification.domain import (
     ConversationPreference,

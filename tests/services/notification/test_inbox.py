@@ -17,8 +17,8 @@ from tests.services.notification.kit import (
     refusal,
 )
 from tests.services.notification.servers import PushServer
-from whispr.conversations.ids import new_id
 from whispr.errors import Code
+from whispr.ids import new_id
 from whispr.services.notification import personal
 from whispr.v1 import common_pb2
 from whispr.v1 import notification_pb2 as pb

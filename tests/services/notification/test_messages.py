@@ -15,8 +15,8 @@ from tests.services.kit import as_
 from tests.services.notification.kit import AT_ONCE, Subscription, World, event, message_event, world
 from tests.services.notification.servers import PushServer, Reply
 from whispr.adapters.postgres import Postgres
-from whispr.conversations.ids import new_id
 from whispr.errors import unavailable
+from whispr.ids import new_id
 from whispr.services.notification.notifier import Options
 from whispr.v1 import notification_pb2 as pb
 

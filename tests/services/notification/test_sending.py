@@ -18,8 +18,8 @@ from tests.services.notification.kit import (
     why,
 )
 from tests.services.notification.servers import PushServer, Reply
-from whispr.conversations.ids import new_id
 from whispr.errors import Code, WhisprError
+from whispr.ids import new_id
 from whispr.v1 import notification_pb2 as pb
 
 Preference = pb.ConversationPreference

@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from whispr.conversations.domain import Kind
-from whispr.conversations.ids import new_id
 from whispr.errors import unavailable
+from whispr.ids import new_id
 from whispr.services.notification import surroundings
 from whispr.services.notification.surroundings import Services
 from whispr.v1 import messaging_pb2, user_pb2

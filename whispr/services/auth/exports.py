@@ -19,8 +19,8 @@ import trio
 from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Conflict, Postgres
 from whispr.adapters.rate_limit import RateLimiter
-from whispr.conversations.ids import new_id
 from whispr.errors import WhisprError, conflict, not_found
+from whispr.ids import new_id
 from whispr.services.auth.archive import IncompleteError, collected
 from whispr.services.auth.neighbours import Neighbours
 from whispr.services.auth.store import tell

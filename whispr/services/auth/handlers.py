@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from whispr.conversations.ids import parse_id
 from whispr.errors import Code, WhisprError, denied, invalid
 from whispr.identity import Actor, client_address, current_actor
+from whispr.ids import parse_id
 from whispr.services.auth import administration, domain, permissions, wire
 from whispr.services.auth.administration import administers, check_administers
 from whispr.services.auth.domain import Account

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 
 from whispr.conversations.domain import Role
-from whispr.conversations.ids import parse_id
 from whispr.errors import invalid
+from whispr.ids import parse_id
 from whispr.services.auth.domain import Account
 from whispr.services.auth.neighbours import Neighbours
 from whispr.tokens import ROLE_PERMISSIONS, permits

@@ -12,9 +12,9 @@ from uuid import UUID
 import msgspec
 
 from whispr.adapters.postgres import Conflict, Postgres, Transaction
-from whispr.conversations.ids import new_id
 from whispr.errors import WhisprError, exists
 from whispr.events import emit
+from whispr.ids import new_id
 from whispr.services.auth.domain import Account, Registration, Session
 
 COLUMNS = ", ".join(f"a.{field.name}" for field in dataclasses.fields(Account))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from whispr.conversations.ids import parse_id
 from whispr.conversations.room_rules import (
     CREATE_PREMIUM,
     MODERATE_PEOPLE,
@@ -13,6 +12,7 @@ from whispr.conversations.room_rules import (
 )
 from whispr.errors import denied
 from whispr.identity import current_actor
+from whispr.ids import parse_id
 from whispr.tokens import ROLE_PERMISSIONS
 
 READ_ROOMS, WRITE_ROOMS = "room:read", "room:write"

@@ -8,13 +8,13 @@ from contextlib import aclosing
 import trio
 
 from whispr.conversations.domain import Draft, Kind, Message, MessagePage
-from whispr.conversations.ids import new_id, parse_id
 from whispr.conversations.message_rules import no_message
 from whispr.conversations.moderation import Action
 from whispr.conversations.protobuf import message_pb
 from whispr.conversations.room_rules import Person
 from whispr.errors import WhisprError, denied, invalid
 from whispr.identity import current_actor
+from whispr.ids import new_id, parse_id
 from whispr.services.chat import wire
 from whispr.services.chat.caller import READ, WRITE, because, caller, room
 from whispr.services.chat.parts import Parts, topic

@@ -8,10 +8,10 @@ from contextlib import aclosing
 from whispr.conversations import audit
 from whispr.conversations import room_rules as rules
 from whispr.conversations.domain import clamp_page
-from whispr.conversations.ids import parse_id
 from whispr.conversations.protobuf import message_pb
 from whispr.errors import denied
 from whispr.identity import current_actor
+from whispr.ids import parse_id
 from whispr.services.chat import wire
 from whispr.services.chat.caller import (
     READ,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from whispr.conversations import room_rules as rules
 from whispr.conversations import seats
 from whispr.conversations.domain import Role
-from whispr.conversations.ids import parse_id
 from whispr.conversations.room_rules import Changes, Person, RoomType
 from whispr.errors import invalid
+from whispr.ids import parse_id
 from whispr.services.chat import wire
 from whispr.services.chat.caller import READ_ROOMS, allows, caller, caller_or_service, room, user
 from whispr.services.chat.parts import Parts

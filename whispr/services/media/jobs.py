@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from whispr.adapters.postgres import Postgres, Transaction
-from whispr.conversations.ids import new_id
 from whispr.events import emit
+from whispr.ids import new_id
 from whispr.services.media.domain import Medium, Stored
 from whispr.services.media.findings import Result
 from whispr.services.media.store import medium_of

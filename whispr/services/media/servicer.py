@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 
-from whispr.conversations.ids import UUID_PATTERN, parse_id
 from whispr.conversations.paging import from_token, to_token
 from whispr.errors import denied, invalid, not_found
 from whispr.identity import current_actor
+from whispr.ids import UUID_PATTERN, parse_id
 from whispr.services.media import domain, types
 from whispr.services.media.domain import (
     Access,

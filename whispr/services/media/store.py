@@ -9,9 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from whispr.adapters.postgres import Postgres, Transaction
-from whispr.conversations.ids import new_id
 from whispr.errors import conflict, denied, exhausted, not_found
 from whispr.events import emit
+from whispr.ids import new_id
 from whispr.services.media.domain import (
     PARTS_MAX,
     Access,

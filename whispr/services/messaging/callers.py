@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from whispr.conversations.core import Conversations
-from whispr.conversations.ids import parse_id
 from whispr.errors import denied, invalid
 from whispr.identity import current_actor
+from whispr.ids import parse_id
 from whispr.v1.messaging_grpc import MessagingServiceServicer
 
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from whispr.conversations.ids import parse_id
 from whispr.errors import invalid
 from whispr.identity import current_actor
+from whispr.ids import parse_id
 from whispr.services.messaging.callers import Servicer, acting, conversation_of, message_of, timestamp_of
 from whispr.v1 import messaging_pb2 as pb
 from whispr.v1.common_pb2 import DataRecord, ExportUserDataRequest

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from whispr.conversations.domain import Kind, Role, role_named
-from whispr.conversations.ids import parse_id
 from whispr.conversations.protobuf import conversation_pb, member_pb
 from whispr.errors import invalid
+from whispr.ids import parse_id
 from whispr.services.messaging.callers import Servicer, acting, conversation_of
 from whispr.v1 import messaging_pb2 as pb
 

@@ -7,10 +7,10 @@ from typing import Protocol
 import trio
 
 from whispr.conversations.domain import Draft, MessageType, NewContent
-from whispr.conversations.ids import new_id, parse_id
 from whispr.conversations.protobuf import message_pb, scheduled_pb
 from whispr.errors import invalid
 from whispr.identity import current_actor
+from whispr.ids import new_id, parse_id
 from whispr.services.messaging.callers import (
     Servicer,
     acting,

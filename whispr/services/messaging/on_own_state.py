@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from whispr.conversations.ids import parse_id
 from whispr.conversations.protobuf import draft_pb
 from whispr.conversations.sync_json import sync_pb
 from whispr.errors import invalid
+from whispr.ids import parse_id
 from whispr.services.messaging.callers import Servicer, acting, conversation_of, whose
 from whispr.v1 import messaging_pb2 as pb
 

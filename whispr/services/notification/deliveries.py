@@ -8,8 +8,8 @@ from datetime import datetime
 import msgspec
 
 from whispr.conversations.database import Database, Queries
-from whispr.conversations.ids import new_id
 from whispr.conversations.rows import Row
+from whispr.ids import new_id
 from whispr.services.notification.devices import REFUSALS_MAX, target_of
 from whispr.services.notification.senders.port import Delivered, Gone, Later, Outcome, Push, Refused, Target
 from whispr.telemetry.tracing import current_traceparent

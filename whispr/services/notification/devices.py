@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from whispr.conversations.database import Database, Queries
-from whispr.conversations.ids import new_id
 from whispr.conversations.rows import Row
 from whispr.errors import exhausted, not_found
+from whispr.ids import new_id
 from whispr.services.notification.domain import Platform
 from whispr.services.notification.senders.port import Target
 

@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from whispr.conversations.domain import Kind
-from whispr.conversations.ids import new_id
+from whispr.ids import new_id
 from whispr.services.notification.bursts import Burst, NewMessage
 from whispr.services.notification.domain import Priority, Why, words_for
 from whispr.services.notification.inbox import Entry

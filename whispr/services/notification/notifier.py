@@ -16,8 +16,8 @@ import trio
 
 from whispr.adapters.postgres import Postgres, Transaction
 from whispr.conversations.domain import Kind
-from whispr.conversations.ids import new_id
 from whispr.conversations.topics import topic_of, user_topic
+from whispr.ids import new_id
 from whispr.services.notification import inbox as inboxes
 from whispr.services.notification.bursts import Burst, Bursts, NewMessage
 from whispr.services.notification.deliveries import Deliveries

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from whispr.conversations.domain import MessageType
-from whispr.conversations.ids import is_id, parse_id
 from whispr.errors import WhisprError, invalid
+from whispr.ids import is_id, parse_id
 from whispr.services.notification.devices import NewDevice
 from whispr.services.notification.domain import (
     BODY_CHARS_MAX,

@@ -11,9 +11,9 @@ import trio
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.conversations.domain import Limits, clamp_page
-from whispr.conversations.ids import parse_id
 from whispr.errors import WhisprError, conflict, invalid
 from whispr.identity import current_actor
+from whispr.ids import parse_id
 from whispr.services.notification import inbox as inboxes
 from whispr.services.notification import personal, protobuf, requests
 from whispr.services.notification.deliveries import Status

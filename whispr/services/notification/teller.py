@@ -12,9 +12,9 @@ import trio
 
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.domain import Kind
-from whispr.conversations.ids import UUID_PATTERN
 from whispr.errors import WhisprError
 from whispr.events import Consumer, Event, once_each
+from whispr.ids import UUID_PATTERN
 from whispr.services.notification import inbox as inboxes
 from whispr.services.notification.bursts import Burst, NewMessage
 from whispr.services.notification.dispatcher import POLL_S, Bell, Dispatcher, forever

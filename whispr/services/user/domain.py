@@ -10,8 +10,8 @@ from zoneinfo import available_timezones
 
 import msgspec
 
-from whispr.conversations.ids import is_id
 from whispr.errors import invalid
+from whispr.ids import is_id
 
 DISPLAY_NAME_CHARS_MAX = 64
 BIO_CHARS_MAX = 500

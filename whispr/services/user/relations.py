@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import msgspec
 
 from whispr.adapters.postgres import Postgres, Transaction
-from whispr.conversations.ids import UUID_PATTERN
 from whispr.conversations.paging import Place, from_token, to_token
 from whispr.errors import conflict, exhausted, not_found
 from whispr.events import Event, emit, once
+from whispr.ids import UUID_PATTERN
 from whispr.services.user.domain import Changes
 
 ERASURE = "user-erasure"

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from whispr.conversations import domain
 from whispr.conversations.domain import Action, Limits, MessageType
-from whispr.conversations.ids import parse_id
 from whispr.errors import conflict, denied, invalid
 from whispr.identity import current_actor
+from whispr.ids import parse_id
 from whispr.services.user.domain import changes
 from whispr.services.user.neighbours import Neighbours
 from whispr.services.user.relations import Known, Relations
