@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 from dataclasses import replace
@@ -52,6 +53,9 @@ async def main() -> None:
     hub.mount("user", Own)
     async with trio.open_nursery() as nursery:
         port = await nursery.start(serve_websocket, hub, "127.0.0.1", 0, authenticate)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(5_000, 20, 20)  # as whispr.app does
         print(port, flush=True)
 
 
