@@ -47,9 +47,8 @@ class Missing:
 
     async def fill(self, topic: str, gap: Gap) -> Filled:
         """Read messages and changes as one statement sees them, as many of each as fit."""
-        read = await snapshots.read(
-            self._db, topic.partition(":")[2], (), gap.seq_after, gap.change_after, FILL_LEN, roster_max=0
-        )
+        ask = snapshots.Ask(topic.partition(":")[2], gap.seq_after, gap.change_after)
+        read = await snapshots.read_one(self._db, ask, (), FILL_LEN)
         new = [message for message in read.messages if message.seq > gap.seq_after]
         states = {message.seq: message for message in (*read.altered, *read.messages)}
         found = [Said(topic, "new_message", encoded(message), message.seq) for message in new]

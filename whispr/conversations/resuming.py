@@ -1,8 +1,9 @@
 """Joining a conversation: who may, and what they missed, in as few questions to the database as can be.
 
 Joiners of one conversation that come while it is being read are served together by the next read, and for
-`KEPT_S` after a read by its `Tail`, without one. At most `READS_MAX` conversations are read at a time, so that a
-storm of joins leaves connections to those who send.
+`KEPT_S` after a read by its `Tail`, without one. What waits is read together, up to `TOGETHER` conversations in one
+statement, and `LANES` statements at a time: a storm of joins takes few turns, and leaves connections to those who
+send.
 
 Admission rests on the statement that reads: whoever has no seat in its answer is refused, and remembered as refused
 for `REFUSED_S`, so that asking again and again costs the asker and not the database.
@@ -11,8 +12,10 @@ for `REFUSED_S`, so that asking again and again costs the asker and not the data
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
 
+import structlog
 import trio
 from prometheus_client import Counter
 
@@ -20,17 +23,19 @@ from whispr.conversations import snapshots
 from whispr.conversations.database import Database
 from whispr.conversations.domain import Limits, not_a_member
 from whispr.conversations.paging import from_token
-from whispr.conversations.snapshots import ROSTER_MAX, Snapshot
+from whispr.conversations.snapshots import ROSTER_MAX, Ask, Snapshot
 from whispr.conversations.tails import Cursor, Missed, Tail
 from whispr.conversations.topics import topic_of
-from whispr.errors import Code, WhisprError, invalid, not_found, unavailable
+from whispr.errors import Code, WhisprError, internal, invalid, not_found, unavailable
 from whispr.realtime.hub import Hub
 
 KEPT_S = 10.0
 """How long a read serves those who join after it."""
 TAILS_MAX = 10_000
 """Conversations whose tails are kept; the oldest goes first."""
-READS_MAX = 4
+LANES = 2
+TOGETHER = 16
+"""A replay of each may have `PAGE_BYTES_MAX`."""
 REFUSED_S = 1.0
 REFUSED_MAX = 10_000
 BUSY_ROSTER_MAX = 50_000
@@ -40,6 +45,9 @@ SWEEP_S = 5.0
 
 JOINS = Counter("whispr_conversations_joins_total", "Joins of conversations that were admitted")
 READS = Counter("whispr_conversations_join_reads_total", "Reads of the database that joins needed")
+
+
+log = structlog.get_logger("whispr.conversations")
 
 
 class _Asker:
@@ -68,14 +76,17 @@ class Resuming:
         self._large: OrderedDict[str, float] = OrderedDict()
         """Conversations too large to read everybody's role for one joiner, and when one joined last."""
         self._asking: dict[str, list[_Asker]] = {}
+        """Topic → who waits for it to be read."""
         self._reading: set[str] = set()
+        """Topics that are being read."""
+        self._lanes = trio.lowlevel.ParkingLot()
         self._refused: OrderedDict[tuple[str, str], tuple[float, Code]] = OrderedDict()
-        self._slots = trio.Semaphore(READS_MAX)
-        self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve joins until cancelled."""
-        async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
+            for _ in range(LANES):
+                nursery.start_soon(self._serve)
             task_status.started()
             while True:
                 await trio.sleep(SWEEP_S)
@@ -90,13 +101,9 @@ class Resuming:
         if tail is not None and tail.covers(since_seq, since_change):
             return self._judged(tail, conversation_id, user_id, since_seq, since_change)
         self._check_refused(conversation_id, user_id)
-        if self._nursery is None:
-            raise unavailable("the server is not ready")
         asker = _Asker(user_id, since_seq, since_change)
-        self._asking.setdefault(conversation_id, []).append(asker)
-        if conversation_id not in self._reading:
-            self._reading.add(conversation_id)
-            self._nursery.start_soon(self._read, conversation_id, topic)
+        self._asking.setdefault(topic, []).append(asker)
+        self._lanes.unpark()
         await asker.done.wait()
         if isinstance(asker.outcome, WhisprError):
             raise asker.outcome
@@ -112,7 +119,9 @@ class Resuming:
             raise invalid({"cursor": "is not one that a join returned"})
         conversation_id = topic.partition(":")[2]
         for _ in range(PAGE_ATTEMPTS):
-            read = await self._snapshot(conversation_id, [user_id], cursor.seq, cursor.change, 0)
+            ask = Ask(conversation_id, cursor.seq, cursor.change)
+            READS.inc()
+            read = await snapshots.read_one(self._db, ask, (user_id,), self._limits.resume_len)
             seq, change = self._hub.place(topic)
             if read.seq >= seq and read.change >= change:
                 break
@@ -137,56 +146,89 @@ class Resuming:
 
     # Reading
 
-    async def _read(self, conversation_id: str, topic: str) -> None:
-        """Read for everybody who asks, until nobody does."""
-        try:
-            async with self._slots:
-                while askers := self._asking.pop(conversation_id, None):
-                    tail = self._tail(conversation_id)
-                    left = [each for each in askers if tail is None or not tail.covers(each.seq, each.change)]
-                    if tail is not None:
-                        self._settle(tail, conversation_id, [each for each in askers if each not in left])
-                    if left:
-                        await self._read_for(left, conversation_id, topic)
-        finally:
-            self._reading.discard(conversation_id)
-            for asker in self._asking.pop(conversation_id, ()):
-                asker.done.set()
+    async def _serve(self) -> NoReturn:
+        """Read what waits, again and again."""
+        while True:
+            topics = self._take()
+            if topics:
+                try:
+                    await self._read(topics)
+                finally:
+                    self._reading.difference_update(topics)
+            else:
+                await self._lanes.park()
 
-    async def _read_for(self, askers: list[_Asker], conversation_id: str, topic: str) -> None:
-        busy = len(askers) > 1 or self._large.get(conversation_id, -KEPT_S) > trio.current_time() - KEPT_S
-        tail = Tail(trio.current_time())
-        tail.stop = self._hub.follow(topic, tail.hear)
+    def _take(self) -> dict[str, list[_Asker]]:
+        """Take what is to be read together; who may be served from a tail meanwhile is."""
+        taken: dict[str, list[_Asker]] = {}
+        for topic in list(self._asking):
+            if topic in self._reading:
+                continue
+            askers = self._asking.pop(topic)
+            conversation_id = topic.partition(":")[2]
+            tail = self._tail(conversation_id)
+            if tail is not None:
+                served = [asker for asker in askers if tail.covers(asker.seq, asker.change)]
+                self._settle(tail, conversation_id, served)
+                askers = [asker for asker in askers if not asker.done.is_set()]
+            if askers:
+                taken[topic] = askers
+                self._reading.add(topic)
+            if len(taken) == TOGETHER:
+                break
+        return taken
+
+    async def _read(self, asked: dict[str, list[_Asker]]) -> None:
+        """Read these topics' conversations in one statement, and answer everybody."""
+        tails: dict[str, Tail] = {}
+        for topic in asked:
+            tails[topic] = tail = Tail(trio.current_time())
+            tail.stop = self._hub.follow(topic, tail.hear)
+        people = {asker.user_id for askers in asked.values() for asker in askers}
+        asks = [self._ask(topic, askers) for topic, askers in asked.items()]
+        READS.inc(len(asks))
+        error: WhisprError | None = unavailable("the server is stopping")
+        found: Mapping[str, Snapshot] = {}
         try:
-            read = await self._snapshot(
-                conversation_id,
-                [asker.user_id for asker in askers],
-                min((asker.seq for asker in askers if asker.seq is not None), default=None),
-                min((asker.change for asker in askers if asker.change is not None), default=None),
-                BUSY_ROSTER_MAX if busy else ROSTER_MAX,
-            )
-            if topic != topic_of(read.kind, conversation_id):
-                raise not_found("conversation", conversation_id)
+            found = await snapshots.read(self._db, asks, people, self._limits.resume_len)
+            error = None
+        except WhisprError as failed:
+            error = failed
+        except Exception:
+            # A defect of ours, in what one of them asked: the others must be able to join all the same.
+            log.exception("conversations_not_read", conversations=len(asks))
+            error = internal("the conversation could not be read")
+        finally:
+            for topic, askers in asked.items():
+                self._answer(topic, askers, tails[topic], found.get(topic.partition(":")[2]), error)
+
+    def _ask(self, topic: str, askers: list[_Asker]) -> Ask:
+        conversation_id = topic.partition(":")[2]
+        lately = self._large.get(conversation_id, -KEPT_S) > trio.current_time() - KEPT_S
+        return Ask(
+            conversation_id,
+            min((asker.seq for asker in askers if asker.seq is not None), default=None),
+            min((asker.change for asker in askers if asker.change is not None), default=None),
+            BUSY_ROSTER_MAX if lately or len(askers) > 1 else ROSTER_MAX,
+        )
+
+    def _answer(
+        self, topic: str, askers: list[_Asker], tail: Tail, read: Snapshot | None, error: WhisprError | None
+    ) -> None:
+        conversation_id = topic.partition(":")[2]
+        if read is not None and topic == topic_of(read.kind, conversation_id):
             tail.begin(read)
             self._settle(tail, conversation_id, askers)
             self._keep(conversation_id, tail)
-        except WhisprError as error:
-            tail.stop()
-            if error.code is Code.NOT_FOUND:
-                for asker in askers:
-                    self._refuse(conversation_id, asker.user_id, Code.NOT_FOUND)
+            return
+        tail.stop()
+        if error is None:
+            error = not_found("conversation", conversation_id)
             for asker in askers:
-                asker.outcome = error
-        finally:
-            for asker in askers:
-                asker.done.set()
-
-    async def _snapshot(
-        self, conversation_id: str, user_ids: list[str], seq: int | None, change: int | None, roster_max: int
-    ) -> Snapshot:
-        READS.inc()
-        length = self._limits.resume_len
-        return await snapshots.read(self._db, conversation_id, user_ids, seq, change, length, roster_max)
+                self._refuse(conversation_id, asker.user_id, Code.NOT_FOUND)
+        for asker in askers:
+            asker.outcome = error
+            asker.done.set()
 
     def _settle(self, tail: Tail, conversation_id: str, askers: list[_Asker]) -> None:
         for asker in askers:

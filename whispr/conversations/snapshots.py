@@ -1,7 +1,7 @@
-"""One statement that reads all that joiners of a conversation may have missed, as of one moment.
+"""One statement that reads all that joiners of conversations may have missed, as of one moment.
 
-It serves several people at once: what roles they have and what each has hidden is in the answer, of which
-`whispr.conversations.tails` makes what one of them may see.
+It serves several conversations, and several people of each, at once: what roles they have and what each has hidden
+is in the answer, of which `whispr.conversations.tails` makes what one of them may see.
 
 Watermarks have no number of their own. Those are told that moved since the moment at which the asker was last up to
 date, as far as that is known: when the message and the change that they name were made, less the margin that Sync
@@ -35,16 +35,17 @@ MARGIN_BYTES_MAX = 4096
 """Longer messages are not read ahead."""
 
 _SEAT = "m.conversation_id = c.id AND m.left_at IS NULL"
-_SHARED = "c.member_count <= $7::bigint"
-# $1 conversation, $2 askers, $3 since seq, $4 since change (NULL is now), $5 length of the replay, $6 the margin,
-# $7 the largest conversation of which every member's role is read.
+_SHARED = "c.member_count <= asked.roster_max"
+# $1 conversations, $2 askers of any of them, $3 since seq, $4 since change (NULL is now), $5 length of a replay,
+# $6 the margin, $7 the largest conversation of which every member's role is read. $1, $3, $4 and $7 go together.
 # The messages are numbered without gaps, so a range of seqs is a number of rows.
 _SNAPSHOT = f"""
-    SELECT c.kind, c.last_seq, c.last_change, c.member_count, {_SHARED} AS shared, seats.*, people.*, since.*,
-        told.*, happened.*, altered.*, put_away.*, receipts.*
-    FROM conversations.conversations c
+    SELECT c.id::text AS id, c.kind, c.last_seq, c.last_change, c.member_count, {_SHARED} AS shared,
+        seats.*, people.*, since.*, told.*, happened.*, altered.*, put_away.*, receipts.*
+    FROM unnest($1::uuid[], $3::bigint[], $4::bigint[], $7::bigint[]) AS asked (id, seq, change, roster_max)
+    JOIN conversations.conversations c ON c.id = asked.id
     CROSS JOIN LATERAL (
-        SELECT least($3::bigint, c.last_seq) AS since_seq, least($4::bigint, c.last_change) AS since_change
+        SELECT least(asked.seq, c.last_seq) AS since_seq, least(asked.change, c.last_change) AS since_change
     ) place
     CROSS JOIN LATERAL (
         SELECT array_agg(m.user_id::text) AS user_ids, array_agg(m.role) AS roles
@@ -106,7 +107,6 @@ _SNAPSHOT = f"""
         WHERE c.member_count <= {RECEIPTS_MEMBERS_MAX} AND {_SEAT}
             AND m.delivered_seq > 0 AND (since_at IS NULL OR m.changed_at > since_at - $6::interval)
     ) receipts
-    WHERE c.id = $1
 """  # noqa: S608  # constants of ours
 
 ROLES = {role.value: role for role in Role}
@@ -136,31 +136,48 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     receipts: Sequence[Receipt]
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """What is asked of one conversation: everything after these numbers, None is now."""
+
+    conversation_id: str
+    since_seq: int | None
+    since_change: int | None
+    roster_max: int = 0
+    """With at most so many members the role of each is read, else those of the people asked for."""
+
+
 async def read(
-    db: Database,
-    conversation_id: str,
-    user_ids: Collection[str],
-    since_seq: int | None,
-    since_change: int | None,
-    length: int,
-    roster_max: int = ROSTER_MAX,
-) -> Snapshot:
-    """Read what is new since these numbers, at most `length` of each; None is now. Raises NOT_FOUND."""
-    row = await db.fetchrow(
+    db: Database, asks: Sequence[Ask], user_ids: Collection[str], length: int
+) -> Mapping[str, Snapshot]:
+    """Read what is new of some conversations, at most `length` messages and changes of each.
+
+    Returns those that exist, by id; all are as of one moment.
+    """
+    rows = await db.fetch(
         _SNAPSHOT,
-        *(conversation_id, list(user_ids), since_seq, since_change, length, MARGIN, roster_max),
+        [ask.conversation_id for ask in asks],
+        list(user_ids),
+        [ask.since_seq for ask in asks],
+        [ask.since_change for ask in asks],
+        *(length, MARGIN),
+        [ask.roster_max for ask in asks],
     )
-    if row is None:
-        raise not_found("conversation", conversation_id)
-    return _snapshot_of(row, conversation_id, since_seq, since_change, length)
+    by_id = {ask.conversation_id: ask for ask in asks}
+    return {row["id"]: _snapshot_of(row, by_id[row["id"]], length) for row in rows}
 
 
-def _snapshot_of(
-    row: Row, conversation_id: str, since_seq: int | None, since_change: int | None, length: int
-) -> Snapshot:
+async def read_one(db: Database, ask: Ask, user_ids: Collection[str], length: int) -> Snapshot:
+    """Read what is new of one conversation. Raises NOT_FOUND."""
+    found = await read(db, (ask,), user_ids, length)
+    if not found:
+        raise not_found("conversation", ask.conversation_id)
+    return found[ask.conversation_id]
+
+
+def _snapshot_of(row: Row, ask: Ask, length: int) -> Snapshot:
     seq, change, kind = row["last_seq"], row["last_change"], row["kind"]
-    asked_seq = seq if since_seq is None else min(since_seq, seq)
-    asked_change = change if since_change is None else min(since_change, change)
+    asked_seq = seq if ask.since_seq is None else min(ask.since_seq, seq)
+    asked_change = change if ask.since_change is None else min(ask.since_change, change)
     messages = _messages(row["messages"], row["reactions"], row["attachments"], kind)
     changes = [change_of({**each, "conversation_kind": kind}) for each in row["changes"] or ()]
     hidden: dict[str, set[int]] = {}

@@ -226,8 +226,9 @@ class Tail:
         self.ended |= said.event == "message_deleted"
         body = _body(said)
         event = b'{"event":' + _encode(said.event) + b"," + body[1:]
-        # Its message is in `messages` as it was before, if at all; the event says what is different.
-        self._changes.append((change, said.about, msgspec.Raw(event)))
+        # The state known of its message is from before: to tell it would undo changes between, and the event says
+        # what is different.
+        self._changes.append((change, 0, msgspec.Raw(event)))
         if said.event in ARRIVING or said.event in LEAVING or said.event == "settings_changed":
             self._hear_member(said.event, _news(body))
 
