@@ -212,10 +212,10 @@ def direct_key(one: str, other: str) -> str:
     return ":".join(sorted((one, other)))
 
 
-def check_member_limit(count: int, limits: Limits) -> None:
-    """Refuse more than the limit of members. Raises INVALID_ARGUMENT."""
+def check_member_limit(count: int, limits: Limits, field: str = "member_ids") -> None:
+    """Refuse more than the limit of members. Raises INVALID_ARGUMENT naming `field`."""
     if limits.group_members and count > limits.group_members:
-        raise invalid({"member_ids": f"{count} members, at most {limits.group_members}"})
+        raise invalid({field: f"{count} members, at most {limits.group_members}"})
 
 
 # Who may do what

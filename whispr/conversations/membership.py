@@ -161,7 +161,7 @@ class Membership:
             actor = await seats.seat_of(tx, conversation_id, actor_id)
             domain.check_may_add(Kind(conversation["kind"]), actor.role, role)
             new = wanted - {seat.user_id for seat in await seats.seats(tx, conversation_id, wanted)}
-            domain.check_member_limit(conversation["member_count"] + len(new), self._limits)
+            domain.check_member_limit(conversation["member_count"] + len(new), self._limits, "user_ids")
             await seats.check_people(tx, new)
             await seats.seat_people(tx, conversation_id, new, role, conversation["last_seq"])
             await seats.recount(tx, conversation_id, len(new))
