@@ -85,6 +85,7 @@ def conversations(settings: Settings) -> ConversationLimits:
         message_reactions=limits.message_reactions,
         conversation_pins=limits.conversation_pins,
         user_scheduled=limits.user_scheduled,
+        resume_len=limits.resume_len,
     )
 
 

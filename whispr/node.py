@@ -459,6 +459,7 @@ class Node:
                 keep_messages=own.keep_messages,
                 on_status=self._online.choose,
             )
+            self._conversations.resuming.hears = lambda: self._bus.connected
         return self._conversations
 
     def _mount(self, channels: Mapping[str, ChannelFactory]) -> None:

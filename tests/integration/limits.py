@@ -78,4 +78,5 @@ LIMITS: Mapping[str, str] = {
     "message_reactions": f"{_MESSAGES}::test_limits_of_reactions_and_pins_hold_when_everybody_tries_at_once",
     "conversation_pins": f"{_MESSAGES}::test_limits_of_reactions_and_pins_hold_when_everybody_tries_at_once",
     "user_scheduled": "services/messaging/test_own_state.py::test_scheduling_is_bounded_and_repeatable",
+    "resume_len": "conversations/test_resume.py::test_what_does_not_fit_into_a_join_is_paged_by_its_cursor",
 }

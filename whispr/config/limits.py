@@ -111,6 +111,8 @@ class Limits(Section):
     """Different emoji on one message."""
     conversation_pins: Limit = 10
     user_scheduled: Limit = 100
+    resume_len: Annotated[int, Field(gt=0, le=10_000)] = 1000
+    """Messages, and changes, that one join replays; the rest is paged through with the cursor of its reply."""
     """Messages of one person that wait to be sent."""
 
     @model_validator(mode="after")
