@@ -9,6 +9,10 @@ the machine's cores. Each sending socket has a conversation of its own with one 
 * closed loop: each sender keeps a window of messages in flight, so the figure is the most the product sustains;
 * open loop: messages leave at a fixed rate whatever comes back, so the latency is what a client sees at that load.
 
+The light load comes first, on a product that has nothing left to do from a run before. Under heavy load what each
+message causes later (its event, the search index, notifications) waits for quieter times; `cpu µs` is what a message
+cost by the end of the run, in the product's process and in PostgreSQL, whatever else the machine does.
+
 Latency runs from the moment a message is due to leave until the other socket has it. Acknowledgements and
 deliveries are counted apart; a run in which they differ, or in which seq has a gap, fails.
 
@@ -34,7 +38,8 @@ from pathlib import Path
 from tests.product import UNLIMITED, Product, running
 
 RUN_S = 5.0
-PEOPLE = 10
+SOCKETS_EACH = 20
+"""Sockets of a person, as many as they may have."""
 SEQ = re.compile(rb'"seq":(\d+)')
 SENT = re.compile(rb'"text":"(\d+) ')
 
@@ -115,8 +120,9 @@ class Result:
     seconds: float
     acked: int
     latencies: list[float] = field(repr=False)
-    server_cpu: float = 0.0
-    client_cpu: float = 0.0
+    server_cpu_s: float = 0.0
+    postgres_cpu_s: float = 0.0
+    client_cpu_s: float = 0.0
 
     def row(self) -> str:
         """A line of the printed table."""
@@ -124,14 +130,30 @@ class Result:
         p50, p95, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * q))] for q in (0.5, 0.95, 0.99))
         return (
             f"{self.name:<34}{self.acked / self.seconds:>9,.0f}{p50:>9.1f}{p95:>9.1f}{p99:>9.1f}"
-            f"{self.server_cpu:>9.0%}{self.client_cpu:>9.0%}"
+            f"{self.server_cpu_s / self.seconds:>9.0%}{self.client_cpu_s / self.seconds:>9.0%}"
+            f"{self.server_cpu_s / self.acked * 1e6:>9.0f}{self.postgres_cpu_s / self.acked * 1e6:>9.0f}"
         )
 
 
+def stat_of(pid: int) -> list[int]:
+    """Numbers of a process from its parent's on, none when it has gone (proc_pid_stat(5): from field 4)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return [0] * 14
+    return [int(each) for each in fields[1:15]]
+
+
 def cpu_of(pid: int) -> float:
-    """CPU seconds a process has used so far (proc_pid_stat(5): fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds a process has used so far."""
+    return sum(stat_of(pid)[10:12]) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_with_children(pid: int) -> float:
+    """CPU seconds of a process, its children, and those of them that have ended."""
+    children = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    living = sum(cpu_of(child) for child in children if stat_of(child)[0] == pid)
+    return living + sum(stat_of(pid)[10:14]) / os.sysconf("SC_CLK_TCK")
 
 
 class Load:
@@ -177,14 +199,19 @@ class Load:
         """One run: a closed loop of `window` messages a sender, or an open loop of `rate` messages a second."""
         self.latencies = []
         before = sum(s.acked for s, _ in self.pairs)
-        cpu, own = cpu_of(self.product.process.pid), time.process_time()
+        cpu = self.cpu()
         start = time.perf_counter()
         acked = self.closed(start, window) if window else self.open(start, rate)
         took = time.perf_counter() - start
-        cpu, own = cpu_of(self.product.process.pid) - cpu, time.process_time() - own
+        spent = (now - then for now, then in zip(self.cpu(), cpu, strict=True))
         self.settle()
         assert sum(s.acked for s, _ in self.pairs) - before >= acked
-        return Result(name, took, acked, self.latencies, cpu / took, own / took)
+        return Result(name, took, acked, self.latencies, *spent)
+
+    def cpu(self) -> tuple[float, float, float]:
+        """CPU seconds used so far by the product's process, by PostgreSQL, and here."""
+        postgres = cpu_with_children(self.product.pid_of("postgres"))
+        return cpu_of(self.product.process.pid), postgres, time.process_time()
 
     def closed(self, start: float, window: int) -> int:
         """Keep `window` in flight per sender; return what was acknowledged in time."""
@@ -241,15 +268,19 @@ def main() -> None:
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "data", UNLIMITED) as product:
-        people = [product.sign_up(f"person-{i}") for i in range(PEOPLE)]
-        print(f"{'':<34}{'acked/s':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'server':>9}{'client':>9}")
+        count = max(2, 2 * max(arguments.senders) // SOCKETS_EACH)
+        people = [product.sign_up(f"person-{i}") for i in range(count)]
+        print(
+            f"{'':<34}{'acked/s':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'server':>9}{'client':>9}"
+            f"{'cpu µs':>9}{'pg µs':>9}"
+        )
         for count in arguments.senders:
             load = connect(product, people, count)
-            window = {1: 64, 50: 8}.get(count, 2)
-            print(load.run(f"{count} senders, {window} in flight each", window=window).row(), flush=True)
             for rate in (100, 5000):
                 if rate / count <= 500:
                     print(load.run(f"{count} senders, {rate}/s in all", rate=rate).row(), flush=True)
+            window = {1: 64, 50: 8}.get(count, 2)
+            print(load.run(f"{count} senders, {window} in flight each", window=window).row(), flush=True)
             load.close()
 
 
