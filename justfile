@@ -25,7 +25,7 @@ check: _dev
 
 # kill and starve the product and its backends under load: nothing acknowledged may be lost
 test-resilience: _dev
-    {{ python }} -m pytest -m slow tests/integration
+    {{ python }} -m pytest -m slow tests/integration tests/services tests/conversations
 
 # every REST operation, with what its OpenAPI document allows and does not: no answer may be a server error
 test-api *arguments: _dev

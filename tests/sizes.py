@@ -175,6 +175,7 @@ RULES: Mapping[str, Rule | Anything] = {
     "target_user_ids": ids(user_calls.TARGETS_MAX),
     "title": text(notification.TITLE_CHARS_MAX),
     "user_ids": ids(user_calls.TARGETS_MAX),
+    "MessagingService/AddMember.user_ids": ids(Limits().group_members - 3),  # beside who is in the group
     "NotificationService/RegisterDevice.token": Rule(
         requests.TOKEN_CHARS_MAX, lambda size: "https://hooks.example/".ljust(size, "x")
     ),

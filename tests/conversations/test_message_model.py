@@ -63,7 +63,7 @@ class Model:
         ]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 8))])
 async def test_counts_and_histories_follow_the_model(db: Postgres, seed: int) -> None:
     """After any history of sends, edits, deletions, hiding, expiry, reads and leaving, each sees what is right."""
     random = Random(seed)

@@ -364,6 +364,7 @@ async def test_requests_at_once_are_limited(
         sent = document(1000)
         one, two = await media.announce(len(sent)), await media.announce(len(sent))
         monkeypatch.setattr(Objects, "put", stuck)
+        monkeypatch.setattr("whispr.services.media.uploads.SAVE_S", 0.05)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(media.patch, one.upload_url, 0, sent)
             await stored.wait()
