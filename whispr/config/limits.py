@@ -48,6 +48,10 @@ class Limits(Section):
     socket_operations_per_min: Limit = 200
     socket_chatter_per_min: Limit = 3000
     """Pings, heartbeats, leaves and operations past the budget; a socket with more is closed."""
+    topic_presence_per_s: Limit = 20_000
+    """Deliveries a second that presence may cost a topic; a large one hears of changes less often."""
+    typing_interval_s: Annotated[float, Field(ge=0, le=10)] = 0.5
+    """A user's typing indicators on a topic go out at most this often."""
     socket_fragments: Limit = 4096
     """Frames of one message."""
     user_refused_joins_per_min: Limit = 60

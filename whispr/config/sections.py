@@ -59,6 +59,12 @@ class WebSocketSettings(Listener):
     port: Port = 4000
     allowed_origins: CommaSeparated = ()
     """Origins of browser pages that may connect, beside pages of the same host. `*` allows all."""
+    deflate: bool = True
+    """Whether permessage-deflate is negotiated with clients that offer it."""
+    deflate_bytes: Annotated[int, Field(ge=0)] = 1024
+    """Shorter messages are sent as they are."""
+    presence_s: Annotated[float, Field(ge=0, le=10)] = 0.05
+    """Changes of presence are gathered this long, and told at once."""
     drain_batch: Annotated[int, Field(ge=1)] = 100
     """Sockets, at least, that a stopping process closes at once; the next batch follows after a moment."""
     drain_spread_s: Annotated[float, Field(ge=0, le=300)] = 2.0

@@ -48,6 +48,10 @@ class UserChannel(Channel):
         await self._visibility.follow(self.link)
         return {}
 
+    def missed_presence(self) -> None:
+        """Tell a client that was slow who of the user's contacts is there now."""
+        self._visibility.show(self.link)
+
     async def handle(self, event: str, payload: object) -> object:
         """Handle a push."""
         match event:

@@ -82,7 +82,13 @@ class Visibility:
         viewer = self._viewers.setdefault(user_id, _Viewer(user_id))
         viewer.links.add(link)
         self._replace(viewer, contacts)
-        link.push("presence_state", self._state(viewer) | self._hub.presence_state(link.topic))
+        self.show(link)
+
+    def show(self, link: Link) -> None:
+        """Push `presence_state`: the contacts who are there and show it, and the user's own devices."""
+        viewer = self._viewers.get(link.session.user_id)
+        if viewer is not None:
+            link.push("presence_state", self._state(viewer) | self._hub.presence_state(link.topic))
 
     def unfollow(self, link: Link) -> None:
         """Forget a link that ends, and with a user's last one their contacts."""
