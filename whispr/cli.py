@@ -3,6 +3,7 @@
     whispr serve [services…]     run all services, or some of them, and whatever backends have no URL;
                                  with --workers N in N processes that share the ports
     whispr migrate               bring the database up to date and stop
+    whispr status                how it and what it depends on are, as a table that follows
     whispr doctor                say what would keep it from running here, and what to do about it
     whispr token SERVICE         print a token for calls between services
     whispr keys list|rotate|retire   the keys that sign tokens
@@ -33,6 +34,7 @@ from whispr.errors import WhisprError
 from whispr.events_cli import events_app
 from whispr.keys_cli import keys_app
 from whispr.rpc_cli import rpc_app
+from whispr.status_cli import status
 from whispr.telemetry.logging import configure_logging
 from whispr.tree_cli import tree
 
@@ -49,6 +51,7 @@ app.add_typer(events_app, name="events")
 app.add_typer(keys_app, name="keys")
 app.add_typer(account_app, name="account")
 app.command()(tree)
+app.command()(status)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import structlog
@@ -30,6 +31,8 @@ from whispr.rpc.health import NOT_SERVING, SERVING, HealthCheckRequest, HealthSe
 PING_EVERY_S = 1.0
 PING_S = 1.0
 """How long an answer to a ping, or to a question about health, may take."""
+FRESH_S = 0.5
+"""How long answers about health serve everybody who asks: anybody may, and each question asks everything."""
 _PING = CallRules(deadline_s=PING_S, retry=RetryRules(attempts=1))
 _PINGED = TargetRules(breaker=BreakerRules(failures_in_a_row=2, open_s=PING_EVERY_S, open_s_max=PING_EVERY_S))
 _WATCH_AGAIN = Backoff(0.2, 2.0)
@@ -92,6 +95,7 @@ class Dependencies:
         self._services = {name: Known(Target(name, self.rules.of_target(name))) for name in SERVICES}
         self._others: dict[str, Known] = {}
         self._state = "starting"
+        self._asked_at = -inf
 
     def service(self, name: str) -> Target:
         """The target of a service."""
@@ -123,12 +127,14 @@ class Dependencies:
             task_status.started()
 
     async def report(self, channels: Mapping[str, Channel], *, fully: bool) -> dict[str, Any]:
-        """How everything is, asked now. Takes `PING_S` at most."""
-        async with trio.open_nursery() as nursery:
-            for name, known in self._services.items():
-                nursery.start_soon(self._ask, name, known, channels[name])
-            for name in self._backends:
-                nursery.start_soon(self._ping, name)
+        """How everything is, asked now or a moment ago. Takes `PING_S` at most."""
+        if trio.current_time() >= self._asked_at + FRESH_S:
+            self._asked_at = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for name, known in self._services.items():
+                    nursery.start_soon(self._ask, name, known, channels[name])
+                for name in self._backends:
+                    nursery.start_soon(self._ping, name)
         for known in self._others.values():
             known.up = known.target.breaker.state is not State.OPEN
         services = {

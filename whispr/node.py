@@ -42,6 +42,8 @@ from whispr.events.consumers import Consumers
 from whispr.events.pace import Pace
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
+from whispr.gateway.health import PATH as HEALTH_PATH
+from whispr.gateway.health import Health
 from whispr.gateway.http import Proxies
 from whispr.gateway.pages import Exposition, own_metrics
 from whispr.gateway.server import Endpoint, Gateway
@@ -165,7 +167,11 @@ class Node:
         self._conversing = False
         self._chat: ChatService | None = None
         self._gateway: Gateway | None = None
-        self._endpoints: list[Endpoint] = [self._observing.endpoint]
+        report = Health(self._report, self._observing.authorise)
+        self._endpoints: list[Endpoint] = [
+            self._observing.endpoint,
+            Endpoint("health", HEALTH_PATH, report),
+        ]
         self._consumers: list[Consumer] = []
         self._consuming: Consumers | None = None
 
@@ -238,6 +244,9 @@ class Node:
         except WhisprError as error:
             missing["postgres"] = error.message
         return missing
+
+    async def _report(self, fully: bool) -> Mapping[str, object]:
+        return await self._dependencies.report(self._channels, fully=fully)
 
     def _set_state(self, state: str) -> None:
         self._state = state

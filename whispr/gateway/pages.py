@@ -71,7 +71,17 @@ def page_routes(
     async def openapi(_: Request) -> Response:
         return Response(encoded, headers={"cache-control": "no-cache"}, media_type="application/json")
 
-    endpoints = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/openapi.json": openapi}
+    async def startupz(_: Request) -> Response:
+        missing: Mapping[str, str] = {}
+        with trio.move_on_after(READY_S):
+            missing = await readiness()
+        started = missing.get("process") != "starting"
+        return json_response({"status": "started" if started else "starting"}, 200 if started else 503)
+
+    endpoints = {
+        "/healthz": healthz, "/livez": healthz, "/readyz": readyz, "/startupz": startupz,
+        "/metrics": metrics, "/openapi.json": openapi,
+    }  # fmt: skip
     routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
     return routes + [Route(path, _asset(name, kind)) for path, (name, kind) in _ASSETS.items()]
 

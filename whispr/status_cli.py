@@ -1,0 +1,38 @@
+"""`whispr status`: how a running product and what it depends on are, as a table that follows.
+
+whispr status                   follow, until Ctrl-C
+whispr status --once            once; exit code 1 when it does not serve
+whispr status --json            once, as the gateway says it
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import trio
+import typer
+
+from whispr.config import load
+
+
+def status(
+    once: Annotated[bool, typer.Option("--once", help="Show it once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the gateway says, once.")] = False,
+    url: Annotated[str, typer.Option(help="The gateway; found through the data folder when not given.")] = "",
+    token: Annotated[str, typer.Option(help="An administrator's.", envvar="TOKEN")] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
+    ] = None,
+) -> None:
+    """Show health, latency, breakers and last errors of every service and dependency."""
+    from whispr import status_console
+    from whispr.tree_console import where
+
+    settings = load(file=config).settings
+    base, shown = where(settings, url, token)
+    if not once and not as_json:
+        trio.run(status_console.follow, base, shown)
+        return
+    serves = trio.run(status_console.once, base, shown, as_json)
+    raise typer.Exit(0 if serves else 1)
