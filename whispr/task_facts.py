@@ -15,6 +15,8 @@ from whispr.asgi.connection import Connection as HttpConnection
 from whispr.events.consumers import Consumers
 from whispr.events.runner import Runner
 from whispr.gateway.rest import RestApi
+from whispr.gateway.tasks import Tasks
+from whispr.identity import service_of
 from whispr.realtime.socket import Socket
 from whispr.realtime.worker import Worker
 from whispr.rpc.call import Call
@@ -23,6 +25,8 @@ from whispr.rpc.server import RpcServer
 from whispr.rpc.server_connection import ServerConnection
 from whispr.services.notification.dispatcher import Dispatcher
 from whispr.telemetry.tasks import Facts, Here, describe, follow
+
+_OWN = "/whispr.v1."
 
 
 def describe_all() -> None:
@@ -36,6 +40,9 @@ def describe_all() -> None:
     follow(drive, "coroutine")
     describe(HttpConnection.run, _http_connection)
     describe(RestApi._serve, _request)
+    describe(
+        Tasks.__call__, lambda here: Facts("request", f"{here['scope']['method']} {here['scope']['path']}")
+    )
     describe(Consumers._run_held, _consumer)
     describe(Runner._run_one, _event)
     describe(Dispatcher._fly, lambda here: Facts("push", f"delivery {here['claim'].id}"))
@@ -49,7 +56,10 @@ def describe_service(run: Callable[..., Any], name: str, began_at: float) -> Non
 
 
 def _listener(here: Here) -> Facts:
-    name = "gRPC on " + ", ".join(_address(listener.socket.getsockname()) for listener in here["listeners"])
+    services = sorted({service_of(method) for method in here["self"].methods if method.startswith(_OWN)})
+    name = f"{', '.join(services)} gRPC on " + ", ".join(
+        _address(listener.socket.getsockname()) for listener in here["listeners"]
+    )
     return Facts("listener", name, name)
 
 

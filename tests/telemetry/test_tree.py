@@ -112,7 +112,7 @@ async def test_a_coroutine_run_by_hand_is_seen_through(autojump_clock: trio.test
     follow(driving, "coroutine")
 
     async def leader() -> None:
-        await driving(driven())  # type: ignore[misc]  # types.coroutine makes it awaitable
+        await driving(driven())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(leader)
@@ -124,7 +124,7 @@ async def test_a_coroutine_run_by_hand_is_seen_through(autojump_clock: trio.test
 async def test_ages_of_what_nobody_describes(monkeypatch: pytest.MonkeyPatch) -> None:
     """From when the process had started, or at least from when a task was first seen."""
     now = 1000.0
-    monkeypatch.setattr(tasks.time, "monotonic", lambda: now)
+    monkeypatch.setattr("whispr.telemetry.tasks.time.monotonic", lambda: now)
     looked = TaskTree()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sleeper, 100, name="from the start")

@@ -30,6 +30,7 @@ from whispr.adapters.bus_feed import Missed as Missed
 from whispr.bridge import Bridge, Inbox
 from whispr.errors import invalid, unavailable
 from whispr.nurseries import own_nursery, ungrouped
+from whispr.telemetry.live import LiveGauge
 
 OUTBOX_LEN_MAX = 10_000
 """Messages waiting to be sent; the oldest is dropped beyond it."""
@@ -50,6 +51,8 @@ CLOSE_S = 2.0
 """How long goodbyes may take."""
 
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+
+CONNECTED = LiveGauge("whispr_bus_connected", "1 while NATS is there")
 
 log = structlog.get_logger("whispr.bus")
 
@@ -326,7 +329,8 @@ async def open_bus(bridge: Bridge, url: str) -> AsyncIterator[Bus]:
             nursery.start_soon(bus._run, name="bus connection")
             nursery.start_soon(bus._send, name="bus sender")
             try:
-                yield bus
+                with CONNECTED.watching(lambda: bus.connected):
+                    yield bus
             finally:
                 with trio.move_on_after(CLOSE_S, shield=True):
                     await bridge.call(bus._send_queued)

@@ -31,6 +31,7 @@ from whispr.adapters.postgres_errors import Conflict, Retryable, Violation, neve
 from whispr.bridge import Bridge, CancelledByAsyncio
 from whispr.errors import unavailable
 from whispr.resilience.retry import Backoff
+from whispr.telemetry.live import LiveGauge
 
 __all__ = ["Conflict", "Postgres", "Retryable", "Transaction", "Violation", "open_postgres"]
 
@@ -50,6 +51,10 @@ _CONNECTION_ERRORS = (
     asyncpg.InternalClientError,
     CancelledByAsyncio,
 )
+
+POOL_SIZE = LiveGauge("whispr_postgres_pool_size", "Connections to PostgreSQL that there may be")
+POOL_IN_USE = LiveGauge("whispr_postgres_pool_in_use", "Connections to PostgreSQL at work now")
+POOL_WAITING = LiveGauge("whispr_postgres_pool_waiting", "Tasks that wait for a connection to PostgreSQL")
 
 log = structlog.get_logger("whispr.postgres")
 
@@ -282,7 +287,12 @@ async def open_postgres(bridge: Bridge, url: str, pool_size: int = 8) -> AsyncIt
     """Open a pool of at most `pool_size` connections, made when first needed: opening never fails."""
     db = Postgres(bridge, url, pool_size)
     try:
-        yield db
+        with (
+            POOL_SIZE.watching(lambda: pool_size),
+            POOL_IN_USE.watching(lambda: db.in_use),
+            POOL_WAITING.watching(lambda: db.waiting),
+        ):
+            yield db
     finally:
         await db._close()
 

@@ -34,12 +34,14 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 import trio
+from prometheus_client import Histogram
 
 from whispr.conversations.domain import Draft, Message, inactive, muted, not_a_member, same_message
 from whispr.conversations.rows import KINDS, message_of
 from whispr.conversations.tickets import Ticket
 from whispr.errors import Code, WhisprError, exhausted, exists, internal, invalid, not_found, unavailable
 from whispr.resilience.retry import Backoff
+from whispr.telemetry.live import LiveGauge
 
 LANES = 1
 """Batches in flight at once; a conversation belongs to one lane. Two cores, tests/bench/bench_log.py, 50 appends
@@ -68,6 +70,18 @@ _APPEND = (
 # CASE because PostgreSQL may leave out what an AND does not need.
 _APPEND_TRACED = _APPEND.replace(
     "($1,", "(CASE WHEN set_config('whispr.trace', $14, true) IS NULL THEN NULL ELSE $1::boolean END,"
+)
+
+QUEUED = LiveGauge("whispr_messages_queued", "Messages taken and not yet written or refused")
+BATCH_LEN = Histogram(
+    "whispr_message_batch_len",
+    "Messages written by one statement",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+WRITE_SECONDS = Histogram(
+    "whispr_message_write_seconds",
+    "Time of one statement that writes messages",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 
 _log = structlog.get_logger(__name__)
@@ -150,11 +164,12 @@ class MessageLog:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write batches until cancelled; appends left over then fail with UNAVAILABLE."""
         try:
-            async with trio.open_nursery() as nursery:
-                for lane in self._lanes:
-                    nursery.start_soon(self._run_lane, lane)
-                nursery.start_soon(self._sweep)
-                task_status.started()
+            with QUEUED.watching(lambda: len(self._open)):
+                async with trio.open_nursery() as nursery:
+                    for lane in self._lanes:
+                        nursery.start_soon(self._run_lane, lane)
+                    nursery.start_soon(self._sweep)
+                    task_status.started()
         finally:
             self._closed = True
             for ticket in list(self._open.values()):
@@ -221,7 +236,9 @@ class MessageLog:
         """Write a batch and settle its tickets, however many attempts that takes."""
         failures = 0
         while batch:
-            rows = await self._attempt(batch)
+            BATCH_LEN.observe(len(batch))
+            with WRITE_SECONDS.time():
+                rows = await self._attempt(batch)
             if not isinstance(rows, Exception):
                 with self._settling():
                     self._settle(batch, rows)

@@ -6,6 +6,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 OUTBOX_ROWS = Gauge("whispr_events_outbox_rows", "Rows waiting in the outbox, counted up to 10,000")
 OUTBOX_LAG = Gauge("whispr_events_outbox_lag_seconds", "Age of the oldest event that is not published")
+BATCH_LEN = Histogram(
+    "whispr_events_batch_len", "Events published at once", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+)
 PUBLISHED = Counter("whispr_events_published_total", "Events stored by JetStream", ["stream"])
 PUBLISH_FAILURES = Counter("whispr_events_publish_failures_total", "Turns of the relay that stored not all")
 HELD = Gauge("whispr_events_consumer_held", "1 where this process runs the consumer", ["consumer"])

@@ -262,7 +262,9 @@ class Relay:
 
     async def _publish(self, tx: Transaction, rows: Sequence[_Row]) -> WhisprError | None:
         """Publish all at once and delete the rows whose events are all stored; return why others are not."""
-        outcomes = iter(await self._jetstream.publish([event for row in rows for event in row.events]))
+        events = [event for row in rows for event in row.events]
+        outcomes = iter(await self._jetstream.publish(events))
+        metrics.BATCH_LEN.observe(len(events))
         failure: WhisprError | None = None
         done: list[int] = []
         for row in rows:

@@ -77,7 +77,8 @@ def _children(
     for child in children:
         groups.setdefault(child.key, []).append(child)
     shown: list[dict[str, Any]] = []
-    for (kind, group), members in groups.items():
+    # What is described comes first; and in one order, for Trio keeps none and people watch.
+    for (kind, group), members in sorted(groups.items(), key=lambda each: (each[0][0] == "task", each[0])):
         members.sort(key=lambda each: (-(each.age_s or 0.0), each.name))
         if len(members) <= GROUP_MIN and budget.nodes >= len(members):
             shown += [_node(each, expand, budget, depth) for each in members]

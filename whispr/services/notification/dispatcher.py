@@ -23,6 +23,7 @@ from whispr.services.notification.deliveries import Claim, Deliveries
 from whispr.services.notification.domain import Platform, pause_s
 from whispr.services.notification.senders.port import Delivered, Gone, Later, Outcome, Refused, Sender
 from whispr.telemetry import tracing
+from whispr.telemetry.live import LiveGauge
 
 SEND_S = 10.0
 """How long a push service may take over one push."""
@@ -46,6 +47,8 @@ PUSHES = CounterMetric(
     "whispr_pushes_total", "Attempts to push, by platform and outcome.", ["platform", "outcome"]
 )
 SECONDS = Histogram("whispr_push_seconds", "Time that a push service took over one push.", ["platform"])
+
+FLIGHTS = LiveGauge("whispr_pushes_in_flight", "Pushes under way to push services")
 
 log = structlog.get_logger("whispr.notification")
 
@@ -104,7 +107,8 @@ class Dispatcher:
             nursery.start_soon(self._sweep_for_ever)
             task_status.started()
             try:
-                await forever(lambda: self._send_due(nursery), self._bell)
+                with FLIGHTS.watching(lambda: len(self._flights)):
+                    await forever(lambda: self._send_due(nursery), self._bell)
             finally:
                 for flight in self._flights:
                     flight.deadline = min(flight.deadline, trio.current_time() + GRACE_S)
