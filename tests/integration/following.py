@@ -10,7 +10,7 @@ import trio
 
 from tests.integration.load import RETRY_S
 from whispr.errors import WhisprError
-from whispr.realtime.client import open_phoenix
+from whispr.realtime.client import Disconnected, open_phoenix
 
 
 @dataclass
@@ -43,7 +43,8 @@ class Follower:
                     async for event, payload in channel:
                         if event == "new_message":
                             self._told(payload)
-                    self.codes.append((await phoenix.wait_closed()).close_code)
+            except* Disconnected as group:
+                self.codes += [each.close_code for each in group.exceptions if isinstance(each, Disconnected)]
             except* WhisprError:
                 pass  # away for a moment, as while it restarts
             await trio.sleep(RETRY_S)
