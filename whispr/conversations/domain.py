@@ -176,26 +176,28 @@ def map_problem(pairs: Mapping[str, str], keys_max: int, bytes_max: int) -> str:
 # Conversations
 
 
-def check_name(name: str) -> str:
-    """Return a group's name without surrounding space. Raises INVALID_ARGUMENT."""
+def check_name(name: str, field: str = "name") -> str:
+    """Return a group's name without surrounding space. Raises INVALID_ARGUMENT naming `field`."""
     name = name.strip()
     if len(name) > NAME_CHARS_MAX:
-        raise invalid({"name": f"at most {NAME_CHARS_MAX} characters"})
+        raise invalid({field: f"at most {NAME_CHARS_MAX} characters"})
     if not name.isprintable():
-        raise invalid({"name": "printable characters only"})
+        raise invalid({field: "printable characters only"})
     return name
 
 
-def check_settings(settings: Mapping[str, str]) -> None:
-    """Refuse settings out of bounds. Raises INVALID_ARGUMENT."""
+def check_settings(settings: Mapping[str, str], field: str = "settings") -> None:
+    """Refuse settings out of bounds. Raises INVALID_ARGUMENT naming `field`."""
     if why := map_problem(settings, SETTINGS_KEYS_MAX, SETTINGS_BYTES_MAX):
-        raise invalid({"settings": why})
+        raise invalid({field: why})
 
 
-def merged_settings(settings: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
-    """Merge `changes` into `settings`: an empty value removes its key. Raises INVALID_ARGUMENT."""
+def merged_settings(
+    settings: Mapping[str, str], changes: Mapping[str, str], field: str = "settings"
+) -> dict[str, str]:
+    """Merge `changes` into `settings`: an empty value removes its key. Raises INVALID_ARGUMENT naming `field`."""
     merged = {key: value for key, value in {**settings, **changes}.items() if value}
-    check_settings(merged)
+    check_settings(merged, field)
     return merged
 
 

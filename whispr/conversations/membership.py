@@ -201,7 +201,7 @@ class Membership:
         async with self._db.transaction() as tx:
             conversation = await seats.lock(tx, conversation_id)
             if event_type == "settings_changed":
-                settings = domain.merged_settings(map_of(conversation["settings"]), metadata)
+                settings = domain.merged_settings(map_of(conversation["settings"]), metadata, "metadata")
                 if settings == map_of(conversation["settings"]):
                     return (), ()
                 return (await _set(tx, conversation_id, conversation["name"], settings, None, **told),), ()

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 
+from whispr.conversations import domain
 from whispr.errors import invalid
 from whispr.identity import current_actor
 from whispr.ids import parse_id
@@ -43,7 +44,7 @@ class ForServices(Servicer):
         conversation = await self._operations.open_group(
             parse_id(input_message.creator_id, "creator_id"),
             [parse_id(member_id, "member_ids") for member_id in input_message.member_ids],
-            input_message.group_name,
+            domain.check_name(input_message.group_name, "group_name"),
             dict(input_message.settings),
             group_id=parse_id(input_message.group_id, "group_id"),
         )
