@@ -326,6 +326,33 @@ async def test_in_a_crowd_people_are_counted(autojump_clock: MockClock) -> None:
         assert list(state) == ["alice"]
 
 
+async def test_presence_costs_a_topic_a_bounded_number_of_deliveries(autojump_clock: MockClock) -> None:
+    """A topic that would cost more is told less often, of everything that happened meanwhile; others are not held."""
+    limits = replace(LIFTED, presence_per_s=2, presence_s=0.05, presence_linger_s=0)
+    async with (
+        served(MOUNTS, limits) as server,
+        server.connect("alice") as alice,
+        server.connect("bob") as bob,
+    ):
+        watching, _ = await alice.join("room:1"), await bob.join("room:1")
+        began = trio.current_time()
+        for n in range(40):
+            server.hub.presence.track("room:1", f"user{n}", {})
+            await trio.sleep(0.1)
+        server.hub.broadcast("room:1", "end", {})
+        told: list[str] = []
+        diffs = 0
+        with trio.fail_after(30):
+            while len(told) < 40:
+                event, diff = await watching.__anext__()
+                if event == "presence_diff":
+                    assert isinstance(diff, dict)
+                    told += diff["joins"]
+                    diffs += 1
+        assert told == [f"user{n}" for n in range(40)]
+        assert diffs <= 1 + (trio.current_time() - began)
+
+
 async def test_an_ended_link_is_present_no_more() -> None:
     """Tracking between a link's end and its channel's leave leaves no ghost."""
     async with served(MOUNTS, LIFTED) as server, server.connect("alice") as phoenix:
