@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 
-from tests.rpc.test_tls import Authority
+from tests.certificates import Authority
 from whispr import limits
 from whispr.asgi import HttpLimits
 from whispr.config import ConfigError, load
