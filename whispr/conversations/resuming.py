@@ -25,7 +25,7 @@ from whispr.conversations.domain import Limits, not_a_member
 from whispr.conversations.paging import from_token
 from whispr.conversations.snapshots import ROSTER_MAX, Ask, Snapshot
 from whispr.conversations.tails import Cursor, Missed, Tail
-from whispr.conversations.topics import topic_of
+from whispr.conversations.topics import PREFIXES, topic_of
 from whispr.errors import Code, WhisprError, internal, invalid, not_found, unavailable
 from whispr.realtime.hub import Hub
 
@@ -74,7 +74,7 @@ class Resuming:
         """Whether what other nodes broadcast arrives now; while it does not, nothing is served from memory."""
         self._tails: OrderedDict[str, Tail] = OrderedDict()
         self._large: OrderedDict[str, float] = OrderedDict()
-        """Conversations too large to read everybody's role for one joiner, and when one joined last."""
+        """Topics of conversations too large to read everybody's role for one joiner → when one joined last."""
         self._asking: dict[str, list[_Asker]] = {}
         """Topic → who waits for it to be read."""
         self._reading: set[str] = set()
@@ -91,16 +91,15 @@ class Resuming:
             while True:
                 await trio.sleep(SWEEP_S)
                 before = trio.current_time() - KEPT_S
-                for conversation_id in [id_ for id_, tail in self._tails.items() if tail.read_at < before]:
-                    self._drop(conversation_id)
+                for topic in [topic for topic, tail in self._tails.items() if tail.read_at < before]:
+                    self._drop(topic)
 
     async def join(self, topic: str, user_id: str, since_seq: int | None, since_change: int | None) -> Missed:
         """Admit a member to the topic they have subscribed to; say what they missed. Raises WhisprError."""
-        conversation_id = topic.partition(":")[2]
-        tail = self._tail(conversation_id)
+        tail = self._tail(topic)
         if tail is not None and tail.covers(since_seq, since_change):
-            return self._judged(tail, conversation_id, user_id, since_seq, since_change)
-        self._check_refused(conversation_id, user_id)
+            return self._judged(tail, topic, user_id, since_seq, since_change)
+        self._check_refused(topic, user_id)
         asker = _Asker(user_id, since_seq, since_change)
         self._asking.setdefault(topic, []).append(asker)
         self._lanes.unpark()
@@ -117,9 +116,8 @@ class Resuming:
         cursor = from_token(token, Cursor)
         if cursor is None or min(cursor.seq, cursor.change) < 0:
             raise invalid({"cursor": "is not one that a join returned"})
-        conversation_id = topic.partition(":")[2]
         for _ in range(PAGE_ATTEMPTS):
-            ask = Ask(conversation_id, cursor.seq, cursor.change)
+            ask = Ask(_id_of(topic), cursor.seq, cursor.change)
             READS.inc()
             read = await snapshots.read_one(self._db, ask, (user_id,), self._limits.resume_len)
             seq, change = self._hub.place(topic)
@@ -127,12 +125,13 @@ class Resuming:
                 break
         tail = Tail(trio.current_time())
         tail.begin(read)
-        return self._judged(tail, conversation_id, user_id, cursor.seq, cursor.change)
+        return self._judged(tail, topic, user_id, cursor.seq, cursor.change)
 
     def forget(self, conversation_id: str, user_ids: Iterable[str]) -> None:
         """Forget that these people were refused: something about them changed."""
         for user_id in user_ids:
-            self._refused.pop((conversation_id, user_id), None)
+            for prefix in PREFIXES:
+                self._refused.pop((f"{prefix}:{conversation_id}", user_id), None)
 
     def missed(self, topic: str) -> None:
         """Forget what is remembered of a topic: broadcasts of other nodes have been lost."""
@@ -141,8 +140,8 @@ class Resuming:
     def forget_all(self) -> None:
         """Forget everything, as after a time in which nothing was heard of changes."""
         self._refused.clear()
-        for conversation_id in list(self._tails):
-            self._drop(conversation_id)
+        for topic in list(self._tails):
+            self._drop(topic)
 
     # Reading
 
@@ -165,11 +164,10 @@ class Resuming:
             if topic in self._reading:
                 continue
             askers = self._asking.pop(topic)
-            conversation_id = topic.partition(":")[2]
-            tail = self._tail(conversation_id)
+            tail = self._tail(topic)
             if tail is not None:
                 served = [asker for asker in askers if tail.covers(asker.seq, asker.change)]
-                self._settle(tail, conversation_id, served)
+                self._settle(tail, topic, served)
                 askers = [asker for asker in askers if not asker.done.is_set()]
             if askers:
                 taken[topic] = askers
@@ -200,13 +198,12 @@ class Resuming:
             error = internal("the conversation could not be read")
         finally:
             for topic, askers in asked.items():
-                self._answer(topic, askers, tails[topic], found.get(topic.partition(":")[2]), error)
+                self._answer(topic, askers, tails[topic], found.get(_id_of(topic)), error)
 
     def _ask(self, topic: str, askers: list[_Asker]) -> Ask:
-        conversation_id = topic.partition(":")[2]
-        lately = self._large.get(conversation_id, -KEPT_S) > trio.current_time() - KEPT_S
+        lately = self._large.get(topic, -KEPT_S) > trio.current_time() - KEPT_S
         return Ask(
-            conversation_id,
+            _id_of(topic),
             min((asker.seq for asker in askers if asker.seq is not None), default=None),
             min((asker.change for asker in askers if asker.change is not None), default=None),
             BUSY_ROSTER_MAX if lately or len(askers) > 1 else ROSTER_MAX,
@@ -215,73 +212,74 @@ class Resuming:
     def _answer(
         self, topic: str, askers: list[_Asker], tail: Tail, read: Snapshot | None, error: WhisprError | None
     ) -> None:
-        conversation_id = topic.partition(":")[2]
-        if read is not None and topic == topic_of(read.kind, conversation_id):
+        if read is not None and topic == topic_of(read.kind, _id_of(topic)):
             tail.begin(read)
-            self._settle(tail, conversation_id, askers)
-            self._keep(conversation_id, tail)
+            self._settle(tail, topic, askers)
+            self._keep(topic, tail)
             return
         tail.stop()
         if error is None:
-            error = not_found("conversation", conversation_id)
+            error = not_found("conversation", _id_of(topic))
             for asker in askers:
-                self._refuse(conversation_id, asker.user_id, Code.NOT_FOUND)
+                self._refuse(topic, asker.user_id, Code.NOT_FOUND)
         for asker in askers:
             asker.outcome = error
             asker.done.set()
 
-    def _settle(self, tail: Tail, conversation_id: str, askers: list[_Asker]) -> None:
+    def _settle(self, tail: Tail, topic: str, askers: list[_Asker]) -> None:
         for asker in askers:
             try:
-                asker.outcome = self._judged(tail, conversation_id, asker.user_id, asker.seq, asker.change)
+                asker.outcome = self._judged(tail, topic, asker.user_id, asker.seq, asker.change)
             except WhisprError as error:
                 asker.outcome = error
             asker.done.set()
 
-    def _judged(
-        self, tail: Tail, conversation_id: str, user_id: str, seq: int | None, change: int | None
-    ) -> Missed:
+    def _judged(self, tail: Tail, topic: str, user_id: str, seq: int | None, change: int | None) -> Missed:
         if user_id not in tail.roles:
-            self._refuse(conversation_id, user_id, Code.PERMISSION_DENIED)
+            self._refuse(topic, user_id, Code.PERMISSION_DENIED)
             raise not_a_member()
         JOINS.inc()
         return tail.missed(user_id, seq, change)
 
     # What is remembered
 
-    def _tail(self, conversation_id: str) -> Tail | None:
-        tail = self._tails.get(conversation_id)
+    def _tail(self, topic: str) -> Tail | None:
+        tail = self._tails.get(topic)
         if tail is None:
             return None
         if not tail.lasting or not self.hears() or tail.read_at < trio.current_time() - KEPT_S:
-            self._drop(conversation_id)
+            self._drop(topic)
             return None
         return tail
 
-    def _keep(self, conversation_id: str, tail: Tail) -> None:
-        self._drop(conversation_id)
+    def _keep(self, topic: str, tail: Tail) -> None:
+        self._drop(topic)
         if not tail.shared:
-            self._large[conversation_id] = tail.read_at
+            self._large[topic] = tail.read_at
             if len(self._large) > TAILS_MAX:
                 self._large.popitem(last=False)
         if not tail.lasting:
             tail.stop()
             return
-        self._tails[conversation_id] = tail
+        self._tails[topic] = tail
         if len(self._tails) > TAILS_MAX:
             self._drop(next(iter(self._tails)))
 
-    def _drop(self, conversation_id: str) -> None:
-        tail = self._tails.pop(conversation_id, None)
+    def _drop(self, topic: str) -> None:
+        tail = self._tails.pop(topic, None)
         if tail is not None:
             tail.stop()
 
-    def _refuse(self, conversation_id: str, user_id: str, code: Code) -> None:
-        self._refused[conversation_id, user_id] = trio.current_time() + REFUSED_S, code
+    def _refuse(self, topic: str, user_id: str, code: Code) -> None:
+        self._refused[topic, user_id] = trio.current_time() + REFUSED_S, code
         if len(self._refused) > REFUSED_MAX:
             self._refused.popitem(last=False)
 
-    def _check_refused(self, conversation_id: str, user_id: str) -> None:
-        until, code = self._refused.get((conversation_id, user_id), (0.0, Code.OK))
+    def _check_refused(self, topic: str, user_id: str) -> None:
+        until, code = self._refused.get((topic, user_id), (0.0, Code.OK))
         if until > trio.current_time():
-            raise not_found("conversation", conversation_id) if code is Code.NOT_FOUND else not_a_member()
+            raise not_found("conversation", _id_of(topic)) if code is Code.NOT_FOUND else not_a_member()
+
+
+def _id_of(topic: str) -> str:
+    return topic.partition(":")[2]
