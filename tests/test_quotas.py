@@ -121,3 +121,16 @@ async def test_services_and_probes_are_not_limited(autojump_clock: trio.testing.
 async def test_zero_lifts_each(autojump_clock: trio.testing.MockClock) -> None:
     """Without limits everything passes."""
     assert await Server().passed(200, "ada") == 200
+
+
+async def test_sockets_opened_from_an_address_are_limited(autojump_clock: trio.testing.MockClock) -> None:
+    """One more than its limit in a minute is refused, and told when to come back; other addresses are open."""
+    limits = Quota(user=0, address=0, connection=0, handshakes=3)
+    quotas = Quotas(RateLimiter(Away()), cast("Identity", Tokens()), limits)
+    for _ in range(3):
+        await quotas.admit("1.2.3.4")
+    with pytest.raises(WhisprError) as caught:
+        await quotas.admit("1.2.3.4")
+    assert (caught.value.code, caught.value.reason) == (Code.RESOURCE_EXHAUSTED, "rate_limited")
+    assert caught.value.retry_after_s
+    await quotas.admit("1.2.3.5")

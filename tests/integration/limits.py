@@ -10,6 +10,7 @@ _SERVER = "asgi/test_server.py"
 _SOCKETS = "realtime/test_ws_limits.py"
 _RATES = "integration/test_quotas.py"
 _QUOTAS = "test_quotas.py"
+_ABUSE = "realtime/test_ws_abuse.py"
 _ROOMS = "conversations/test_rooms.py"
 _CHAT = "services/chat/test_rpcs.py"
 _RULES = "conversations/test_room_rules.py"
@@ -38,6 +39,13 @@ LIMITS: Mapping[str, str] = {
     "socket_buffer_bytes": f"{_SOCKETS}::test_a_slow_reader_is_closed_with_1013_and_nobody_else_suffers",
     "user_sockets": f"{_SOCKETS}::test_the_21st_socket_of_a_user_is_refused",
     "socket_operations_per_min": f"{_SOCKETS}::test_operations_over_the_budget_are_refused_until_it_refills",
+    "socket_chatter_per_min": f"{_ABUSE}::test_a_flood_of_control_frames_ends_the_socket",
+    "socket_fragments": f"{_ABUSE}::test_a_message_in_crumbs_is_refused",
+    "handshakes": f"{_ABUSE}::test_slow_handshakes_do_not_keep_others_out",
+    "address_handshakes_per_min": f"{_QUOTAS}::test_sockets_opened_from_an_address_are_limited",
+    "user_refused_joins_per_min": f"{_ABUSE}::test_a_walk_over_many_topics_is_slowed_down",
+    "topic_presence_per_s": "realtime/test_hub.py::test_presence_costs_a_topic_a_bounded_number_of_deliveries",
+    "typing_interval_s": "realtime/test_slow_readers.py::test_typing_is_said_at_most_so_often",
     "user_messages_per_min": "services/messaging/test_rpcs.py::test_the_message_rate_is_limited",
     "conversation_messages_per_min": f"{_RATES}::test_a_conversation_over_its_limit_refuses_messages",
     "user_calls_per_min": f"{_QUOTAS}::test_a_person_is_limited_wherever_they_call_from",
