@@ -224,7 +224,8 @@ def _product(folder: Path) -> Any:
 
 
 def _people(product: Product) -> list[tuple[str, str]]:
-    return [product.sign_up(f"person-{n}") for n in range(bench_messages.PEOPLE)]
+    count = 2 * SENDERS // bench_messages.SOCKETS_EACH
+    return [product.sign_up(f"person-{n}") for n in range(count)]
 
 
 def _quantile(result: bench_messages.Result, q: float) -> float:
@@ -243,8 +244,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         print(f"{'':58}{'deliveries':>13}{'CPU each':>12}{'p50':>9}{'p99':>9}", flush=True)
         bench = Bench(Path(folder), arguments.seconds, lambda figures: print(figures.row(), flush=True))
-        said = [line for name in arguments.sections or SECTIONS for line in _run(bench, name)]
-    print("\n".join(["", *said]))
+        for name in arguments.sections or SECTIONS:
+            print("\n".join(_run(bench, name)), flush=True)
     if arguments.json:
         print(json.dumps([asdict(each) for each in bench.found]))
 
