@@ -97,7 +97,9 @@ def spread(links: Iterable[Link], frame: bytes, said: Said, kind: Spareable | No
                 transport.enqueue(frame, kind, link)
                 continue
             transport.mark = turn
-            send = transport.send_now  # read apart: CPython 3.11 has a fast path for a slot, none for calling one
+            send = (
+                transport.send_now
+            )  # read apart: CPython 3.11 has a fast path for a slot, none for calling one
             try:
                 sent = send(frame)
             except BlockingIOError:

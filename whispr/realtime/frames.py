@@ -54,6 +54,8 @@ class FrameError(Exception):
     def __init__(self, code: CloseCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+        self.items: list[Item] = []
+        """What the peer said before, in the same bytes."""
 
 
 class Closed(NamedTuple):
@@ -159,8 +161,7 @@ class FrameReader:
     def feed(self, data: bytes) -> list[Item]:
         """Take bytes as they came and return what they completed, in order.
 
-        Raises FrameError. Items completed before the error, in the same call, are lost with it: the
-        connection is about to be failed and §7.1.7 lets an endpoint stop processing at once.
+        Raises FrameError, which has the items that were completed before it in the same call.
         """
         if self._partial:
             self._partial += data
@@ -170,11 +171,15 @@ class FrameReader:
             self._partial.clear()
         items: list[Item] = []
         start = 0
-        while (frame := self._frame(data, start)) is not None:
-            first, payload, start = frame
-            item = self._accept(first, payload)
-            if item is not None:
-                items.append(item)
+        try:
+            while (frame := self._frame(data, start)) is not None:
+                first, payload, start = frame
+                item = self._accept(first, payload)
+                if item is not None:
+                    items.append(item)
+        except FrameError as error:
+            error.items = items
+            raise
         self._partial += data[start:]
         return items
 

@@ -78,6 +78,7 @@ class WebSocket(Socket):
             try:
                 items = feed(data)
             except FrameError as error:
+                await self._take(error.items)
                 self.close(error.code, str(error))
                 return
             if not await self._take(items):
