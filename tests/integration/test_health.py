@@ -23,7 +23,7 @@ from whispr.rpc.health import NOT_SERVING, SERVING, HealthCheckRequest, HealthSt
 
 def base(world: World) -> str:
     """The gateway of a world."""
-    return f"http://127.0.0.1:{world.node.ports['gateway']}"
+    return f"http://127.0.0.1:{world.ports['gateway']}"
 
 
 def dependencies(world: World) -> Dependencies:
