@@ -12,7 +12,7 @@ import trio
 from tests.integration.test_operation import whispr
 from tests.product import UNLIMITED, Product, running
 from whispr.embed import Backends
-from whispr.realtime.client import Disconnected, Refused, open_phoenix
+from whispr.realtime.client import Disconnected, Phoenix, Refused, open_phoenix
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +97,81 @@ async def _next(channel: Any, wanted: str) -> str:
             event, payload = await channel.__anext__()
             if event == wanted:
                 return str(payload["text"])
+
+
+# Presence over two nodes
+
+
+class View:
+    """Who somebody sees on a topic, kept as phoenix.js does, and whom they have seen leave."""
+
+    def __init__(self) -> None:
+        self.refs: dict[str, set[str]] = {}
+        self.gone: list[str] = []
+
+    async def follow(self, channel: Any) -> None:
+        async for event, payload in channel:
+            if event == "presence_state":
+                self.refs = {key: _refs(entry) for key, entry in payload.items()}
+            elif event == "presence_diff":
+                for key, entry in payload["joins"].items():
+                    self.refs.setdefault(key, set()).update(_refs(entry))
+                for key, entry in payload["leaves"].items():
+                    self.refs[key] = self.refs.get(key, set()) - _refs(entry)
+                    if not self.refs[key]:
+                        del self.refs[key]
+                        self.gone.append(key)
+
+    async def until(self, *people: str) -> None:
+        """Wait until these and nobody else are there."""
+        while self.refs.keys() != set(people):  # noqa: ASYNC110  # the product's clock is the real one
+            await trio.sleep(0.02)
+
+
+def _refs(entry: Any) -> set[str]:
+    return {meta["phx_ref"] for meta in entry["metas"]}
+
+
+@pytest.mark.slow
+async def test_who_was_on_a_killed_node_is_gone_and_who_comes_back_never_was(
+    split: tuple[Product, Product, Product], tmp_path: Path
+) -> None:
+    """After kill -9 of a node its people leave within 10 s; nobody sees those leave who are back within 5 s."""
+    people, one, _ = split
+    (alice, alices), (bob, bobs), (carol, carols) = (people.sign_up(f"present-{n}") for n in range(3))
+    topic = f"conversation:{one.conversation(alices, 'group', bob, carol)}"
+    view = View()
+    with running(tmp_path / "victim", one.environ, "messaging") as victim:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_there, one, alices, topic, view)
+            broken: Phoenix = await nursery.start(_there, victim, bobs, topic)
+            with trio.fail_after(10):
+                await view.until(alice, bob)
+            await broken.abort()
+            await nursery.start(_there, victim, bobs, topic)
+            await nursery.start(_there, victim, carols, topic)
+            with trio.fail_after(10):
+                await view.until(alice, bob, carol)
+            victim.kill()
+            began = trio.current_time()
+            await nursery.start(_there, one, bobs, topic)
+            with trio.fail_after(15):
+                await view.until(alice, bob)
+            print(f"gone {trio.current_time() - began:.1f} s after kill -9 of the node")
+            assert view.gone == [carol]
+            nursery.cancel_scope.cancel(reason="seen enough")
+
+
+async def _there(
+    node: Product, token: str, topic: str, view: View | None = None, *, task_status: trio.TaskStatus[Phoenix]
+) -> None:
+    """Be on a topic until the connection ends."""
+    try:
+        async with open_phoenix(node.websocket_url, token) as phoenix:
+            channel = await phoenix.join(topic)
+            task_status.started(phoenix)
+            if view is not None:
+                await view.follow(channel)
+            await phoenix.wait_closed()
+    except* Disconnected:
+        pass
