@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from whispr.realtime.presence import Diff, State
+from whispr.realtime.presence import Diff, Presence, State
 from whispr.realtime.replication import Tracker
 
 Entry = tuple[str, str, str]
@@ -110,3 +110,21 @@ def test_who_came_and_went_between_two_diffs_is_in_neither() -> None:
     presence = Tracker("n")
     presence.untrack("t", "u", presence.track("t", "u", {}))
     assert presence.view.take_diffs() == {}
+
+
+def test_who_went_and_is_back_between_two_diffs_is_in_neither() -> None:
+    """As all people of a node are that was out of reach: phoenix.js would have them leave after they join."""
+    presence = Presence()
+    presence.add("a", "u1", "1", {"phx_ref": "1"})
+    follower: State = {}
+    phoenix_sync_diff(follower, presence.take_diffs()["a"])
+    presence.remove("a", "u1", "1")
+    presence.add("a", "u1", "1", {"phx_ref": "1"})
+    assert presence.take_diffs() == {}
+    presence.remove("a", "u1", "1")
+    late = presence.state("a")
+    presence.add("a", "u1", "1", {"phx_ref": "1"})
+    diff = presence.take_diffs()["a"]
+    for state in (follower, late):
+        phoenix_sync_diff(state, diff)
+        assert by_ref(state) == by_ref(presence.state("a"))

@@ -59,7 +59,9 @@ class Presence:
         """Add a presence; its meta holds the ref as `phx_ref`."""
         held = self._topics.setdefault(topic, _Topic())
         held.present.setdefault(key, {})[ref] = meta
-        held.came[key, ref] = meta
+        # One that went and is back is no news, as a node's people are after a break, but to who saw it gone.
+        if held.went.pop((key, ref), None) is None or held.observed:
+            held.came[key, ref] = meta
         self._changed.add(topic)
 
     def remove(self, topic: str, key: str, ref: str) -> None:
