@@ -19,7 +19,7 @@ HEARTBEAT_S = 2.0
 """How often the server says that it still has our request; two missed ones end a reader."""
 EXPIRES_S = 30.0
 """How long the server keeps a request for messages."""
-READ_LEN_MAX = 256
+READ_LEN_MAX = 128
 """Messages under way to a reader or waiting in it."""
 
 NANOS = 1_000_000_000
