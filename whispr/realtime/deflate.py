@@ -12,8 +12,10 @@ Small messages are sent as they are. What a message of ordinary JSON costs and g
     4,798       1,549           22            12
    44,950      11,850          315           126
 
-So it is on unless it is switched off (`Limits.deflate`): a broadcast of a kilobyte costs its node 11 µs more, once for
-all receivers, and them half of the bytes; what a browser sends, which compresses everything, 4 µs. With zlib's own defaults (32 KiB window, level 6) the first takes 23 µs, most of it to clear the window: a message
+So it is on unless it is switched off (`Limits.deflate`): a broadcast of a kilobyte costs its node 11 µs more, once
+for all receivers, and them half of the bytes; what a browser sends, which compresses everything, costs 4 µs more.
+
+With zlib's own defaults (32 KiB window, level 6) the first takes 23 µs, most of it to clear the window: a message
 without context needs no window larger than itself.
 """
 
@@ -30,9 +32,8 @@ ANSWER = b"permessage-deflate; server_no_context_takeover; client_no_context_tak
 """What the server answers to an offer it accepts."""
 
 _TAIL = b"\x00\x00\xff\xff"  # ends every flush; not sent (section 7.2.1)
-_ENDS = frozenset(
-    {b"", _TAIL, b"\x00" + _TAIL}
-)  # what may follow a block marked as the last (section 7.2.3.4)
+_ENDS = frozenset({b"", _TAIL, b"\x00" + _TAIL})
+"""What may follow a block that is marked as the last (section 7.2.3.4)."""
 _WINDOW_BITS = 15
 _SMALL_BYTES = 16 * 1024
 _SMALL_WINDOW = (-12, 5)  # 4 KiB of window and the memory for its hash table: cleared in 2 µs, not in 15
