@@ -188,6 +188,6 @@ async def test_memory_is_bounded(users: Users, permissions: Permissions) -> None
     for user in ("a", "b", "c", "a", "d"):
         await permissions.check_send(user, "x", "text")
     assert [user for user in "abcd" if permissions.may_send_now(user, "x", "text")] == ["a", "c", "d"]
-    assert "b" not in permissions._keys_of
+    assert "b" not in permissions._answers._keys_of
     permissions.forget("x")
-    assert permissions._keys_of == {}
+    assert permissions._answers._keys_of == {}

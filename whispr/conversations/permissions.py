@@ -9,8 +9,8 @@ checks membership again under its lock.
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -18,6 +18,7 @@ import trio
 
 from whispr.conversations.domain import Action, not_a_member
 from whispr.errors import Code, WhisprError, denied, not_found, unavailable
+from whispr.resilience.fallback import AWAY, LastGood
 from whispr.v1 import user_pb2
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ Asked = Awaitable[tuple[bool, str, bool]]
 
 CONTACTS_MAX = 10_000
 """Contacts of a person whose presence is followed."""
-
-_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
 
 class UserStub(Protocol):
@@ -85,7 +84,6 @@ class UserStub(Protocol):
 class _Answer(msgspec.Struct, frozen=True):
     granted: bool
     reason: str
-    until: float
     shows: bool = False
 
 
@@ -109,15 +107,14 @@ class Permissions:
         self._metadata = metadata
         self._grant_ttl_s = grant_ttl_s
         self._denial_ttl_s = denial_ttl_s
-        self._answers_max = answers_max
-        self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
-        self._keys_of: dict[str, set[_Key]] = {}
-        self._changes = 0
+        self._answers: LastGood[_Key, _Answer] = LastGood(
+            "permissions", trio.current_time, len_max=answers_max, stand_in_s=STAND_IN_S
+        )
 
     def may_send_now(self, user_id: str, conversation_id: str, message_type: str) -> bool:
         """Tell whether a fresh grant is at hand, so that `check_send` need not be awaited."""
-        answer = self._answers.get((user_id, conversation_id, f"send:{message_type}"))
-        return answer is not None and answer.granted and answer.until > trio.current_time()
+        answer = self._answers.fresh((user_id, conversation_id, f"send:{message_type}"))
+        return answer is not None and answer.granted
 
     async def check_send(self, user_id: str, conversation_id: str, message_type: str) -> None:
         """Check that a person may send to a conversation.
@@ -162,7 +159,7 @@ class Permissions:
             try:
                 reply = await self._users.CheckPresenceVisibility(request, metadata=self._metadata(viewer_id))
             except WhisprError as error:
-                if error.code not in _AWAY:
+                if error.code not in AWAY:
                     raise
             else:
                 found.update(reply.visible_user_ids)
@@ -216,71 +213,33 @@ class Permissions:
 
     def forget(self, *ids: str) -> None:
         """Forget every answer about these users and conversations, for something about them changed."""
-        self._changes += 1
-        for named in ids:
-            for key in list(self._keys_of.get(named, ())):
-                self._drop(key)
+        self._answers.forget(*ids)
 
     def forget_all(self) -> None:
         """Forget everything, as after a time in which changes may have been missed."""
-        self._changes += 1
-        self._answers.clear()
-        self._keys_of.clear()
+        self._answers.forget_all()
 
     async def _check(self, key: _Key, ask: Callable[[], Asked]) -> _Answer:
-        answer = self._answers.get(key)
-        if answer is None or answer.until <= trio.current_time():
-            answer = await self._ask(key, ask, answer)
-        else:
-            self._answers.move_to_end(key)
+        answer = self._answers.fresh(key)
+        if answer is None:
+            answer = await self._answers.ask(key, partial(self._ask, ask), names=key[:2])
         if not answer.granted:
             raise _refusal(answer.reason, key[1])
         return answer
 
-    async def _ask(self, key: _Key, ask: Callable[[], Asked], last: _Answer | None) -> _Answer:
-        changes = self._changes
+    async def _ask(self, ask: Callable[[], Asked]) -> tuple[_Answer, float]:
+        """Ask; return the answer and the seconds for which it need not be asked again."""
         try:
             with trio.fail_after(CALL_S):
                 granted, reason, shows = await ask()
         except trio.TooSlowError:
-            return self._stand_in(key, last, unavailable("the user service did not answer in time"))
+            raise unavailable("the user service did not answer in time") from None
         except WhisprError as error:
-            if error.code in _AWAY:
-                return self._stand_in(key, last, error)
             if error.code is not Code.NOT_FOUND:
                 raise
             granted, reason, shows = False, "not_found", False
         spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, keeps no secret
-        ttl_s = self._grant_ttl_s * spread if granted else self._denial_ttl_s
-        answer = _Answer(granted, reason, trio.current_time() + ttl_s, shows)
-        if changes == self._changes:
-            self._remember(key, answer)
-        return answer
-
-    def _stand_in(self, key: _Key, last: _Answer | None, error: WhisprError) -> _Answer:
-        """Return the last good answer unless it was forgotten meanwhile."""
-        if last is None or self._answers.get(key) is not last:
-            raise error
-        # For a moment nobody else waits for a service that does not answer.
-        kept = msgspec.structs.replace(last, until=trio.current_time() + STAND_IN_S)
-        self._remember(key, kept)
-        return kept
-
-    def _remember(self, key: _Key, answer: _Answer) -> None:
-        self._answers[key] = answer
-        self._answers.move_to_end(key)
-        for named in key[:2]:
-            self._keys_of.setdefault(named, set()).add(key)
-        while len(self._answers) > self._answers_max:
-            self._drop(next(iter(self._answers)))
-
-    def _drop(self, key: _Key) -> None:
-        del self._answers[key]
-        for named in key[:2]:
-            keys = self._keys_of[named]
-            keys.discard(key)
-            if not keys:
-                del self._keys_of[named]
+        return _Answer(granted, reason, shows), self._grant_ttl_s * spread if granted else self._denial_ttl_s
 
 
 def _refusal(reason: str, conversation_id: str) -> WhisprError:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
+import structlog
 import trio
 
 from whispr.conversations.domain import Kind
-from whispr.errors import WhisprError
+from whispr.errors import WhisprError, unavailable
+from whispr.resilience.fallback import LastGood
 from whispr.services.notification.senders.port import Push, Sender
 from whispr.v1 import messaging_pb2, user_pb2
+
+log = structlog.get_logger("whispr.notification")
 
 CALL_S = 5.0
 """How long another service may take."""
@@ -74,7 +78,7 @@ class Services:
         self._check_blocks = check_blocks
         self._get_conversation = get_conversation
         self._metadata = metadata
-        self._names: dict[str, tuple[str, float]] = {}
+        self._names: LastGood[str, str] = LastGood("names", trio.current_time, len_max=NAMES_MAX)
 
     async def blocked(self, sender_id: str, user_ids: Sequence[str]) -> set[str]:
         """Return those between whom and the sender a block stands. Raises UNAVAILABLE."""
@@ -91,20 +95,19 @@ class Services:
         """Return what a group or room is called; asked for a member, and remembered for a while."""
         if kind is Kind.DIRECT:
             return ""
-        name, until = self._names.get(conversation_id, ("", 0.0))
-        if until > trio.current_time():
-            return name
         request = messaging_pb2.GetConversationRequest(conversation_id=conversation_id)
-        with trio.move_on_after(CALL_S):
-            try:
+
+        async def ask() -> tuple[str, float]:
+            with trio.move_on_after(CALL_S):
                 answer = await self._get_conversation(request, metadata=self._metadata(member_id))
-                name = answer.conversation.name
-            except WhisprError:
-                return name  # it is told without, or with the last name known
-        while len(self._names) >= NAMES_MAX:
-            del self._names[next(iter(self._names))]
-        self._names[conversation_id] = (name, trio.current_time() + NAME_S)
-        return name
+                return answer.conversation.name, NAME_S
+            raise unavailable("the messaging service did not answer in time")
+
+        try:
+            return await self._names.ask(conversation_id, ask)
+        except WhisprError as error:
+            log.debug("name_unknown", conversation_id=conversation_id, error=str(error))
+            return ""  # it is told without
 
 
 __all__ = ["Announce", "Neighbours", "Presence", "Push", "Sender", "Services"]
