@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import trio
 
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.changes import Change
+from whispr.conversations.deliveries import Deliveries
 from whispr.conversations.domain import Draft, Kind, Limits, Message
-from whispr.conversations.log import Database, MessageLog
+from whispr.conversations.appending import Database
+from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
+from whispr.conversations.store import Watermark
+from whispr.errors import WhisprError
 from whispr.ids import new_id
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -62,8 +66,32 @@ class Silent:
     def hid(self, kind: Kind, conversation_id: str, user_id: str, seq: int) -> None:
         """Leave a message out of tails: there are none."""
 
+    def delivered(
+        self, conversation_id: str, user_id: str, mark: Watermark, members: Sequence[str] = ()
+    ) -> None:
+        """Tell how far somebody has received: nobody wants to know."""
+
     def tell(self, user_id: str, event: str, payload: object) -> None:
         self.told.append((user_id, event, payload))
+
+
+async def mark_delivered(db: Postgres, conversation_id: str, user_id: str, seq: int) -> Watermark:
+    """Move a delivered watermark. Raises WhisprError."""
+    deliveries, settled = Deliveries(db, cast("Any", Silent())), trio.Event()
+    outcomes: list[Watermark | WhisprError] = []
+
+    def done(outcome: Watermark | WhisprError) -> None:
+        outcomes.append(outcome)
+        settled.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliveries.run)
+        deliveries.mark(conversation_id, user_id, seq, done)
+        await settled.wait()
+        nursery.cancel_scope.cancel(reason="marked")
+    if isinstance(outcomes[0], WhisprError):
+        raise outcomes[0]
+    return outcomes[0]
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import trio
 
-from tests.conversations.kit import Silent, a_group, running_log
+from tests.conversations.kit import Silent, a_group, mark_delivered, running_log
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.domain import Limits, NewContent, Role
@@ -113,7 +113,7 @@ async def walk(db: Postgres, steps: list[tuple[str, int, int]]) -> None:
                 model.read[who] = max(model.read[who], min(number or len(ids), len(ids)))
                 assert (mark.seq, mark.unread_count) == (model.read[who], model.unread(who))
             elif step == "deliver":
-                await store.mark_delivered(group, me, number + 1)
+                await mark_delivered(db, group, me, number + 1)
             elif 0 < number <= len(ids):
                 await change(
                     db, step, group, ids[number - 1], people, who, number, model, editing, reactions, expiry

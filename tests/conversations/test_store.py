@@ -9,17 +9,20 @@ from random import Random
 import pytest
 import trio
 
-from tests.conversations.kit import a_group, draft, running_log, sign_up
+from tests.conversations.kit import a_group, draft, mark_delivered, running_log, sign_up
 from whispr.adapters.postgres import Postgres
 from whispr.conversations import (
     attachments,
+    deliveries,
     expander,
     expiry,
     history,
     reactions,
+    reordering,
     schedule,
     search,
     search_index,
+    snapshots,
     sync,
     targets,
 )
@@ -103,7 +106,7 @@ async def follow(db: Postgres, steps: list[tuple[str, int, int]], model: Model) 
                 assert (mark.seq, mark.moved) == (model.read[who], model.read[who] > before)
                 assert mark.unread_count == model.unread(who)
             else:
-                mark = await store.mark_delivered(group, people[who], n + 1)
+                mark = await mark_delivered(db, group, people[who], n + 1)
                 model.delivered[who] = max(model.delivered[who], min(n + 1, len(model.senders)))
                 assert mark.seq == model.delivered[who]
     for who in model.present:
@@ -218,7 +221,10 @@ async def test_request_paths_use_indexes(db: Postgres, size: int) -> None:
         (statements, "_ONE", (one, groups[0])),
         (statements, "SEVERAL", (one, groups[:3])),
         (statements, "_MEMBERS", (groups[0],)),
-        (statements, "_MARK_DELIVERED", (groups[0], one, 7)),
+        (statements, "_MEMBERS_PAGE", (groups[0], one, now, one, 51)),
+        (deliveries, "_MARK", (groups[:2], [one, one], [7, 8])),
+        (reordering, "_HEADS", (groups[:3],)),
+        (snapshots, "_SNAPSHOT", (groups[:2], [one], [5, 5], [0, 0], 100, sync.MARGIN, [9, 9])),
         (statements, "_WATERMARKS", (groups[0], one)),
         (statements, "_UNREAD_OF", (one, None)),
         (targets, "_TARGET", (groups[0], new_id(), one)),

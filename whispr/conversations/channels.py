@@ -33,10 +33,11 @@ from whispr.conversations import wire
 from whispr.conversations.domain import Draft
 from whispr.conversations.operations import Operations
 from whispr.conversations.statuses import Statuses
+from whispr.conversations.store import Watermark
 from whispr.conversations.tails import Missed
 from whispr.conversations.tickets import Ticket
 from whispr.conversations.visibility import Visibility
-from whispr.errors import not_found
+from whispr.errors import WhisprError, not_found
 from whispr.ids import is_id, parse_id
 from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
@@ -91,6 +92,8 @@ class ConversationChannel(Channel):
         if event == "send_message":
             ticket = self._operations.send_now(self._draft(payload))
             return NotImplemented if ticket is None else self._sent(ticket)
+        if event == "mark_delivered":
+            return self._delivered(wire.seq_of(wire.parse(payload, wire.Mark).seq, "seq"))
         if event == "typing_start":
             self._start_typing()
             return None
@@ -108,10 +111,6 @@ class ConversationChannel(Channel):
                 seq = wire.seq_of(wire.parse(payload, wire.Mark).seq, "seq")
                 mark = await self._operations.mark_read(self._conversation_id, self._user_id, seq)
                 return {"seq": mark.seq, "unread_count": mark.unread_count}
-            case "mark_delivered":
-                seq = wire.seq_of(wire.parse(payload, wire.Mark).seq, "seq")
-                mark = await self._operations.mark_delivered(self._conversation_id, self._user_id, seq)
-                return {"seq": mark.seq}
             case "get_history":
                 return await self._history(wire.parse(payload, wire.GetHistory))
             case "get_members":
@@ -145,6 +144,19 @@ class ConversationChannel(Channel):
                 reply.resolve(wire.Sent(message.id, message.seq, message.sent_at))
 
         ticket.on_settled(settled)
+        return reply
+
+    def _delivered(self, seq: int) -> Deferred:
+        """Answer the push when the watermark is on disk."""
+        reply = Deferred()
+
+        def done(outcome: Watermark | WhisprError) -> None:
+            if isinstance(outcome, WhisprError):
+                reply.fail(outcome)
+            else:
+                reply.resolve({"seq": outcome.seq})
+
+        self._operations.deliveries.mark(self._conversation_id, self._user_id, seq, done)
         return reply
 
     async def _change_message(self, event: str, payload: object) -> object:

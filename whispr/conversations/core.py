@@ -142,6 +142,7 @@ class Conversations:
             await nursery.start(self.log.run)
             await nursery.start(self.resuming.run)
             nursery.start_soon(self.announcer.run)
+            nursery.start_soon(self.operations.deliveries.run)
             nursery.start_soon(self.operations.schedule.run)
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.attachments.run)

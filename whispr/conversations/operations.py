@@ -10,13 +10,15 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Protocol
 
+import trio
+
 from whispr.conversations import domain
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.database import Database
+from whispr.conversations.deliveries import Deliveries
 from whispr.conversations.domain import (
     Conversation,
     Draft,
-    Kind,
     Limits,
     Member,
     Message,
@@ -36,7 +38,7 @@ from whispr.conversations.search import Search
 from whispr.conversations.store import Store, Watermark
 from whispr.conversations.sync import Sync
 from whispr.conversations.tickets import Ticket
-from whispr.errors import invalid
+from whispr.errors import WhisprError, invalid
 
 MINUTE_S = 60.0
 MARK_ALL_MAX = 100
@@ -81,6 +83,7 @@ class Operations:
         self.limits = limits
         self._membership = membership
         self._limiter = limiter
+        self.deliveries = Deliveries(db, announcer)
         self.editing = Editing(db, announcer, limits)
         self.reactions = Reactions(db, announcer, limits)
         self.personal = Personal(db, announcer, limits)
@@ -130,13 +133,18 @@ class Operations:
 
     async def mark_delivered(self, conversation_id: str, actor_id: str, seq: int) -> Watermark:
         """Move the delivered watermark and tell the others if it moved."""
-        mark = await self.store.mark_delivered(conversation_id, actor_id, seq)
-        if mark.moved:
-            # Whose message it was is told wherever they are; in larger circles, whoever has the topic open.
-            direct = mark.kind is Kind.DIRECT
-            members = await self.store.member_ids(conversation_id) if direct else ()
-            self.announcer.delivered(conversation_id, actor_id, mark, members)
-        return mark
+        settled = trio.Event()
+        outcomes: list[Watermark | WhisprError] = []
+
+        def done(outcome: Watermark | WhisprError) -> None:
+            outcomes.append(outcome)
+            settled.set()
+
+        self.deliveries.mark(conversation_id, actor_id, seq, done)
+        await settled.wait()
+        if isinstance(outcomes[0], WhisprError):
+            raise outcomes[0]
+        return outcomes[0]
 
     async def mark_all_read(self, actor_id: str, conversation_ids: Collection[str]) -> int:
         """Read these conversations, or all, to their ends; return how many had something unread."""

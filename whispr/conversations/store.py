@@ -21,7 +21,7 @@ from whispr.conversations.domain import (
 from whispr.conversations.history import NOT_HIDDEN, PAGE_BYTES_MAX, History
 from whispr.conversations.paging import Place, from_token, to_token
 from whispr.conversations.rows import EXTRA_COLUMNS, MESSAGE_COLUMNS, Row, map_of, member_of, message_of
-from whispr.errors import invalid, not_found
+from whispr.errors import not_found
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -103,14 +103,6 @@ _ONE = _CONVERSATIONS.format(condition="AND c.id = $2", limit="1")
 SEVERAL = _CONVERSATIONS.format(condition="AND c.id = ANY ($2::uuid[])", limit="cardinality($2::uuid[])")
 
 _MARK_READ = "SELECT * FROM conversations.mark_read($1, $2, $3)"
-_TARGET = "least($3::bigint, c.last_seq)"
-_MARK_DELIVERED = f"""
-    UPDATE conversations.members m SET delivered_seq = {_TARGET}, changed_at = clock_timestamp()
-    FROM conversations.conversations c
-    WHERE c.id = $1 AND m.conversation_id = $1 AND m.user_id = $2 AND m.left_at IS NULL
-        AND m.delivered_seq < {_TARGET}
-    RETURNING m.delivered_seq, c.kind
-"""  # noqa: S608  # constants of ours
 _WATERMARKS = f"""
     SELECT m.user_id, m.read_seq, m.read_at, m.delivered_seq, c.last_seq, c.kind,
         c.last_seq - c.tombstone_count AS message_count, {UNREAD.format(seat="m")} AS unread_count,
@@ -199,16 +191,6 @@ class Store(History):
             self._db.ring()
         kind = Kind(row["conversation_kind"])
         return Watermark(row["read_seq"], row["moved"], kind, row["unread_count"], row["read_at"])
-
-    async def mark_delivered(self, conversation_id: str, user_id: str, seq: int) -> Watermark:
-        """Move the delivered watermark up to `seq`; never back."""
-        if seq == 0:
-            raise invalid({"seq": "must be at least 1"})
-        moved = await self._db.fetchrow(_MARK_DELIVERED, conversation_id, user_id, seq)
-        if moved is not None:
-            return Watermark(moved["delivered_seq"], moved=True, kind=Kind(moved["kind"]))
-        row = await self._watermarks(conversation_id, user_id)
-        return Watermark(row["delivered_seq"], moved=False, kind=Kind(row["kind"]))
 
     async def unread(self, user_id: str, among: Sequence[str] = ()) -> list[str]:
         """Return the ids of a person's conversations that have something unread, of these if any are named."""
