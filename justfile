@@ -60,6 +60,10 @@ bench-messages *arguments: _dev
 bench-bridge: _dev
     {{ python }} -m tests.bench.bench_bridge
 
+# several workers on one machine: messages, fan-out and joins, and what each costs
+bench-workers *arguments: _dev
+    @{{ python }} -m tests.bench.bench_workers {{ arguments }}
+
 # the gRPC runtime beside grpcio.aio, grpclib and stock purerpc, servers, clients and both
 bench-grpc *arguments: _dev _bench-peers
     {{ python }} -m tests.bench.bench_grpc {{ arguments }}
