@@ -94,6 +94,7 @@ class Dependencies:
         self._backends = {name: Known(Target(name, _PINGED)) for name in self._pings}
         self._services = {name: Known(Target(name, self.rules.of_target(name))) for name in SERVICES}
         self._others: dict[str, Known] = {}
+        self._on_back: dict[str, list[Callable[[], None]]] = {}
         self._state = "starting"
         self._asked_at = -inf
 
@@ -106,6 +107,10 @@ class Dependencies:
         if name not in self._others:
             self._others[name] = Known(Target(name, self.rules.of_target(name)))
         return self._others[name].target
+
+    def on_back(self, name: str, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must not block or raise, whenever a dependency is there again."""
+        self._on_back.setdefault(name, []).append(callback)
 
     def set_state(self, state: str) -> None:
         """Say how the process itself is: starting, serving, draining."""
@@ -215,6 +220,9 @@ class Dependencies:
         if known.up is not None or not up:
             log.log(20 if up else 30, "dependency_back" if up else "dependency_away", name=name)
         known.up = up
+        if up:
+            for callback in self._on_back.get(name, ()):
+                callback()
         if name in NEEDED:
             self._tell()
 

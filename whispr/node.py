@@ -264,6 +264,7 @@ class Node:
         if self._conversations is not None and not self._conversing:
             self._conversing = True
             await nursery.start(self._conversations.run)
+            self._dependencies.on_back("media", self._conversations.attachments.hurry)
             if self._settings.chat.antispam:
                 await nursery.start(self._spam_watch(self._conversations).run)
             self._mount(self._conversations.channels)

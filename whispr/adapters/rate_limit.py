@@ -26,12 +26,15 @@ import structlog
 import trio
 
 from whispr.errors import Code, WhisprError, exhausted
+from whispr.resilience.breaker import Breaker, BreakerRules
 
 PATIENCE_S = 0.25
 """How long a decision waits for the cache before it is made locally."""
 
 AWAY_S = 1.0
 """How long decisions are made locally after the cache was found away."""
+
+_AWAY = BreakerRules(failures_in_a_row=1, open_s=AWAY_S, open_s_max=AWAY_S)
 
 LOCAL_KEYS_MAX = 50_000
 """Keys remembered locally; the least recently used is forgotten beyond it."""
@@ -180,7 +183,7 @@ class RateLimiter:
         self._grace = grace
         self._local = LocalLimits(grace=grace)
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
-        self._away_until = float("-inf")
+        self._breaker = Breaker(_AWAY, self._clock)
 
     async def take(self, key: str, limit: float, period_s: float) -> None:
         """Count a call under `key`, at most `limit` in `period_s` seconds; 0 means no limit.
@@ -239,17 +242,24 @@ class RateLimiter:
         self, key: str, limit: float, period_s: float, cost: float = 1, ignored: int = 0
     ) -> float:
         """Ask the cache; decide locally when it is away or does not answer within `patience_s`."""
-        if self._clock() >= self._away_until:
+        ticket = self._breaker.admit()
+        if ticket is None:
+            await trio.lowlevel.checkpoint()
+            return self._local.take(key, limit, period_s, self._clock(), cost, ignored)
+        try:
             with trio.move_on_after(self._patience_s):
                 try:
-                    return await self._shared(key, limit, period_s, cost, ignored)
+                    wait_s = await self._shared(key, limit, period_s, cost, ignored)
                 except WhisprError as error:
                     if error.code is not Code.UNAVAILABLE:
                         raise
-            log.warning("rate_limits_local", for_s=AWAY_S)
-            self._away_until = self._clock() + AWAY_S
-        else:
-            await trio.lowlevel.checkpoint()
+                else:
+                    self._breaker.succeeded(ticket)
+                    return wait_s
+            self._breaker.failed(ticket)
+        finally:
+            self._breaker.abandoned(ticket)  # changes nothing once it has been told how it went
+        log.warning("rate_limits_local", for_s=AWAY_S)
         return self._local.take(key, limit, period_s, self._clock(), cost, ignored)
 
     async def _shared(self, key: str, limit: float, period_s: float, cost: float, ignored: int) -> float:

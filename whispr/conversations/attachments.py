@@ -60,6 +60,9 @@ _MESSAGE = """
     SELECT seq, sender_id FROM conversations.messages
     WHERE conversation_id = $1 AND id = $2 AND deleted_at IS NULL
 """
+_ALL_DUE = (
+    "UPDATE conversations.attachments SET retry_at = now() WHERE state = 'pending' AND retry_at > now()"
+)
 _PENDING = f"""
     UPDATE conversations.attachments a SET attempts = a.attempts + 1,
         retry_at = clock_timestamp() + least(interval '10 s' * 2 ^ least(a.attempts, 8), interval '15 min')
@@ -96,6 +99,7 @@ class Attachments:
         self._announcer = announcer
         self._media = media
         self._metadata = metadata
+        self._hurry = trio.Event()
         told = ("user.events.media_linked", "user.events.media_deleted")
         self.consumer = Consumer("messaging-media", told, self.told)
 
@@ -134,12 +138,20 @@ class Attachments:
     async def run(self) -> None:
         """Settle pending links, for ever."""
         while True:
-            await trio.sleep(LOOK_S)
+            with trio.move_on_after(LOOK_S):
+                await self._hurry.wait()
             try:
+                if self._hurry.is_set():
+                    self._hurry = trio.Event()
+                    await self._db.execute(_ALL_DUE)
                 while await self.retry():
                     pass
             except WhisprError as error:
                 _log.warning("pending_links_wait", error=str(error))
+
+    def hurry(self) -> None:
+        """Say that the media service is back: what is pending need not wait any longer."""
+        self._hurry.set()
 
     async def retry(self) -> bool:
         """Ask again for the pending links that are due; tell whether there may be more."""
