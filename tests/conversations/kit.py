@@ -10,6 +10,7 @@ from typing import Any, cast
 import trio
 
 from whispr.adapters.postgres import Postgres
+from whispr.conversations.appending import Database
 from whispr.conversations.changes import Change
 from whispr.conversations.deliveries import Deliveries
 from whispr.conversations.domain import Draft, Kind, Limits, Message

@@ -2,7 +2,7 @@
 
 Theory of operation. `append` puts a draft on a bounded queue and returns a `Ticket` at once. A conversation
 belongs to one *lane*; a lane is one task that takes what has gathered, writes it with one call of
-`conversations.append` (migration 0002: one statement, one round trip, one commit), and repeats. While a batch
+`conversations.append` (`appending`: one statement, one round trip, one commit), and repeats. While a batch
 is being written the next one gathers, so batches grow with the load and an idle log writes at once; there is
 no timer. One writer per conversation keeps append order, and the statement numbers under a lock on the
 conversation, so several processes may append to the same one.
@@ -29,17 +29,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
 import structlog
 import trio
 from prometheus_client import Histogram
 
-from whispr.conversations.domain import Draft, Message, inactive, muted, not_a_member, same_message
-from whispr.conversations.rows import KINDS, message_of
+from whispr.conversations.appending import Database, append, mismatch, outcome_of, too_late
+from whispr.conversations.domain import Draft, Message, same_message
 from whispr.conversations.tickets import Ticket
-from whispr.errors import Code, WhisprError, exhausted, exists, internal, invalid, not_found, unavailable
+from whispr.errors import Code, WhisprError, internal, unavailable
 from whispr.resilience.retry import Backoff
 from whispr.telemetry.live import LiveGauge
 
@@ -62,16 +61,6 @@ CONFLICTS_MAX = 3
 """Unique violations in a row after which a batch is split."""
 
 _RETRIED = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.ALREADY_EXISTS})
-_APPEND = (
-    "SELECT outcome, seq, sent_at, expires_at, until, kind, original"
-    " FROM conversations.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-)
-# Arguments are computed before the function runs, in which the batch's row of the outbox takes the setting. It is a
-# CASE because PostgreSQL may leave out what an AND does not need.
-_APPEND_TRACED = _APPEND.replace(
-    "($1,", "(CASE WHEN set_config('whispr.trace', $14, true) IS NULL THEN NULL ELSE $1::boolean END,"
-)
-
 QUEUED = LiveGauge("whispr_messages_queued", "Messages taken and not yet written or refused")
 BATCH_LEN = Histogram(
     "whispr_message_batch_len",
@@ -85,14 +74,6 @@ WRITE_SECONDS = Histogram(
 )
 
 _log = structlog.get_logger(__name__)
-_json = msgspec.json.Encoder().encode
-
-
-class Database(Protocol):
-    """What the log needs of the pool."""
-
-    async def fetch(self, sql: str, /, *args: Any) -> Sequence[Any]:
-        """Run a statement and return its rows. Raises WhisprError."""
 
 
 class _Lane:
@@ -201,7 +182,7 @@ class MessageLog:
             await trio.sleep(SWEEP_S)
             now = trio.current_time()
             for ticket in [ticket for ticket in self._open.values() if ticket.deadline <= now]:
-                ticket.fail(_too_late())
+                ticket.fail(too_late())
 
     # Writing
 
@@ -225,7 +206,7 @@ class MessageLog:
                 break
             ticket = queue.popleft()
             if ticket.deadline <= now:
-                ticket.fail(_too_late())
+                ticket.fail(too_late())
             if ticket.settled:
                 self._release(ticket)
             else:
@@ -254,18 +235,11 @@ class MessageLog:
 
     async def _attempt(self, batch: list[Ticket]) -> Sequence[Any] | Exception:
         """Send the statement once. Returns its rows, or why it failed or may have failed."""
-        again = any(ticket.tried for ticket in batch)
-        columns = _columns(batch)
         waiting = [ticket.deadline for ticket in batch if not ticket.settled]
         deadline = max(waiting) if waiting else trio.current_time() + LOOKUP_S
-        for ticket in batch:
-            ticket.tried = True
         with trio.move_on_at(deadline):
             try:
-                traces = {ticket.draft.id: ticket.trace for ticket in batch if ticket.trace}
-                if traces:
-                    return await self._db.fetch(_APPEND_TRACED, again, *columns, _json(traces).decode())
-                return await self._db.fetch(_APPEND, again, *columns)
+                return await append(self._db, batch)
             except Exception as error:  # noqa: BLE001  # whatever it is, it must not stop the other messages
                 return error
         return unavailable("PostgreSQL did not answer in time")
@@ -284,7 +258,7 @@ class MessageLog:
         new: list[Message] = []
         outcomes: list[Message | WhisprError] = []
         for ticket, row in zip(batch, rows, strict=True):
-            outcome = _outcome(ticket.draft, row)
+            outcome = outcome_of(ticket.draft, row)
             outcomes.append(outcome)
             if row["outcome"] == "repeated":
                 ticket.original = False
@@ -315,78 +289,4 @@ class MessageLog:
                 follower.original = False
                 follower.succeed(leader.result())
             else:
-                follower.fail(_mismatch())
-
-
-def _columns(batch: list[Ticket]) -> list[list[Any]]:
-    """Turn the batch into the parallel arrays of `conversations.append`."""
-    drafts = [ticket.draft for ticket in batch]
-    return [
-        [not ticket.settled for ticket in batch],
-        [draft.id for draft in drafts],
-        [draft.conversation_id for draft in drafts],
-        [draft.sender_id for draft in drafts],
-        [draft.client_id or None for draft in drafts],
-        [draft.message_type for draft in drafts],
-        [draft.content for draft in drafts],
-        [_json(draft.metadata).decode() if draft.metadata else None for draft in drafts],
-        [draft.reply_to_id or None for draft in drafts],
-        [draft.signature or None for draft in drafts],
-        [draft.sender_public_key or None for draft in drafts],
-        [draft.expire_after_s for draft in drafts],
-    ]
-
-
-def _outcome(draft: Draft, row: Any) -> Message | WhisprError:
-    match row["outcome"]:
-        case "stored":
-            return _stored(draft, row)
-        case "found":
-            return message_of(row["original"], row["kind"])
-        case "repeated":
-            original = message_of(row["original"], row["kind"])
-            return original if same_message(draft, original) else _mismatch()
-        case "not_a_member":
-            return not_a_member()
-        case "no_conversation":
-            return not_found("conversation", draft.conversation_id)
-        case "no_reply_target":
-            return invalid({"reply_to_id": "no such message in this conversation"})
-        case "inactive":
-            return inactive()
-        case "muted":
-            return muted(row["until"])
-        case "slow_mode":
-            wait_s = max(0.0, (row["until"] - row["sent_at"]).total_seconds())
-            return exhausted("slow mode: wait before the next message", wait_s, reason="slow_mode")
-        case _:
-            return _too_late()
-
-
-def _stored(draft: Draft, row: Any) -> Message:
-    return Message(
-        id=draft.id,
-        conversation_id=draft.conversation_id,
-        sender_id=draft.sender_id,
-        content=draft.content,
-        message_type=draft.message_type,
-        metadata=draft.metadata,
-        client_id=draft.client_id,
-        reply_to_id=draft.reply_to_id,
-        signature=draft.signature,
-        sender_public_key=draft.sender_public_key,
-        seq=row["seq"],
-        sent_at=row["sent_at"],
-        kind=KINDS[row["kind"]],
-        expires_at=row["expires_at"],
-    )
-
-
-def _mismatch() -> WhisprError:
-    return exists("client_id was used for another message", "duplicate_mismatch")
-
-
-def _too_late() -> WhisprError:
-    return unavailable(
-        "the message could not be written in time; it is safe to send it again with its client_id"
-    )
+                follower.fail(mismatch())
