@@ -14,7 +14,6 @@ from whispr.conversations.appending import Database
 from whispr.conversations.changes import Change
 from whispr.conversations.deliveries import Deliveries
 from whispr.conversations.domain import Draft, Kind, Limits, Message
-from whispr.conversations.appending import Database
 from whispr.conversations.log import MessageLog
 from whispr.conversations.membership import Membership
 from whispr.conversations.store import Watermark
