@@ -30,6 +30,8 @@ from whispr.realtime.hub import Hub
 from whispr.realtime.link import Link
 from whispr.realtime.presence import Diff, State
 
+ASKING_MAX = 4
+"""Questions at a time: when everybody joins at once, being seen comes after being there."""
 CHANGES_MAX = 10_000
 """Pairs of people waiting to be asked about; past it everything is asked again instead."""
 
@@ -71,6 +73,7 @@ class Visibility:
         self._viewers: dict[str, _Viewer] = {}
         self._followers: dict[str, set[_Viewer]] = {}
         self._changed: dict[tuple[str, str], None] = {}
+        self._asking = trio.Semaphore(ASKING_MAX)
         self._everything = False
         self._stirred = trio.Event()
         hub.presence.watcher = self._told
@@ -144,7 +147,8 @@ class Visibility:
     async def is_shown(self, user_id: str, conversation_id: str) -> bool:
         """Whether a person is shown on a conversation's topic."""
         try:
-            return await self._permissions.shows(user_id, conversation_id)
+            async with self._asking:
+                return await self._permissions.shows(user_id, conversation_id)
         except WhisprError as error:
             log.debug("presence_not_shown", error=str(error))
             return False
