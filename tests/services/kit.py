@@ -112,7 +112,7 @@ async def world(db: Postgres, limits: Limits = UNLIMITED, *, ttl_s: float = 10.0
             core.people_changed(user_id, target_id)
 
     user_service = UserService(db, limits=limits, on_blocks_changed=blocks_changed)
-    hub = Hub(SocketLimits(operations_per_min=0, user_sockets=0, presence_linger_s=0))
+    hub = Hub(SocketLimits(operations_per_min=0, user_sockets=0, presence_linger_s=0, typing_s=0))
     limiter = Counted()
     async with open_rpc_pair([user_service.servicer], server_interceptors=interceptors) as user_rpc:
         users = UserServiceStub(user_rpc.channel)
