@@ -22,6 +22,8 @@ from tests.integration.test_resilience import alive
 from tests.product import UNLIMITED, Product, StartError, running, start
 from whispr.realtime.client import Phoenix, Refused, open_phoenix
 
+pytestmark = pytest.mark.timeout(240)  # each starts three processes, on a machine that may be busy
+
 TRIES_MAX = 64
 """Connections opened to meet every worker; that all of them meet the same one has a chance of 2 ** -63."""
 
@@ -175,7 +177,6 @@ def cast(product: Product, count: int) -> tuple[list[Sender], list[Follower]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_worker_that_goes_loses_nothing(fresh: Product, number: signal.Signals) -> None:
     """While clients send, a worker drains or is killed: what was acknowledged reaches everybody once, in order."""
@@ -231,7 +232,6 @@ def test_a_stop_is_orderly(fresh: Product) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_a_worker_that_keeps_dying_ends_everything(fresh: Product) -> None:
     """A worker killed whenever it starts is not started for ever: the product ends, and says why."""
     until = time.monotonic() + 120
