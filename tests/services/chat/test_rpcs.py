@@ -529,6 +529,13 @@ async def test_counts_follow_events_and_sweeps(world: World) -> None:
         await activity.reset(tx)
     await activity.handle(event(sent[0]))
     assert await world.db.fetchval(counted) == 4
+    another = await world.room(member, owner)
+    there = [await world.say(another, who) for who in (owner, member, owner)]
+    assert activity.handle_many is not None
+    for _ in range(2):
+        await activity.handle_many([event(message) for message in (there[2], sent[0], there[0])])
+        rows = await world.db.fetch("SELECT user_id, messages_sent FROM conversations.sent_counts")
+        assert {str(row["user_id"]): row["messages_sent"] for row in rows} == {owner: 4, member: 3}
 
 
 async def test_what_is_held_of_a_person_is_handed_over_and_erased(world: World) -> None:

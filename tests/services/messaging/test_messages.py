@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,9 @@ import trio
 from tests.conversations.kit import a_group, sign_up
 from tests.services.kit import UNLIMITED, World, as_, world
 from whispr.adapters.postgres import Postgres
+from whispr.conversations import search_index
 from whispr.errors import Code, WhisprError
+from whispr.events import Event
 from whispr.v1 import messaging_pb2 as pb
 
 
@@ -334,6 +337,44 @@ async def test_search_finds_what_may_be_read(services: World) -> None:
         assert (await refusal(services.messaging.SearchMessages(request, metadata=as_(one))))[0] is (
             Code.INVALID_ARGUMENT
         ), bad
+
+
+async def test_events_of_many_conversations_are_indexed_together(
+    services: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What events tell together is indexed like one by one, in parts if it is much; repeats change nothing."""
+    monkeypatch.setattr(search_index, "TOGETHER", 4)
+    groups = [await a_group(services.db) for _ in range(2)]
+    said = [await send(services, group, people[0], f"word{n}") for n in range(5) for group, people in groups]
+    index = services.conversations.search_index
+    now = datetime.now(UTC)
+
+    def event(kind: str, message: pb.Message) -> Event:
+        return Event(
+            id=message.id, type=kind, source="messaging", subject=message.conversation_id, time=now,
+            data={"seq": message.seq},
+        )  # fmt: skip
+
+    async def indexed() -> dict[str, list[int]]:
+        rows = await services.db.fetch(
+            "SELECT conversation_id, array_agg(seq ORDER BY seq) AS seqs FROM conversations.search GROUP BY 1"
+        )
+        return {str(row["conversation_id"]): row["seqs"] for row in rows}
+
+    events = [event("message_sent", message) for message in said]
+    await index.handle_many(events)
+    assert await indexed() == {group: [1, 2, 3, 4, 5] for group, _ in groups}
+    (first, (one, _)), (second, _) = groups
+    await about(services, "DeleteMessage", said[0], one, for_everyone=True)
+    await edit(services, said[2], one, "other words")
+    changed = [event("message_deleted", said[0]), event("message_edited", said[2])]
+    await index.handle_many([events[0], *changed, events[2]])
+    await index.handle_many(events)
+    assert await indexed() == {first: [2, 3, 4, 5], second: [1, 2, 3, 4, 5]}
+    found = await services.messaging.SearchMessages(
+        pb.SearchMessagesRequest(query="other"), metadata=as_(one)
+    )
+    assert [result.message.seq for result in found.results] == [2]
 
 
 async def test_search_pages_and_highlights(services: World) -> None:
