@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -141,6 +142,61 @@ async def test_a_reader_who_keeps_up_misses_nothing() -> None:
         assert [payload["n"] for _, payload in found if isinstance(payload, dict) and "n" in payload] == [
             n for n in range(50) for _ in POLICIES
         ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_spared_the_stream_stays_whole(seed: int) -> None:
+    """A reader that now reads and now does not gets every message in order, and in the end the latest receipts."""
+    chance = random.Random(seed)
+    limits = replace(LIFTED, buffer_bytes=1 << 30, typing_s=0)
+    seqs: list[int] = []
+    receipts: dict[str, list[int]] = {}
+    said: dict[str, int] = {}
+    sent: list[int] = []
+    async with (
+        served({"room": Room}, limits) as server,
+        server.wire("slow", receive_buffer_bytes=4096) as wire,
+    ):
+        await wire.join(TOPIC)
+
+        async def read(until: str) -> None:
+            with trio.fail_after(30):
+                while isinstance(message := await wire.receive(), list):
+                    if message[3] == "new_message":
+                        seqs.append(message[4][0])
+                    elif message[3] == "read_receipt":
+                        receipts.setdefault(message[4]["user_id"], []).append(message[4]["seq"])
+                    elif message[3] == until:
+                        return
+
+        seq = 0
+        for pause in range(20):
+            for _ in range(chance.randrange(60)):
+                seq += 1
+                event = chance.choice(["new_message", "read_receipt", "typing_indicator"])
+                user = chance.choice("abc")
+                if event == "new_message":
+                    sent.append(seq)
+                    server.hub.broadcast(
+                        TOPIC, event, [seq, "x" * chance.choice([10, 1000, 70_000])], seq=seq
+                    )
+                else:
+                    server.hub.broadcast(TOPIC, event, {"user_id": user, "seq": seq})
+                    said |= {user: seq} if event == "read_receipt" else {}
+                if chance.random() < 0.3:
+                    await trio.lowlevel.checkpoint()
+            if chance.random() < 0.5:
+                server.hub.broadcast(TOPIC, f"pause {pause}", {})
+                await read(f"pause {pause}")
+        server.hub.broadcast(TOPIC, "new_message", [seq + 1, ""], seq=seq + 1)
+        server.hub.broadcast(TOPIC, "pause", {})
+        await read("pause")
+        with trio.fail_after(30):
+            while {user: numbers[-1] for user, numbers in receipts.items()} != said:
+                server.hub.broadcast(TOPIC, "pause", {})
+                await read("pause")
+    assert seqs == [*sent, seq + 1]
+    assert all(numbers == sorted(set(numbers)) for numbers in receipts.values())
 
 
 async def test_typing_is_said_at_most_so_often(autojump_clock: MockClock) -> None:
