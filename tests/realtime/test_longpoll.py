@@ -252,3 +252,16 @@ async def test_a_malformed_message_ends_the_session(autojump_clock: None) -> Non
         await client.open()
         await client.post(body=b'["not a message"]')
         assert (await client.get())["status"] == 410
+
+
+async def test_a_flood_of_polls_ends_the_session(autojump_clock: None) -> None:
+    """Polls past `chatter_per_min` close it; one after another, as fast as answers come, they are no flood."""
+    async with poll_served({"echo": Echo}, Limits(chatter_per_min=50, poll_s=2.0)) as server:
+        client = opened(server)
+        await client.open()
+        for _ in range(60):
+            assert (await client.get())["status"] == 204
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(client.get)
+        assert (await client.get())["status"] == 410

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from base64 import b64encode
 
 import msgspec
 import pytest
@@ -133,3 +134,23 @@ def test_a_binary_field_over_255_bytes_is_refused() -> None:
     """A field that its one-byte size cannot express is an error of the caller, not a broken frame."""
     with pytest.raises(ValueError, match="255"):
         protocol.encode_broadcast("t" * 256, "e", b"")
+
+
+def as_text(frame: bytes) -> object:
+    said = content(frame)
+    assert isinstance(said, bytes)
+    return json.loads(protocol.binary_as_text(said))
+
+
+@given(text_refs, text_refs, names, names, st.binary(max_size=300))
+def test_what_is_binary_can_be_said_in_text(
+    join_ref: str | None, ref: str | None, topic: str, event: str, body: bytes
+) -> None:
+    """A reply, a push and a broadcast keep their refs, topic and event, and their bytes in base64."""
+    said = {"base64": b64encode(body).decode()}
+    reply = as_text(protocol.encode_reply(join_ref, ref, topic, "ok", body))
+    assert reply == [join_ref, ref, topic, "phx_reply", {"status": "ok", "response": said}]
+    push = as_text(protocol.encode_push(join_ref, topic, event, body))
+    assert push == [join_ref, None, topic, event, said]
+    broadcast = as_text(protocol.encode_broadcast(topic, event, body))
+    assert broadcast == [None, None, topic, event, said]

@@ -43,6 +43,7 @@ class Account:
 
     def __init__(self, base_url: str, signed_in: Mapping[str, Any]) -> None:
         self.base_url = base_url
+        self._refreshing = trio.Lock()
         self._accept(signed_in)
 
     def _accept(self, signed_in: Mapping[str, Any]) -> None:
@@ -52,8 +53,16 @@ class Account:
 
     async def refresh(self) -> None:
         """Exchange the refresh token for new tokens. Raises WhisprError UNAUTHENTICATED when signed out."""
-        body = {"refresh_token": self._refresh_token}
-        self._accept(await call(self.base_url, "POST", "/v1/auth/refresh", body))
+        spent = self._refresh_token
+        async with self._refreshing:  # one that is shown twice ends the session
+            if self._refresh_token == spent:
+                body = {"refresh_token": spent}
+                self._accept(await call(self.base_url, "POST", "/v1/auth/refresh", body))
+
+    async def new_token(self) -> str:
+        """Return a new access token. Raises as `refresh`."""
+        await self.refresh()
+        return self.access_token
 
     async def find(self, username: str) -> Person | None:
         """Look a person up by username, compared without case."""

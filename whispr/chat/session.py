@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ class Talk:
                         topic = f"conversation:{conversation.id}"
                         channel = await phoenix.join(topic, conversation.join_payload())
                         failures = 0
-                        await conversation.follow(channel)
+                        await conversation.follow(channel, self._account.new_token)
                 except* WhisprError as group:
                     await self._lost(group, failures)
                     failures += 1
@@ -201,8 +202,11 @@ class Conversation:
         """What to join with: the last seq seen, once there is one."""
         return {} if self._seq is None else {"since_seq": self._seq}
 
-    async def follow(self, channel: ClientChannel) -> None:
-        """Show what happens in the channel until it ends; first what was missed, and send what waited."""
+    async def follow(self, channel: ClientChannel, new_token: Callable[[], Awaitable[str]]) -> None:
+        """Show what happens in the channel until it ends; first what was missed, and send what waited.
+
+        `new_token` makes an access token for a connection whose own expires.
+        """
         response: Any = channel.response
         if self._seq is None:
             await self._history(channel, int(response["seq"]))
@@ -211,9 +215,19 @@ class Conversation:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_lines, channel)
             async for event, payload in channel:
-                self._event(event, payload)
+                if event == "token_expiring":
+                    nursery.start_soon(self._renew, channel, new_token)
+                else:
+                    self._event(event, payload)
             nursery.cancel_scope.cancel(reason="the channel ended")
         raise conflict("the conversation was closed by the server", "closed")
+
+    async def _renew(self, channel: ClientChannel, new_token: Callable[[], Awaitable[str]]) -> None:
+        """Go on with a new token. When there is none, the server ends the connection, and we begin another."""
+        try:
+            await channel.push("refresh_token", {"token": await new_token()})
+        except WhisprError as error:
+            self._screen.say(f"the session could not be renewed: {error.message}", dim=True)
 
     def offline(self) -> None:
         """The connection is gone: nobody is seen until it is back."""

@@ -6,7 +6,8 @@ and the session closed as a slow reader (1013). The client's next poll tells it 
 another and resumes from the last seq it has seen.
 
 At most one poll waits: a newer one has the older answered with nothing. Answers are at least `_GAP_S` apart, so that
-a busy topic costs a client a hundred polls a second at most, each with all that has come.
+a busy topic costs a client forty polls a second at most, each with all that has come. Polls count as a socket's pings
+do (`Limits.chatter_per_min`), of which forty a second are not too many.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from whispr.realtime.socket import Authenticate, Socket
 if TYPE_CHECKING:
     from whispr.realtime.hub import Hub
 
-_GAP_S = 0.01
+_GAP_S = 0.025
 _POSTS_MAX = 4  # phoenix.js has one at a time
 _ANY_BYTES = 1 << 62  # our own frames: the buffer is bounded, not they
 
@@ -82,6 +83,7 @@ class PollSession(Socket):
 
     async def poll(self) -> list[str] | None:
         """Return what waits, or comes within `Limits.poll_s`; None once the session is over and all was given."""
+        self._chatters()
         self._turn += 1
         turn = self._turn
         self._wake()
