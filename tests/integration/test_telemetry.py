@@ -185,7 +185,7 @@ async def test_logs_hold_no_secret_and_nothing_that_was_said(log: io.StringIO, w
     await traffic(world, words)
     name = world.people["member"].username
     async with gateway(world) as client:
-        headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}
+        headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
         body = {"username": name, "password": PASSWORD}
         tokens = (await client.post("/v1/auth/login", json=body, headers=headers)).json()
         wrong = {"username": name, "password": "wrong horse entirely"}

@@ -70,7 +70,7 @@ async def traced(
 async def being_told(channel: ClientChannel, push: PushServer) -> None:
     """Send messages until there is a push of one: a new consumer hears what is sent once it listens."""
     with trio.fail_after(HEAR_S):
-        while not any(b"hello?" in request.body for request in push.requests):
+        while not any(b'"type":"message"' in request.body for request in push.requests):
             await channel.push("send_message", {"text": "hello?"})
             with trio.move_on_after(1):
                 await push.arrived.wait()

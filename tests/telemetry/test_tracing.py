@@ -57,13 +57,15 @@ def test_the_ratio_decides_where_traces_begin(ratio: float, seed: int) -> None:
     """About that share of new traces is recorded; of a trace that came from elsewhere, what was decided there."""
     kept: list[Span] = []
     tracer = Tracer(ratio, kept.append, random.Random(seed))
-    for _ in range(400):
-        tracer.begin("a", Kind.SERVER, None).end()
-    assert abs(len(kept) - 400 * ratio) <= 130
-    kept.clear()
-    tracer.begin("b", Kind.SERVER, Context(TRACE, SPAN, True)).end()
-    tracer.begin("c", Kind.SERVER, Context(TRACE, SPAN, False)).end()
-    assert [(span.name, span.context.trace_id, span.parent_id) for span in kept] == [("b", TRACE, SPAN)]
+    begun = [tracer.begin("a", Kind.SERVER, None) for _ in range(400)]
+    assert abs(len([span for span in begun if span]) - 400 * ratio) <= 130
+    span = tracer.begin("b", Kind.SERVER, Context(TRACE, SPAN, True))
+    assert span is not None
+    assert (span.context.trace_id, span.parent_id) == (TRACE, SPAN)
+    span.end()
+    span.end()
+    assert kept == [span], "once"
+    assert tracer.begin("c", Kind.SERVER, Context(TRACE, SPAN, False)) is None
 
 
 def test_a_block_is_in_its_span() -> None:
@@ -84,6 +86,21 @@ def test_a_block_is_in_its_span() -> None:
     )
     assert (last.name, last.parent_id, last.code) == ("outer", "", Code.OK)
     assert "secret" not in str([span.attributes for span in kept])
+
+
+def test_what_is_not_recorded_says_so() -> None:
+    """A trace that begins and is not recorded has no span, and whoever is told of it records none either."""
+    with tracing.tracing_with(Tracer(0, lambda span: pytest.fail(span.name))):
+        with tracing.span("outer", Kind.SERVER) as outer, tracing.span("inner", Kind.CLIENT) as inner:
+            assert (outer, inner) == (None, None)
+            told = tracing.current()
+            assert told is not None
+            assert not told.sampled
+            assert parse(told.traceparent) == told
+            assert tracing.current_traceparent() == ""
+        with tracing.continued("later", Kind.CONSUMER, f"00-{TRACE}-{SPAN}-00") as later:
+            assert later is None
+        assert tracing.current() is None
 
 
 def test_while_tracing_is_off_there_is_no_span() -> None:

@@ -19,7 +19,7 @@ import structlog
 from whispr.errors import Code, Fault, WhisprError
 from whispr.rpc.call import Call
 from whispr.rpc.interceptors import Observer
-from whispr.rpc.tracing import trace_of
+from whispr.rpc.tracing import trace_id_of
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata that names a request across the services it passes through."""
@@ -65,9 +65,8 @@ class Logged(Observer):
         request_id = call.metadata.text(REQUEST_ID_KEY)
         if request_id is not None:
             more["request_id"] = request_id[:_REQUEST_ID_CHARS_MAX]
-        trace = trace_of(call)
-        if trace is not None:
-            more["trace_id"] = trace.trace_id
+        if trace_id := trace_id_of(call):
+            more["trace_id"] = trace_id
         if self._actor_of is not None and (actor := self._actor_of(call)):
             more["actor"] = actor
         duration_ms = round((time.perf_counter() - call.begun_at) * 1000, 3)

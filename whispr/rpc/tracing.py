@@ -3,7 +3,7 @@
     server = RpcServer([...], interceptors=[Measured(), Logged(), TracedServer(tracer), ...])
     open_channel(target, interceptors=[TracedClient(tracer)])
 
-Most calls are of traces that nobody records: these cost the ids that go on with them, and no coroutine.
+Most calls are of traces that nobody records: these cost a throw of the dice, and no coroutine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from whispr.rpc.statuses import status_of
 from whispr.telemetry.tracing import (
     TRACEPARENT,
     TRACESTATE,
+    UNSAMPLED,
     Context,
     Kind,
     Span,
@@ -33,12 +34,12 @@ _STATE = "trace"
 _Running = Coroutine[Any, Any, Any]
 
 
-def trace_of(call: Call) -> Context | None:
-    """Return the trace a call is part of: its span's, or what its metadata says."""
+def trace_id_of(call: Call) -> str:
+    """Name the trace that a call is recorded in, here or by its caller; empty for none."""
     context: Context | None = call.state.get(_STATE)
     if context is None and call.metadata:
         context = parse(call.metadata.text(TRACEPARENT))
-    return context
+    return context.trace_id if context is not None and context.sampled else ""
 
 
 class TracedServer:
@@ -52,10 +53,12 @@ class TracedServer:
         metadata = call.metadata
         parent = parse(metadata.text(TRACEPARENT), metadata.text(TRACESTATE)) if metadata else None
         span = self._tracer.begin(call.method[1:], Kind.SERVER, parent)
+        if span is None:
+            enter(parent or UNSAMPLED)
+            return cast(_Running, proceed())
         enter(span.context)
         call.state[_STATE] = span.context
-        running = proceed()
-        return _recorded(span, call, running) if span.context.sampled else cast(_Running, running)
+        return _recorded(span, call, proceed())
 
 
 class TracedClient:
@@ -69,10 +72,10 @@ class TracedClient:
         parent = current()
         if parent is None:
             return cast(_Running, proceed())
-        if not parent.sampled:
+        span = self._tracer.begin(call.method[1:], Kind.CLIENT, parent)
+        if span is None:
             _tell(call, parent)
             return cast(_Running, proceed())
-        span = self._tracer.begin(call.method[1:], Kind.CLIENT, parent)
         _tell(call, span.context)
         return _recorded(span, call, proceed())
 

@@ -2,7 +2,9 @@
 
 A span's context travels as W3C Trace Context (https://www.w3.org/TR/trace-context/): `traceparent` names the trace
 and the span, and says whether the trace is recorded; `tracestate` is passed on as it came. Whoever begins a trace
-decides about all of it, by the ratio; everybody after goes by what they were told.
+decides about all of it, by the ratio; everybody after goes by what they were told. Most are not recorded: for those
+there are no spans, and what is said of them on the wire is the same for all of a process, so that headers stay what
+peers have seen before.
 
     with tracing.span("publish", Kind.PRODUCER, parent=parse(event.trace)) as span:
         span.set("messaging.destination.name", subject)
@@ -34,8 +36,6 @@ STATE_CHARS_MAX = 512
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 0x01
-_RANDOM_BITS = 56
-"""Of a trace id, its last ones: random in every implementation (Trace Context level 2, section 3.2.2.3)."""
 
 AttributeValue = str | int | float | bool
 
@@ -79,7 +79,7 @@ def parse(traceparent: object, tracestate: object = "") -> Context | None:
 
 
 class Span:
-    """Something that takes a while. End it once; only what is sampled is kept."""
+    """Something that takes a while, in a trace that is recorded. End it once."""
 
     __slots__ = (
         "_record",
@@ -102,7 +102,7 @@ class Span:
         self.context = context
         self.parent_id = parent_id
         """Empty for the first of its trace."""
-        self.begun_ns = time.time_ns() if context.sampled else 0
+        self.begun_ns = time.time_ns()
         """Unix time in nanoseconds."""
         self.ended_ns = 0
         self.attributes: dict[str, AttributeValue] = {}
@@ -113,8 +113,7 @@ class Span:
 
     def set(self, name: str, value: AttributeValue) -> None:
         """Add an attribute."""
-        if self.context.sampled:
-            self.attributes[name] = value
+        self.attributes[name] = value
 
     def fail(self, error: BaseException) -> None:
         """Say what it ended with: a code, for the words of an error may be a person's."""
@@ -127,8 +126,8 @@ class Span:
         self.held = True
 
     def end(self) -> None:
-        """Keep it, if it is sampled."""
-        if self.context.sampled and not self.ended_ns:
+        """Keep it."""
+        if not self.ended_ns:
             self.ended_ns = time.time_ns()
             self._record(self)
 
@@ -141,20 +140,25 @@ class Tracer:
     ) -> None:
         """`ratio`, 0 to 1, of the traces that begin here is recorded."""
         assert 0 <= ratio <= 1
-        self._bound = int(ratio * (1 << _RANDOM_BITS))
+        self._ratio = ratio
         self._record = record
-        self._bits = (rng or random.Random()).getrandbits  # noqa: S311  # ids have to be unique, not secret
+        rng = rng or random.Random()  # noqa: S311  # ids have to be unique, not secret
+        self._bits, self._chance = rng.getrandbits, rng.random
 
-    def begin(self, name: str, kind: Kind, parent: Context | None) -> Span:
-        """Begin a span: of the parent's trace, or the first of a new one."""
+    def begin(self, name: str, kind: Kind, parent: Context | None) -> Span | None:
+        """Begin a span: of the parent's trace, or the first of a new one. None where nothing is recorded."""
+        if not (self._chance() < self._ratio if parent is None else parent.sampled):
+            return None
         span_id = f"{self._bits(64) or 1:016x}"
-        if parent is not None:
-            context = Context(parent.trace_id, span_id, parent.sampled, parent.state)
-            return Span(name, kind, context, parent.span_id, self._record)
-        number = self._bits(128) or 1
-        sampled = number & ((1 << _RANDOM_BITS) - 1) < self._bound
-        return Span(name, kind, Context(f"{number:032x}", span_id, sampled), "", self._record)
+        if parent is None:
+            return Span(name, kind, Context(f"{self._bits(128) or 1:032x}", span_id, True), "", self._record)
+        context = Context(parent.trace_id, span_id, True, parent.state)
+        return Span(name, kind, context, parent.span_id, self._record)
 
+
+_any = random.Random()  # noqa: S311  # ids have to be unique, not secret
+UNSAMPLED = Context(f"{_any.getrandbits(128) or 1:032x}", f"{_any.getrandbits(64) or 1:016x}", False)
+"""Of traces that begin here and are not recorded; the ids have to be some, and mean nothing."""
 
 _current: ContextVar[Context | None] = ContextVar("whispr_trace", default=None)
 _tracer: Tracer | None = None
@@ -182,9 +186,9 @@ def tracing_with(tracer: Tracer) -> Iterator[None]:
 
 
 def current_traceparent() -> str:
-    """Return the current span's traceparent, or an empty string."""
+    """Return the current span's traceparent, or an empty string where nothing is recorded."""
     context = _current.get()
-    return "" if context is None else context.traceparent
+    return context.traceparent if context is not None and context.sampled else ""
 
 
 @contextmanager
@@ -212,17 +216,24 @@ def span(
 ) -> Iterator[Span | None]:
     """Be in a new span over the block: of `parent`, else of the current one, else of a new trace.
 
-    None while tracing is off.
+    None where nothing is recorded, and while tracing is off.
     """
     tracer = _tracer
     if tracer is None:
         yield None
         return
-    begun = tracer.begin(name, kind, parent or _current.get())
-    if begun.context.sampled and attributes:
-        begun.attributes.update(attributes)
-    with entered(begun):
-        yield begun
+    parent = parent or _current.get()
+    begun = tracer.begin(name, kind, parent)
+    if begun is not None:
+        begun.attributes.update(attributes or {})
+        with entered(begun):
+            yield begun
+        return
+    token = _current.set(parent or UNSAMPLED)
+    try:
+        yield None
+    finally:
+        _current.reset(token)
 
 
 def continued(
@@ -246,9 +257,10 @@ def continued_together(name: str, kind: Kind, traceparents: Iterable[str]) -> It
     """Have a span over the block in each of the traces that things came with, which are handled as one."""
     tracer = _tracer
     parents = [parse(each) for each in traceparents if each] if tracer is not None else []
-    spans = [tracer.begin(name, kind, parent) for parent in parents if tracer and parent and parent.sampled]
+    spans = [tracer.begin(name, kind, parent) for parent in parents if tracer and parent]
     try:
         yield
     finally:
         for each in spans:
-            each.end()
+            if each is not None:
+                each.end()
