@@ -25,7 +25,7 @@ from whispr.adapters.migrations import Owner, migrate
 from whispr.adapters.postgres import Postgres, Transaction, open_postgres
 from whispr.bridge import open_bridge
 from whispr.embed import run_children
-from whispr.events import Batch, Consumer, Event, emit, emit_batch, once
+from whispr.events import Batch, Consumer, Event, emit, emit_batch, once, once_each
 from whispr.events.consumers import Consumers
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
@@ -69,7 +69,7 @@ async def timed(title: str, count: int, work: Callable[[], object]) -> None:
     cpu, began = time.process_time(), time.perf_counter()
     await work()  # type: ignore[misc]  # a coroutine function
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
-    print(f"{title:<44}{count / took:>10,.0f}{cpu / count * 1e6:>10.0f}", flush=True)
+    print(f"{title:<48}{count / took:>10,.0f}{cpu / count * 1e6:>10.0f}", flush=True)
 
 
 async def relayed(db: Postgres, relay: Relay) -> None:
@@ -84,20 +84,33 @@ async def relayed(db: Postgres, relay: Relay) -> None:
 class Counting:
     """Handles events, and says when all have come."""
 
-    def __init__(self, name: str, db: Postgres, count: int, *, marked: bool) -> None:
+    def __init__(
+        self, name: str, db: Postgres, count: int, *, marked: bool = False, together: bool = False
+    ) -> None:
         self.done = trio.Event()
         self._name, self._db, self._left, self._marked = name, db, count, marked
+        self._together = together
 
     @property
     def consumer(self) -> Consumer:
         """As a service would make it."""
-        return Consumer(self._name, (SUBJECT,), self._handle)
+        many = self._handle_many if self._together else None
+        return Consumer(self._name, (SUBJECT,), self._handle, handle_many=many)
+
+    async def _handle_many(self, events: Sequence[Event]) -> None:
+        async with self._db.transaction() as tx:
+            ids = [event.id for event in events]
+            assert len(await once_each(tx, self._name, ids)) == len(ids)
+        self._count(len(events))
 
     async def _handle(self, event: Event) -> None:
         if self._marked:
             async with self._db.transaction() as tx:
                 assert await once(tx, self._name, event.id)
-        self._left -= 1
+        self._count(1)
+
+    def _count(self, handled: int) -> None:
+        self._left -= handled
         if not self._left:
             self.done.set()
 
@@ -131,20 +144,26 @@ async def measured(db: Postgres, jetstream: JetStream) -> None:
     streams = Streams(jetstream, LIMITS)
     await streams.ensure()
     relay = Relay(db, jetstream, streams, expanders={"numbers": expand})
-    print(f"{'':<44}{'events/s':>10}{'cpu µs':>10}")
+    print(f"{'':<48}{'events/s':>10}{'cpu µs':>10}")
     await fill(db, rows=False)
     few = EVENTS // 10
     await timed("relay, a row each", few, partial(relayed, db, relay))
     await fill(db, rows=True)
     await timed(f"relay, {ROW_LEN} to a row", EVENTS, partial(relayed, db, relay))
     count = EVENTS + few
-    plain = Counting("plain", db, count, marked=False)
+    plain = Counting("plain", db, count)
     await timed(
         "consumer, a handler that does nothing", count, partial(handled, db, jetstream, streams, plain)
     )
     marked = Counting("marked", db, count, marked=True)
     await timed(
         "consumer, each in a transaction with once", count, partial(handled, db, jetstream, streams, marked)
+    )
+    together = Counting("together", db, count, together=True)
+    await timed(
+        "consumer, many in a transaction with once_each",
+        count,
+        partial(handled, db, jetstream, streams, together),
     )
 
 

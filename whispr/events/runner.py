@@ -43,7 +43,8 @@ from whispr.telemetry import tracing
 WINDOW_LEN = 1024
 """Events read and not done, at most."""
 TOGETHER_MAX = 128
-"""Events handled together: their share of the loop is then a millisecond or two at a stretch."""
+"""Events handled together: their share of the loop is then a millisecond or two at a stretch. In one transaction with
+`once_each` an event takes 27 µs of our CPU, in one of its own 390 (tests/bench/bench_events.py)."""
 KEEP_S = 0.5
 """How long what is done is gathered before the position is written."""
 CLOSE_S = 0.01
