@@ -103,6 +103,12 @@ class Everybody:
         del request
         return user_pb2.ValidateConversationAccessResponse(access_granted=True, shows_presence=True)
 
+    async def CheckPresenceVisibility(  # noqa: N802  # the RPC's name
+        self, request: user_pb2.CheckPresenceVisibilityRequest, **_: object
+    ) -> user_pb2.CheckPresenceVisibilityResponse:
+        await trio.lowlevel.checkpoint()
+        return user_pb2.CheckPresenceVisibilityResponse(visible_user_ids=request.user_ids)
+
     async def ListVisibleContacts(  # noqa: N802  # the RPC's name
         self, request: user_pb2.ListVisibleContactsRequest, **_: object
     ) -> user_pb2.ListVisibleContactsResponse:

@@ -17,7 +17,7 @@ that a client that stayed connected would have been told, in its final state, an
      "receipts",                watermarks that have moved, at least those
      "hidden_seqs",             messages that the member has deleted for themselves, at least those since
      "resync", "cursor",        true when there was more: `get_history {cursor}` answers with the same fields
-     "role", "members", "member_count"}       who is there: the first 100, `get_members` has the rest
+     "kind", "role", "members", "member_count"}    who is there: the first 100, `get_members` has the rest
 
 A client takes the messages, then the changes in their order. Either number may be a JSON number or a string.
 """
@@ -30,7 +30,7 @@ import msgspec
 import trio
 
 from whispr.conversations import wire
-from whispr.conversations.domain import Draft
+from whispr.conversations.domain import Draft, Kind
 from whispr.conversations.operations import Operations
 from whispr.conversations.statuses import Statuses
 from whispr.conversations.store import Watermark
@@ -73,12 +73,15 @@ class ConversationChannel(Channel):
         seq = wire.since(wanted.since_seq, "since_seq")
         change = wire.since(wanted.since_change, "since_change")
         missed = await self._operations.resuming.join(self.link.topic, self._user_id, seq, change)
-        self.link.start_soon(self._appear)
+        self.link.start_soon(self._appear, missed.kind)
         return Joined(_reply(missed), seq=missed.seq, change=missed.change)
 
-    async def _appear(self) -> None:
+    async def _appear(self, kind: Kind) -> None:
         """Become visible to the others, as far as that may be, and see them."""
-        self.shown = await self._visibility.is_shown(self._user_id, self._conversation_id)
+        if kind is Kind.DIRECT:
+            self.shown = await self._visibility.is_shown(self._user_id, self._conversation_id)
+        else:
+            self.shown = await self._visibility.is_shown_to_all(self._user_id)
         self._statuses.show_conversation(self)
         self.link.push_presence_state()
 

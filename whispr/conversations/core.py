@@ -148,4 +148,5 @@ class Conversations:
             nursery.start_soon(self.attachments.run)
             nursery.start_soon(self.search_index.run)
             nursery.start_soon(self.visibility.run)
+            nursery.start_soon(self.visibility.ask)
             task_status.started()

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from whispr.conversations.domain import Member, Role
+from whispr.conversations.domain import Kind, Member, Role
 from whispr.conversations.paging import to_token
 from whispr.conversations.snapshots import Snapshot
 from whispr.conversations.sync import Receipt
@@ -56,6 +56,7 @@ class Missed(msgspec.Struct, frozen=True, omit_defaults=False):
     hidden_seqs: list[int]
     resync: bool
     cursor: str
+    kind: Kind
     role: Role
     members: msgspec.Raw
     member_count: int
@@ -162,6 +163,7 @@ class Tail:
             hidden_seqs=sorted(hidden) if resumes else [],
             resync=cut,
             cursor=cursor,
+            kind=read.kind,
             role=self.roles[user_id],
             members=self._page(),
             member_count=read.member_count + self._arrived,

@@ -19,7 +19,7 @@ it is back and something changes, or they join again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import structlog
 import trio
@@ -30,6 +30,10 @@ from whispr.realtime.hub import Hub
 from whispr.realtime.link import Link
 from whispr.realtime.presence import Diff, State
 
+NOBODY = "00000000-0000-0000-0000-000000000000"
+"""Somebody who is nobody's contact, and blocked by nobody."""
+TOGETHER_MAX = 500
+"""People in one question."""
 ASKING_MAX = 4
 """Questions at a time: when everybody joins at once, being seen comes after being there."""
 CHANGES_MAX = 10_000
@@ -47,6 +51,16 @@ class Shown(Protocol):
 
     def show(self, shown: bool) -> None:
         """Track the user, or no longer."""
+
+
+class _Asked:
+    """A person about whom it is asked whether they are shown to everyone."""
+
+    __slots__ = ("done", "shown")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.shown = False
 
 
 class _Viewer:
@@ -74,6 +88,8 @@ class Visibility:
         self._followers: dict[str, set[_Viewer]] = {}
         self._changed: dict[tuple[str, str], None] = {}
         self._asking = trio.Semaphore(ASKING_MAX)
+        self._together: dict[str, _Asked] = {}
+        self._some = trio.Event()
         self._everything = False
         self._stirred = trio.Event()
         hub.presence.watcher = self._told
@@ -152,6 +168,35 @@ class Visibility:
         except WhisprError as error:
             log.debug("presence_not_shown", error=str(error))
             return False
+
+    async def is_shown_to_all(self, user_id: str) -> bool:
+        """Whether a person is shown to everyone, as on the topic of a group or a room.
+
+        Those who are asked about at the same time are asked about together: a whole room may be joining.
+        """
+        asked = self._together.get(user_id)
+        if asked is None:
+            asked = self._together[user_id] = _Asked()
+            self._some.set()
+        await asked.done.wait()
+        return asked.shown
+
+    async def ask(self) -> NoReturn:
+        """Ask about people together until cancelled."""
+        while True:
+            await self._some.wait()
+            asked = {user_id: self._together.pop(user_id) for user_id in list(self._together)[:TOGETHER_MAX]}
+            if not self._together:
+                self._some = trio.Event()
+            shown: set[str] = set()
+            try:
+                # Whoever is shown to somebody who is nobody's contact is shown to everyone.
+                shown = await self._permissions.visible(NOBODY, list(asked))
+            except WhisprError as error:
+                log.debug("presence_not_shown", error=str(error))
+            for user_id, each in asked.items():
+                each.shown = user_id in shown
+                each.done.set()
 
     # Contacts
 

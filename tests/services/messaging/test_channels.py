@@ -128,6 +128,7 @@ async def test_joining_tells_what_was_missed_and_who_is_there(services: World) -
             "cursor": "",
             "members": cast("Json", mine.response)["members"],
             "member_count": 2,
+            "kind": "group",
             "role": "owner",
         }
         for n in range(5):

@@ -173,6 +173,7 @@ async def test_without_the_user_service_nobody_is_shown(services: World, monkeyp
 
     monkeypatch.setattr(permissions, "visible_contacts", away)
     monkeypatch.setattr(permissions, "shows", away)
+    monkeypatch.setattr(permissions, "visible", away)
     async with (
         joined(services, f"user:{two}", two),
         joined(services, f"conversation:{group}", one) as (conversing,),
