@@ -142,7 +142,7 @@ async def _serve_in_workers(
     """Look after processes that serve."""
     async with connected(settings) as backends:
         await _prepare(backends.db, progress)
-        await _check_room(backends.db, settings)
+        await check_room(backends.db, settings)
     async with ports.reserved(settings, Node.sections(services)) as chosen, trio.open_nursery() as nursery:
         workers = Workers(chosen, services)
         await nursery.start(workers.run)
@@ -214,7 +214,7 @@ async def _prepare(db: Postgres, progress: Progress) -> None:
         progress.step("migrations", time.monotonic() - began)
 
 
-async def _check_room(db: Postgres, settings: Settings) -> None:
+async def check_room(db: Postgres, settings: Settings) -> None:
     """Raise FAILED_PRECONDITION when PostgreSQL has no room for the pools of all workers."""
     room = await db.fetchval(_ROOM)
     each = settings.postgres.pool_size

@@ -23,6 +23,7 @@ from whispr.adapters.bus import open_bus
 from whispr.adapters.cache import open_cache
 from whispr.adapters.objects import S3Options, objects_at
 from whispr.adapters.postgres import open_postgres
+from whispr.app import check_room
 from whispr.bridge import Bridge, open_bridge
 from whispr.config import SERVICES, Settings, without_password
 from whispr.embed import open_folder, run_children
@@ -59,6 +60,8 @@ async def examine(settings: Settings) -> list[Finding]:
     for name, connect in _CONNECT.items():
         url = getattr(settings, name).url
         findings.append(await (_given(name, url, connect) if url else _embedded(name)))
+    if settings.workers > 1 and settings.postgres.url:
+        findings.append(await _workers(settings))
     findings.append(await _media_store(settings))
     return findings
 
@@ -122,6 +125,17 @@ async def _given(name: str, url: str, connect: Connect) -> Finding:
             return f"{without_password(url)}: {await connect(bridge, url)}"
 
     return await _tried(name, reach, CONNECT_S, f"check WHISPR_{name.upper()}_URL, and that it is reachable")
+
+
+async def _workers(settings: Settings) -> Finding:
+    """Ask PostgreSQL whether it has room for the pools of all workers."""
+
+    async def ask() -> str:
+        async with open_bridge() as bridge, open_postgres(bridge, settings.postgres.url, pool_size=1) as db:
+            await check_room(db, settings)
+        return f"PostgreSQL has room for {settings.workers} times {settings.postgres.pool_size} connections"
+
+    return await _tried("workers", ask, CONNECT_S, "each worker has a pool of its own")
 
 
 async def _media_store(settings: Settings) -> Finding:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,17 @@ def test_an_unknown_service_is_named() -> None:
     assert refused.returncode == 2
     assert "nonsense" in refused.stderr
     assert "messaging" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_stop_gives_load_balancers_notice(tmp_path: Path) -> None:
+    """With WHISPR_DRAIN_NOTICE_S, readiness ends first, and whoever comes until then is still served."""
+    with running(tmp_path / "data", {"WHISPR_DRAIN_NOTICE_S": "5"}) as product:
+        _, token = product.sign_up("alice")
+        product.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + 4
+        while product.call("GET", "/readyz")[0] == 200:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert product.call("GET", "/v1/conversations", token=token)[0] == 200
+        assert product.process.wait(30) == 0
