@@ -19,7 +19,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -27,6 +27,8 @@ import trio
 
 from whispr.errors import exhausted
 from whispr.realtime import metrics, protocol
+from whispr.realtime.broadcast import Broadcast as Broadcast
+from whispr.realtime.broadcast import Reach
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.fanout import Audience, fan_out
 from whispr.realtime.limits import Limits
@@ -45,29 +47,6 @@ log = structlog.get_logger()
 _SWEEP_S = 1.0
 
 
-class Broadcast(msgspec.Struct, array_like=True, frozen=True):
-    """A broadcast on its way between nodes. `payload` is encoded JSON, or raw bytes when `binary`."""
-
-    topic: str
-    event: str
-    payload: bytes
-    binary: bool = False
-    seq: int | None = None
-    unless_joined: str | None = None
-    change: int | None = None
-    about: int = 0
-    """With `change`: the seq of the message that changed, 0 for none."""
-
-    def pack(self) -> bytes:
-        """Encode for the bus."""
-        return msgspec.msgpack.encode(self)
-
-    @classmethod
-    def unpack(cls, data: bytes | memoryview) -> Broadcast:
-        """Decode from the bus. Raises msgspec.DecodeError."""
-        return msgspec.msgpack.decode(data, type=cls)
-
-
 BATCH_PAUSE_S = 0.1
 """Between two batches of a drain, on average."""
 
@@ -79,19 +58,6 @@ def batches(sockets: list[Socket], size_min: int, spread_s: float) -> Iterator[l
     size = max(size_min, math.ceil(len(sockets) / count_max))
     for start in range(0, len(sockets), size):
         yield sockets[start : start + size]
-
-
-class Reach(Protocol):
-    """Which topics other nodes are heard on: those with somebody here."""
-
-    def want(self, topic: str) -> None:
-        """The topic has its first link or tap."""
-
-    def unwant(self, topic: str) -> None:
-        """It has lost its last."""
-
-    async def in_force(self, topic: str) -> None:
-        """Return once what other nodes broadcast on a wanted topic arrives, or is known to be missed."""
 
 
 Relay = Callable[[Broadcast], None]
