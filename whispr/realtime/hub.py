@@ -6,10 +6,10 @@ so a broadcast reaches every subscriber before anything else happens: two broadc
 in that order.
 
 Other nodes: `relay`, when set, is given each local broadcast as a `Broadcast`; the composition root publishes
-`Broadcast.pack()` on the bus and calls `deliver(Broadcast.unpack(data))` for what arrives. `reach`, when set, is told
-which topics have somebody here, and joins wait until it hears them. `presence` tells the other nodes who is present
-here, and hears it from them (`whispr.realtime.roster`). What slow readers go without, and what is said only so often,
-is one table: `whispr.realtime.policies`.
+`Broadcast.pack()` on the bus and calls `deliver(Broadcast.unpack(data))` for what arrives. `reach`, when set, is
+told which topics have somebody here, and joins wait until it hears them. `presence` tells the other nodes who is
+present here, and hears it from them (`whispr.realtime.roster`). What slow readers go without, and what is said only
+so often, is one table: `whispr.realtime.policies`.
 """
 
 from __future__ import annotations
