@@ -20,6 +20,7 @@
       subchannel           one address: attempts, backoff, connections
       client_connection    calls become streams
       client_call          one call's messages and its end
+      guard                what calls go through on their way out: deadlines, retries, breaker, bulkhead
       stubs                the attributes of generated stubs, by call kind
       purerpc_socket       what stubs of purerpc's own plugin need
     keepalive          pings, age and idleness of connections, on both sides
