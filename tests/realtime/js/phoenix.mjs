@@ -9,6 +9,7 @@
 //                                                  token in the query, or in the subprotocol;
 //                                                  transport "websocket", "longpoll", or "fallback" from one to the other
 //   join        {topic, payload?, resume?: bool}   → {status, response}; resume rejoins with since_seq = the last seq
+//               and since_change = the last change, as strings
 //   push        {topic, event, payload?, timeout_ms?}   → {status, response}; status may be "timeout"
 //   burst       {topic, event, count, payload?}    → {ok, errors}: all pushed at once; "$n" in payload is the number
 //   expect      {topic, event, count}              → {count}: waits for that many of these events
@@ -77,7 +78,8 @@ const held = (topic) => {
 function note(entry, event, payload) {
   if (!entry.events.has(event)) entry.events.set(event, []);
   entry.events.get(event).push(shown(payload));
-  if (typeof payload?.seq === "number") entry.seq = Math.max(entry.seq, payload.seq);
+  if (typeof payload?.change === "number") entry.change = Math.max(entry.change, payload.change);
+  else if (typeof payload?.seq === "number") entry.seq = Math.max(entry.seq, payload.seq);
 }
 
 const fill = (value, n) => JSON.parse(JSON.stringify(value ?? {}).replaceAll('"$n"', n).replaceAll("$n", n));
@@ -104,8 +106,9 @@ const steps = {
   },
 
   async join({ topic, payload = {}, resume = false, renew = null }) {
-    const entry = { seq: payload.since_seq ?? 0, events: new Map(), joins: [] };
-    const parameters = () => (resume ? { ...payload, since_seq: entry.seq } : payload);
+    const entry = { seq: payload.since_seq ?? 0, change: payload.since_change ?? 0, events: new Map(), joins: [] };
+    const place = () => ({ since_seq: String(entry.seq), since_change: String(entry.change) });
+    const parameters = () => (resume ? { ...payload, ...place() } : payload);
     const channel = (entry.channel = socket.channel(topic, parameters));
     entry.presence = new Presence(channel);
     channel.onMessage = (event, message) => {
@@ -123,6 +126,7 @@ const steps = {
     push.receive("ok", (response) => {
       entry.joins.push(response);
       for (const message of response?.messages ?? []) note(entry, "new_message", message);
+      for (const change of response?.changes ?? []) note(entry, change.event, change);
       happened();
     });
     return settled(push);
