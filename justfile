@@ -64,6 +64,10 @@ bench-bridge: _dev
 bench-workers *arguments: _dev
     @{{ python }} -m tests.bench.bench_workers {{ arguments }}
 
+# what metrics, logs and traces cost a call, in CPU time
+bench-telemetry *arguments: _dev
+    @{{ python }} -m tests.bench.bench_telemetry {{ arguments }}
+
 # the gRPC runtime beside grpcio.aio, grpclib and stock purerpc, servers, clients and both
 bench-grpc *arguments: _dev _bench-peers
     {{ python }} -m tests.bench.bench_grpc {{ arguments }}
