@@ -147,7 +147,7 @@ class _Server:
             guest, serve = None, None
             try:
                 with place:
-                    self._admission.waits(place)
+                    self._admission.waits(place, sock)
                     serve = self._http if await self._is_longpoll(sock) else None
                     guest = None if serve is not None else await self._handshake(sock, place)
             finally:
