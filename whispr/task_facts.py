@@ -84,7 +84,8 @@ def _connection(here: Here) -> Facts | None:
         return None
     age_s = time.time() - connection.opened_at
     nursery = getattr(connection, "nursery", None)
-    name = f"of {connection.peer}, {connection.calls_going} calls"
+    calls = connection.calls_going
+    name = f"of {connection.peer}, {calls} call{'s' * (calls != 1)}"
     return Facts("connection", name, "", age_s, nursery=nursery)
 
 

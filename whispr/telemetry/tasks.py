@@ -37,7 +37,9 @@ STRETCH = 100
 _OURS = str(PurePath(whispr.__file__).parent)
 _TRAPS = frozenset({"_real_async_yield", "_async_yield"})
 """Where Trio's own tasks are while they wait: the end of every stack."""
-_PLUMBING = frozenset({"bridge.py", "adapters/postgres.py", "rpc/driving.py", "rpc/interceptors.py"})
+_PLUMBING = frozenset(
+    {"bridge.py", "adapters/postgres.py", "rpc/driving.py", "rpc/inbox.py", "rpc/interceptors.py"}
+)
 """Where so many wait that to say so says nothing: their caller does."""
 
 
