@@ -8,13 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from typer.testing import CliRunner
 
-from tests.integration.test_operation import whispr
 from tests.product import Product
 from tests.world import World, open_world
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
+from whispr.cli import app
 from whispr.config import SERVICES
 from whispr.dependencies import Dependencies
 from whispr.errors import unavailable
@@ -58,6 +59,7 @@ async def test_health_names_every_service_and_dependency(
         assert "10.0.0.7" in (await client.get("/v1/health", headers=admin)).text
 
 
+@pytest.mark.slow
 async def test_health_of_each_service_follows_its_database(
     db: Postgres, cache: Cache, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,11 +90,12 @@ async def test_health_of_each_service_follows_its_database(
                 assert (await anext(heard)).status == SERVING
 
 
-def test_status_on_the_command_line(product: Product) -> None:
+def test_status_on_the_command_line(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """`whispr status --once` draws every service; `--json` is what the gateway says."""
-    drawn = whispr("status", "--once", WHISPR_DATA_DIR=str(product.data_dir))
-    assert drawn.returncode == 0, drawn.stderr
+    monkeypatch.setenv("WHISPR_DATA_DIR", str(product.data_dir))
+    drawn = CliRunner().invoke(app, ["status", "--once"])
+    assert drawn.exit_code == 0, drawn.stderr
     assert "whispr is ok" in drawn.stdout
     assert all(name in drawn.stdout for name in (*SERVICES, "postgres", "closed"))
-    said = whispr("status", "--json", WHISPR_DATA_DIR=str(product.data_dir))
+    said = CliRunner().invoke(app, ["status", "--json"])
     assert set(json.loads(said.stdout)["services"]) == set(SERVICES)
