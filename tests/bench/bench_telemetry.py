@@ -2,7 +2,7 @@
 
 The handler echoes 22 bytes, so the call is all runtime and the share of telemetry as large as it can be. Each way is
 a process of its own; rounds take turns among them, and the least CPU of each counts, which cancels a noisy machine's
-moods. Ways: none; metrics; what every process has (metrics, logs of one call in a hundred that went well); that and
+moods. Ways: none; metrics; what every process has (metrics, logs of one in a thousand calls that went well); that and
 tracing at its default ratio; that and every call traced. Options: --calls, --rounds.
 """
 
@@ -24,7 +24,7 @@ from tests.bench.grpc_peers import SERVICE, TEXT
 SERVERS = ("none", "metrics", "default", "tracing", "traced")
 CHANNELS = ("none", "default", "tracing", "traced")
 TASKS = 16
-OK_RATIO = TRACE_RATIO = 0.01
+OK_RATIO, TRACE_RATIO = 0.001, 0.01
 """The defaults of `log.calls` and `tracing.ratio`."""
 
 

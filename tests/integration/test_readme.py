@@ -94,22 +94,11 @@ def here(line: str) -> str:
 def test_operators_commands(
     product: Product, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`config`, `status`, `tree`, `migrate`, `doctor`, `token`, `account`, `keys`, `events` do what the README says."""
+    """`config`, `status`, `tree`, `migrate`, `doctor`, `token`, `account`, `keys`, `events` do what is said."""
     ours = [line for line in commands() if line.startswith(".venv/bin/whispr ")]
     lines = [line for line in ours if line.split()[1] not in ("chat", "rpc")]
     named = [line.split()[1] for line in lines]
-    assert named == [
-        "config",
-        "doctor",
-        "status",
-        "tree",
-        "migrate",
-        "token",
-        "account",
-        "keys",
-        "events",
-        "events",
-    ]
+    assert " ".join(named) == "config doctor status tree migrate token account keys events events"
     show, doctor, status, tree, migrate, token, promote, keys, lag, dead = lines
     body = {"username": "carol", "password": "correct horse"}
     assert product.call("POST", "/v1/auth/register", body)[0] in (200, 409)  # she may have taken the tour

@@ -58,6 +58,23 @@ async def test_a_call_that_goes_well(echo: Any, handlers: Any) -> None:
     }
 
 
+async def test_a_share_of_what_goes_well(echo: Any, handlers: Any) -> None:
+    """At info, if it is wanted: about that share of the calls, with who they were made for and their trace."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    sampling = Logged(ok_ratio=0.5, actor_of=lambda call: call.metadata.text("x-somebody") or "")
+    async with open_rpc_pair([handlers], server_interceptors=[sampling]) as pair:
+        stub = echo.Stub(pair.channel)
+        for _ in range(200):
+            metadata = [("x-somebody", "alice"), ("traceparent", f"00-{trace}-00f067aa0ba902b7-01")]
+            await stub.Say(echo.Message(), metadata=metadata)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert 20 < len(events) < 180
+    facts = {(event["level"], event["code"], event["actor"], event["trace_id"]) for event in events}
+    assert facts == {("info", "OK", "alice", trace)}
+
+
 @pytest.mark.parametrize(
     ("error", "level", "code", "reason"),
     [

@@ -42,6 +42,18 @@ async def test_answers_and_errors_are_counted_under_their_codes() -> None:
     assert after == [(total + 1, timed + 1) for total, timed in before]
 
 
+async def test_calls_that_are_made_are_counted_apart() -> None:
+    """A channel counts what it calls, under the code its caller sees; a server does not count it twice."""
+    before = counted("OK", "client"), counted("NOT_FOUND", "client"), counted("OK")
+    async with open_rpc_pair([HealthServicer()], channel_interceptors=[Measured("client")]) as pair:
+        stub = HealthStub(pair.channel)
+        await stub.Check(HealthCheckRequest())
+        with pytest.raises(WhisprError):
+            await stub.Check(HealthCheckRequest(service="nonsense"))
+    after = counted("OK", "client"), counted("NOT_FOUND", "client"), counted("OK")
+    assert [now[0] - then[0] for now, then in zip(after, before, strict=True)] == [1, 1, 0]
+
+
 async def test_what_a_later_interceptor_refuses_is_counted_too() -> None:
     """Measured comes first, so a call that authorisation refuses does not go unseen."""
     before = counted("PERMISSION_DENIED")

@@ -234,7 +234,7 @@ class LogSettings(Section):
     level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     """`auto`: console on a terminal, JSON elsewhere."""
-    calls: Annotated[float, Field(ge=0, le=1)] = 0.01
+    calls: Annotated[float, Field(ge=0, le=1)] = 0.001
     """The share of calls that went well that is logged, taken at random; those that failed all are."""
 
 

@@ -51,7 +51,9 @@ class TracedServer:
     def __call__(self, call: Call, proceed: Proceed) -> _Running:
         """Surround one call. What the handler does is in its span: the context is the handler's own."""
         metadata = call.metadata
-        parent = parse(metadata.text(TRACEPARENT), metadata.text(TRACESTATE)) if metadata else None
+        parent = None
+        if metadata and (given := metadata.text(TRACEPARENT)) is not None:
+            parent = parse(given, metadata.text(TRACESTATE))
         span = self._tracer.begin(call.method[1:], Kind.SERVER, parent)
         if span is None:
             enter(parent or UNSAMPLED)
