@@ -10,6 +10,7 @@ import httpx
 import trio
 
 from tests.world import PASSWORD, World
+from whispr.identity import ACTOR_KEY
 
 Request = tuple[Mapping[str, Any], Mapping[str, str]]
 """A request as proto3 JSON, and the headers to make it with."""
@@ -81,6 +82,17 @@ async def _(world: World) -> Request:
 @succeeding("MediaService/GetDownloadUrl")
 async def _(world: World) -> Request:
     return {"media_id": await ready_medium(world)}, bearing(world.token("member"))
+
+
+@succeeding("MediaService/LinkMediaToMessage")
+async def _(world: World) -> Request:
+    message = await world.message(await world.group())
+    what = {
+        "media_id": await ready_medium(world),
+        "message_id": message.id,
+        "conversation_id": message.conversation_id,
+    }
+    return what, {**bearing(world.token("service")), ACTOR_KEY: world.people["member"].user_id}
 
 
 @succeeding("NotificationService/RegisterDevice")

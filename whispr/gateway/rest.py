@@ -33,7 +33,7 @@ from whispr.gateway.http import (
     tagged_response,
 )
 from whispr.gateway.transcode import Route, Router
-from whispr.identity import CLIENT_ADDRESS_KEY, VOUCHER_KEY, access_of, service_of
+from whispr.identity import ACTOR_KEY, CLIENT_ADDRESS_KEY, VOUCHER_KEY, access_of, service_of
 from whispr.rpc.channel import Channel
 from whispr.telemetry import tracing
 from whispr.v1 import options_pb2
@@ -42,7 +42,8 @@ DEADLINE_S: Final = 5.0
 """From the first byte of a request to the last of its answer."""
 
 _HEADER = re.compile(r"[\x20-\x7e]{1,8300}")
-_PASSED_ON = ("traceparent", "tracestate")
+_PASSED_ON = ("traceparent", "tracestate", ACTOR_KEY)
+"""The last is for services; beside a person's token it may name nobody else."""
 
 log = structlog.get_logger("whispr.gateway")
 
@@ -110,9 +111,7 @@ class RestApi:
                 if measured.status >= 500:
                     span.code = Code.INTERNAL
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers
-    ) -> metrics.Measured:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> metrics.Measured:
         identifier = request_id(headers)
         request = _Request(scope, headers, receive, identifier)
         with metrics.measured(scope["method"]) as measured:
