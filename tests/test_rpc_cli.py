@@ -147,7 +147,7 @@ async def test_list(ours: str) -> None:
     assert result.stdout.split() == ["grpc.health.v1.Health", *REFLECTIONS, ECHO]
     result = await cli("list", ours, ECHO)
     assert result.stdout.split() == [
-        f"{ECHO}/{name}" for name in ("Say", "Repeat", "Join", "Chat", "Nothing")
+        f"{ECHO}/{name}" for name in ("Say", "Repeat", "Join", "Chat", "Ask", "Nothing")
     ]
     assert result.exit_code == 0
 
@@ -161,6 +161,7 @@ async def test_describe(ours: str) -> None:
         "  rpc Repeat ( .whispr.test.echo.Message ) returns ( stream .whispr.test.echo.Message );\n"
         "  rpc Join ( stream .whispr.test.echo.Message ) returns ( .whispr.test.echo.Message );\n"
         "  rpc Chat ( stream .whispr.test.echo.Message ) returns ( stream .whispr.test.echo.Message );\n"
+        "  rpc Ask ( .whispr.test.echo.Message ) returns ( .whispr.test.echo.Message );\n"
         "  rpc Nothing ( .google.protobuf.Empty ) returns ( .whispr.test.echo.Message.Inner );\n"
         "}\n"
     )
