@@ -28,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from types import MethodType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import trio
 
@@ -45,6 +45,14 @@ class Interceptor(Protocol):
 
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Surround one call."""
+
+
+@runtime_checkable
+class Selective(Interceptor, Protocol):
+    """An interceptor that most calls can do without, and that says so at less than it costs to surround one."""
+
+    def wants(self, call: Call) -> bool:
+        """Tell whether it has something to do for a call."""
 
 
 class Observer(ABC):
@@ -100,8 +108,17 @@ def surrounded(
     """`innermost` inside the interceptors, the first of them outermost: put together once, for many calls."""
     run = innermost
     for interceptor in reversed(interceptors):
-        run = partial(_surround, interceptor, run)
+        if isinstance(interceptor, Selective):
+            run = partial(_surround_wanted, interceptor, run)
+        else:
+            run = partial(_surround, interceptor, run)
     return run
+
+
+def _surround_wanted(
+    interceptor: Selective, inside: Callable[[CallT], Awaitable[Any]], call: CallT
+) -> Awaitable[Any]:
+    return _surround(interceptor, inside, call) if interceptor.wants(call) else inside(call)
 
 
 def _surround(

@@ -14,7 +14,7 @@ from typing import Any, cast
 import trio
 
 from whispr.errors import Code
-from whispr.rpc.call import Call
+from whispr.rpc.call import NO_METADATA, Call, current_call
 from whispr.rpc.interceptors import Proceed, cancelled_code
 from whispr.rpc.statuses import status_of
 from whispr.telemetry.tracing import (
@@ -31,14 +31,13 @@ from whispr.telemetry.tracing import (
 )
 
 _STATE = "trace"
+_SPAN = "span"
 _Running = Coroutine[Any, Any, Any]
 
 
 def trace_id_of(call: Call) -> str:
     """Name the trace that a call is recorded in, here or by its caller; empty for none."""
-    context: Context | None = call.state.get(_STATE)
-    if context is None and call.metadata:
-        context = parse(call.metadata.text(TRACEPARENT))
+    context: Context | None = call.state.get(_STATE) or _parent(call)
     return context.trace_id if context is not None and context.sampled else ""
 
 
@@ -47,19 +46,21 @@ class TracedServer:
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
+        self._samples = tracer.samples
+
+    def wants(self, call: Call) -> bool:
+        """Tell whether a call is recorded, and begin its span if it is."""
+        parent = _parent(call) if call.metadata is not NO_METADATA else None
+        if not self._samples(parent):
+            return False
+        span = self._tracer.recorded(call.method[1:], Kind.SERVER, parent)
+        call.state[_SPAN], call.state[_STATE] = span, span.context
+        return True
 
     def __call__(self, call: Call, proceed: Proceed) -> _Running:
-        """Surround one call. What the handler does is in its span: the context is the handler's own."""
-        metadata = call.metadata
-        parent = None
-        if metadata and (given := metadata.text(TRACEPARENT)) is not None:
-            parent = parse(given, metadata.text(TRACESTATE))
-        span = self._tracer.begin(call.method[1:], Kind.SERVER, parent)
-        if span is None:
-            enter(parent or UNSAMPLED)
-            return cast(_Running, proceed())
+        """Surround a call that is wanted. What the handler does is in its span: the context is the handler's own."""
+        span: Span = call.state.pop(_SPAN)
         enter(span.context)
-        call.state[_STATE] = span.context
         return _recorded(span, call, proceed())
 
 
@@ -71,7 +72,7 @@ class TracedClient:
 
     def __call__(self, call: Call, proceed: Proceed) -> _Running:
         """Surround one call."""
-        parent = current()
+        parent = current() or _unrecorded()
         if parent is None:
             return cast(_Running, proceed())
         span = self._tracer.begin(call.method[1:], Kind.CLIENT, parent)
@@ -80,6 +81,20 @@ class TracedClient:
             return cast(_Running, proceed())
         _tell(call, span.context)
         return _recorded(span, call, proceed())
+
+
+def _parent(call: Call) -> Context | None:
+    metadata = call.metadata
+    given = metadata.text(TRACEPARENT) if metadata else None
+    return None if given is None else parse(given, metadata.text(TRACESTATE))
+
+
+def _unrecorded() -> Context | None:
+    """Return the trace of the call being handled, if there is one: without a span, it is not recorded."""
+    try:
+        return _parent(current_call()) or UNSAMPLED
+    except LookupError:
+        return None
 
 
 def _tell(call: Call, context: Context) -> None:

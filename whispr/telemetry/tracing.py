@@ -145,10 +145,16 @@ class Tracer:
         rng = rng or random.Random()  # noqa: S311  # ids have to be unique, not secret
         self._bits, self._chance = rng.getrandbits, rng.random
 
+    def samples(self, parent: Context | None) -> bool:
+        """Tell whether a span is recorded: of the parent's trace, or, at random, of a new one."""
+        return self._chance() < self._ratio if parent is None else parent.sampled
+
     def begin(self, name: str, kind: Kind, parent: Context | None) -> Span | None:
         """Begin a span: of the parent's trace, or the first of a new one. None where nothing is recorded."""
-        if not (self._chance() < self._ratio if parent is None else parent.sampled):
-            return None
+        return self.recorded(name, kind, parent) if self.samples(parent) else None
+
+    def recorded(self, name: str, kind: Kind, parent: Context | None) -> Span:
+        """Begin a span that is recorded."""
         span_id = f"{self._bits(64) or 1:016x}"
         if parent is None:
             return Span(name, kind, Context(f"{self._bits(128) or 1:032x}", span_id, True), "", self._record)
