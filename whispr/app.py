@@ -26,6 +26,7 @@ from whispr.adapters.bus import Bus, open_bus
 from whispr.adapters.cache import Cache, open_cache
 from whispr.adapters.migrations import Owner, migrate
 from whispr.adapters.postgres import Postgres, open_postgres
+from whispr.backup.unfinished import check_finished
 from whispr.bridge import open_bridge
 from whispr.config import Settings
 from whispr.embed import ALL as EMBEDDED
@@ -186,6 +187,7 @@ def published(settings: Settings, shown: Mapping[str, int], progress: Progress) 
 @asynccontextmanager
 async def engines(settings: Settings, progress: Progress) -> AsyncIterator[Settings]:
     """Lock the data folder and run the engines that have no URL; yields settings with all URLs."""
+    check_finished(settings.data_dir)
     given = {name: getattr(settings, name) for name in EMBEDDED}
     async with trio.open_nursery() as children:
         wanted = [name for name in EMBEDDED if not given[name].url]

@@ -13,6 +13,7 @@
     whispr rpc list|describe|call   what gRPC servers offer, and calls to them
     whispr tree                  the live task tree: who started whom, and what each waits on
     whispr events lag|list-dead|…   how far events have come, dead letters, replays
+    whispr backup|restore FILE   everything that cannot be derived, in one file, and back
 
 Exit codes: 0 done, 1 it could not be done (said on standard error), 2 bad usage or configuration;
 64 + its status for a failed `rpc`.
@@ -29,6 +30,7 @@ import typer
 
 from whispr import __version__
 from whispr.account_cli import account_app
+from whispr.backup_cli import backup, restore
 from whispr.config import SERVICES, ConfigError, Loaded, Section, load, without_password
 from whispr.errors import WhisprError
 from whispr.events_cli import events_app
@@ -52,6 +54,8 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(account_app, name="account")
 app.command()(tree)
 app.command()(status)
+app.command()(backup)
+app.command()(restore)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")

@@ -83,7 +83,7 @@ async def reach(settings: Settings, work: Work, nats: bool) -> Sequence[str]:
 @asynccontextmanager
 async def _open(settings: Settings, nats: bool) -> AsyncIterator[Backends]:
     async with AsyncExitStack() as stack:
-        urls = await stack.enter_async_context(_servers(settings, nats))
+        urls = await stack.enter_async_context(servers(settings, nats))
         bridge = await stack.enter_async_context(open_bridge())
         db = await stack.enter_async_context(open_postgres(bridge, urls["postgres"], pool_size=1))
         if not nats:
@@ -95,7 +95,7 @@ async def _open(settings: Settings, nats: bool) -> AsyncIterator[Backends]:
 
 
 @asynccontextmanager
-async def _servers(settings: Settings, nats: bool) -> AsyncIterator[Mapping[str, str]]:
+async def servers(settings: Settings, nats: bool) -> AsyncIterator[Mapping[str, str]]:
     """Where the backends are: as set, run by the process that uses the data folder, or run by us meanwhile."""
     urls = {"postgres": settings.postgres.url} | ({"nats": settings.nats.url} if nats else {})
     wanted = [name for name, url in urls.items() if not url]

@@ -117,6 +117,14 @@ class JetStream:
                 return None
             raise
 
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream and all that is in it; no error when there is none."""
+        try:
+            await self._ask(f"STREAM.DELETE.{name}")
+        except _RefusedError as refused:
+            if refused.number != _NO_STREAM:
+                raise
+
     async def count(self, name: str, subjects: Sequence[str], after_seq: int) -> int:
         """Return how many messages of these subjects a stream holds after a sequence number."""
         consumer = _consumer(f"count-{secrets.token_hex(6)}", subjects, after_seq + 1)

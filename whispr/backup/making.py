@@ -1,0 +1,163 @@
+"""`whispr backup`: while the product runs, the state of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from whispr import __version__
+from whispr.adapters.bus import open_bus
+from whispr.adapters.jetstream import JetStream
+from whispr.adapters.migrations import pending
+from whispr.adapters.postgres import Postgres, Transaction, open_postgres
+from whispr.app import MIGRATIONS
+from whispr.backup import events
+from whispr.backup.archive import FORMAT, Manifest, Pieces, Writer, new_archive
+from whispr.backup.database import dumped
+from whispr.backup.places import key_files, objects_folder, objects_of
+from whispr.backup.unfinished import check_finished
+from whispr.bridge import open_bridge
+from whispr.config import Settings
+from whispr.errors import conflict, unavailable
+from whispr.events_console import servers
+
+REACH_S = 20.0
+"""How long the backends may take to answer at first."""
+MOMENT_S = 20.0
+"""How long it may take to have all relays pause."""
+PAGE_LEN = 500
+
+_ABOUT = """
+SELECT now()::text AS made_at, current_setting('server_version') AS postgres,
+    -- Statements of ours rest while PostgreSQL's own program reads.
+    set_config('idle_in_transaction_session_timeout', '0', true),
+    pg_export_snapshot() AS snapshot
+"""
+_APPLIED = "SELECT owner, max(version) AS version FROM public.whispr_migrations GROUP BY owner"
+# Those in the works first: their parts go when they are done.
+_MEDIA = (
+    "SELECT DISTINCT media_id::text AS id FROM media.parts WHERE media_id > $1 ORDER BY id LIMIT $2",
+    "SELECT id::text FROM media.media m WHERE id > $1"
+    " AND NOT EXISTS (SELECT FROM media.parts p WHERE p.media_id = m.id) ORDER BY id LIMIT $2",
+)
+_KEYS = """
+SELECT key FROM media.parts WHERE media_id = ANY ($1::text[]::uuid[])
+UNION SELECT v->>'key' FROM media.media m, jsonb_array_elements(m.variants) v
+    WHERE m.id = ANY ($1::text[]::uuid[]) AND m.status = 'ready'
+"""
+_FIRST = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What a backup reads."""
+
+    url: str
+    db: Postgres
+    jetstream: JetStream
+
+
+@asynccontextmanager
+async def reached(settings: Settings) -> AsyncIterator[Backends]:
+    """Connect to the backends: as set, those of the running product, or our own meanwhile."""
+    async with AsyncExitStack() as stack:
+        urls = await stack.enter_async_context(servers(settings, nats=True))
+        bridge = await stack.enter_async_context(open_bridge())
+        db = await stack.enter_async_context(open_postgres(bridge, urls["postgres"], pool_size=3))
+        bus = await stack.enter_async_context(open_bus(bridge, urls["nats"]))
+        with trio.move_on_after(REACH_S) as patience:
+            await bus.wait_connected()
+            await db.ping()
+        if patience.cancelled_caught:
+            raise unavailable(f"PostgreSQL and NATS did not answer within {REACH_S:g} s")
+        yield Backends(urls["postgres"], db, JetStream(bus))
+
+
+async def back_up(settings: Settings, path: Path, *, over: bool = False) -> Sequence[str]:
+    """Write a backup; return what to say of it.
+
+    Raises FAILED_PRECONDITION when the file is there, or the database is not up to date; UNAVAILABLE without
+    PostgreSQL or NATS. Then no file is left.
+    """
+    check_finished(settings.data_dir)
+    with new_archive(path, over=over) as draft:
+        async with reached(settings) as backends:
+            if missing := await pending(backends.db, MIGRATIONS):
+                raise conflict(
+                    f"the database lacks {', '.join(missing)}: run `whispr migrate`", "not_migrated"
+                )
+            async with backends.db.transaction("REPEATABLE READ") as tx:
+                with trio.move_on_after(MOMENT_S) as patience:
+                    async with events.quiet(backends.db):
+                        about = await tx.fetchrow(_ABOUT)
+                        until = await events.ends(backends.jetstream)
+                if patience.cancelled_caught or about is None:
+                    raise unavailable(f"a relay did not pause within {MOMENT_S:g} s")
+                store = objects_folder(settings)
+                manifest = Manifest(
+                    format=FORMAT,
+                    whispr=__version__,
+                    made_at=about["made_at"],
+                    postgres=about["postgres"],
+                    migrations={row["owner"]: row["version"] for row in await tx.fetch(_APPLIED)},
+                    media="files" if store is not None else settings.media.store_url,
+                )
+                writer = Writer(draft, manifest)
+                gone = await _add_media(writer, tx, store) if store is not None else 0
+                await _add_stream(writer, "events", events.under_way(tx, backends.jetstream, until))
+                await _add_stream(writer, "database", dumped(backends.url, about["snapshot"]))
+        for name, key in key_files(settings):
+            writer.add_file(name, key)
+        writer.finish()
+    return _summary(path, writer, manifest, gone)
+
+
+async def _add_stream(writer: Writer, folder: str, script: AsyncIterator[bytes]) -> None:
+    pieces = Pieces(writer, folder)
+    async for chunk in script:
+        await trio.to_thread.run_sync(pieces.write, chunk)
+    await trio.to_thread.run_sync(pieces.finish)
+
+
+async def _add_media(writer: Writer, tx: Transaction, store: Path) -> int:
+    """Write the objects of every medium of the snapshot; return how many have been deleted since."""
+    gone = 0
+    for query in _MEDIA:
+        last = _FIRST
+        while page := [row["id"] for row in await tx.fetch(query, last, PAGE_LEN)]:
+            wanted = {row["key"] for row in await tx.fetch(_KEYS, page)}
+            for medium in page:
+                wanted -= await trio.to_thread.run_sync(_add_objects, writer, store, medium)
+            gone += sum(not (store / key).exists() for key in wanted)
+            last = page[-1]
+    return gone
+
+
+def _add_objects(writer: Writer, store: Path, medium: str) -> set[str]:
+    """Write one medium's objects; return the keys written."""
+    added = set()
+    for key, path in objects_of(store, medium):
+        try:
+            writer.add_file(f"media/{key}", path)
+        except FileNotFoundError:
+            continue  # deleted since it was listed
+        added.add(key)
+    return added
+
+
+def _summary(path: Path, writer: Writer, manifest: Manifest, gone: int) -> Sequence[str]:
+    count = writer.counts
+    keys = sum(count.get(kind, 0) for kind in ("keys", "media-keys", "push"))
+    lines = [
+        f"{path}: {path.stat().st_size / 2**20:.1f} MiB, as of {manifest.made_at}",
+        f"  the database, events under way, {count.get('media', 0)} media files, {keys} keys: keep it secret",
+    ]
+    if manifest.media != "files":
+        lines.append(f"  not the media: they are in {manifest.media}")
+    if gone:
+        lines.append(f"  {gone} media files were deleted while it was made")
+    return lines
