@@ -52,6 +52,7 @@ class Known:
     """None before anything is known."""
     latency_s: float | None = None
     """Of the last answer to a ping."""
+    logged_away: bool = False
 
     def describe(self, *, fully: bool) -> dict[str, Any]:
         """What the health endpoint says; what errors say only `fully`, for they name hosts."""
@@ -115,6 +116,9 @@ class Dependencies:
     def set_state(self, state: str) -> None:
         """Say how the process itself is: starting, serving, draining."""
         self._state = state
+        for name, known in self._services.items():
+            if known.up is False and name not in self._here:
+                self._log_away(name, known)
         self._tell()
 
     async def run(
@@ -217,14 +221,23 @@ class Dependencies:
     def _heard(self, name: str, known: Known, *, up: bool) -> None:
         if known.up is up:
             return
-        if known.up is not None or not up:
-            log.log(20 if up else 30, "dependency_back" if up else "dependency_away", name=name)
         known.up = up
+        if not up:
+            self._log_away(name, known)
+        elif known.logged_away:
+            known.logged_away = False
+            log.info("dependency_back", name=name)
         if up:
             for callback in self._on_back.get(name, ()):
                 callback()
         if name in NEEDED:
             self._tell()
+
+    def _log_away(self, name: str, known: Known) -> None:
+        """Log it once; while the process itself starts or stops, its own services are away by nature."""
+        if self._state == "serving" and not known.logged_away:
+            known.logged_away = True
+            log.warning("dependency_away", name=name)
 
     def _tell(self) -> None:
         """Tell those who ask after the health of the services here."""

@@ -91,6 +91,7 @@ def terminals(product: Product, names: tuple[str, str]) -> Iterator[tuple[Termin
     second.close()
 
 
+@pytest.mark.slow
 def test_two_terminals(terminals: tuple[Terminal, Terminal], names: tuple[str, str]) -> None:
     """Both sign up, see each other come online, type and talk; what one reads the other learns."""
     (at_alice, at_bob), (alice, bob) = terminals, names
