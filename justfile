@@ -27,6 +27,19 @@ check: _dev
 test-resilience: _dev
     {{ python }} -m pytest -m slow tests/integration tests/services tests/conversations
 
+# the image's steps, compose, Kubernetes, systemd, backup and restore: by the schemas and tools of others, too
+test-deployment *arguments: _dev _config-checkers
+    {{ python }} -m pytest -m "slow or not slow" -rs tests/deployment {{ arguments }}
+
+# in an environment of their own: nothing of Whispr's needs them
+[private]
+_config-checkers:
+    @checkers="${XDG_CACHE_HOME:-$HOME/.cache}/whispr/config-checkers"; \
+    test -x $checkers/bin/kubernetes-validate -a -x $checkers/bin/check-jsonschema || { \
+        {{ uv }} venv -q --clear --python {{ python }} $checkers && \
+        {{ uv }} --no-config pip install -q --python $checkers/bin/python check-jsonschema kubernetes-validate || \
+        { rm -rf $checkers; echo "the checkers of schemas cannot be installed"; }; }
+
 # every REST operation, with what its OpenAPI document allows and does not: no answer may be a server error
 test-api *arguments: _dev
     {{ python }} -m pytest -m slow tests/integration/test_api_schema.py {{ arguments }}

@@ -35,7 +35,7 @@ PIECE_BYTES = 4 * 1024 * 1024
 _GZIP = 31
 """Window bits that mean a gzip header (zlib.h, deflateInit2)."""
 _NAME = re.compile(
-    r"(events|database)/\d{6}\.gz|(media|keys|media-keys|push)/(?!.*(^|/)\.\.?(/|$))[A-Za-z0-9._/-]{1,200}"
+    r"(events|database)/\d{6}\.gz|(media|keys|media-keys|push)(/(?!\.\.?(/|$))[A-Za-z0-9._-]{1,100}){1,8}"
 )
 
 
@@ -195,6 +195,13 @@ def verified(path: Path) -> Manifest:
 
     Raises FAILED_PRECONDITION `backup_unusable` for a file that is none, is cut short, damaged, or newer.
     """
+    try:
+        return _verified(path)
+    except (tarfile.TarError, OSError) as error:
+        raise unusable(path, str(error)) from error
+
+
+def _verified(path: Path) -> Manifest:
     digest = hashlib.sha256()
     manifest: Manifest | None = None
     whole = False

@@ -35,7 +35,8 @@ def key_place(settings: Settings, name: str) -> Path:
     if name == "push/vapid.pem":
         return limits.pushes(settings).vapid_key_file
     prefix, _, rest = name.partition("/")
-    return dict(_key_folders(settings))[prefix] / rest
+    usual = {"media-keys": key_folder(settings) / "media"}
+    return (usual | dict(_key_folders(settings)))[prefix] / rest
 
 
 def _key_folders(settings: Settings) -> list[tuple[str, Path]]:
