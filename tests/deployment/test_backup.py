@@ -244,7 +244,7 @@ def until_consumed(product: Product) -> None:
     """Wait until every consumer has handled all there is, and nothing waits or is dead."""
     for _ in range(60):
         lines = whispr("events", "lag", WHISPR_DATA_DIR=str(product.data_dir)).stdout.splitlines()
-        rows = [line.split() for line in lines[lines.index("") :] if line.endswith("running")]
+        rows = [line.split() for line in lines[lines.index("") :] if line.rstrip().endswith("running")]
         if rows and lines[0].startswith("outbox: 0 ") and all(row[1:3] == ["0", "0"] for row in rows):
             return
         time.sleep(0.2)

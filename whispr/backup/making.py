@@ -24,6 +24,7 @@ from whispr.bridge import open_bridge
 from whispr.config import Settings
 from whispr.errors import conflict, unavailable
 from whispr.events_console import servers
+from whispr.nurseries import ungrouped
 
 REACH_S = 20.0
 """How long the backends may take to answer at first."""
@@ -65,6 +66,7 @@ class Backends:
 async def reached(settings: Settings) -> AsyncIterator[Backends]:
     """Connect to the backends: as set, those of the running product, or our own meanwhile."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(ungrouped())
         urls = await stack.enter_async_context(servers(settings, nats=True))
         bridge = await stack.enter_async_context(open_bridge())
         db = await stack.enter_async_context(open_postgres(bridge, urls["postgres"], pool_size=3))

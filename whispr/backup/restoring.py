@@ -30,6 +30,7 @@ from whispr.config import Settings
 from whispr.embed import run_children
 from whispr.errors import conflict, unavailable
 from whispr.events.envelope import STREAMS
+from whispr.nurseries import own_nursery, ungrouped
 
 REACH_S = 60.0
 """How long the backends may take to answer at first."""
@@ -90,7 +91,8 @@ async def _reached(settings: Settings) -> AsyncIterator[tuple[str, Postgres, Jet
     """Lock the data folder, so that nobody serves from it, and connect; without URLs the backends are started."""
     given = {"postgres": settings.postgres.url, "nats": settings.nats.url}
     async with AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.enter_context(ungrouped())
+        nursery = await stack.enter_async_context(own_nursery("restored"))
         own = await nursery.start(
             run_children, settings.data_dir, [name for name in given if not given[name]]
         )
@@ -104,7 +106,6 @@ async def _reached(settings: Settings) -> AsyncIterator[tuple[str, Postgres, Jet
         if patience.cancelled_caught:
             raise unavailable(f"PostgreSQL and NATS did not answer within {REACH_S:g} s")
         yield url, db, JetStream(bus)
-        nursery.cancel_scope.cancel(reason="restored")
 
 
 async def _check_empty(settings: Settings, manifest: Manifest, db: Postgres, jetstream: JetStream) -> None:

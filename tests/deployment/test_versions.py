@@ -1,0 +1,67 @@
+"""Upgrade and rollback by backups: a newer Whispr takes an older one's, an older one refuses a newer one's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import database_url
+from tests.events.kit import delete_streams
+from tests.integration.test_upgrade import GROUP, empty_database, later, owners_with
+from whispr.adapters.bus import Bus
+from whispr.adapters.migrations import migrate
+from whispr.app import MIGRATIONS
+from whispr.backup import making, restoring
+from whispr.bridge import Bridge
+from whispr.config import Settings, load
+from whispr.embed import Backends
+from whispr.errors import WhisprError
+
+
+async def test_a_newer_whispr_takes_an_older_ones_backup(
+    bridge: Bridge, backends: Backends, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the older one knew is there, and the migrations since are applied; the other way round it is refused."""
+    assert backends.nats_url is not None
+    await delete_streams(bus)
+    (tmp_path / "older").mkdir()
+    older = owners_with(later()[:-1], tmp_path / "older")
+    newest = str(later()[-1])
+
+    async with empty_database(bridge, backends) as source, empty_database(bridge, backends) as target:
+
+        async def settings(folder: str) -> Settings:
+            db = source if folder == "source" else target
+            environ = {
+                "WHISPR_POSTGRES_URL": database_url(backends, await db.fetchval("SELECT current_database()")),
+                "WHISPR_NATS_URL": str(backends.nats_url),
+                "WHISPR_DATA_DIR": str(tmp_path / folder),
+            }
+            return load(environ).settings
+
+        await migrate(source, older)
+        await source.execute(
+            "INSERT INTO conversations.conversations (id, kind, name, created_by, last_seq, member_count)"
+            " VALUES ($1, 'group', 'old friends', $1, 0, 0)",
+            GROUP,
+        )
+        backup = tmp_path / "backup.tar"
+        monkeypatch.setattr(making, "MIGRATIONS", older)
+        await making.back_up(await settings("source"), backup)
+        with pytest.raises(WhisprError, match="in use by"):
+            await restoring.restore(await settings("source"), backup, over=True)
+        await target._close()  # the connection that made the settings would count as somebody's
+        where = await settings("target")
+        await target._close()
+        said = await restoring.restore(where, backup)
+        assert f"  applied {newest}" in said
+        assert await target.fetchval("SELECT name FROM conversations.conversations") == "old friends"
+
+        monkeypatch.setattr(making, "MIGRATIONS", MIGRATIONS)
+        await making.back_up(where, backup, over=True)
+        monkeypatch.setattr(restoring, "MIGRATIONS", older)
+        await target._close()
+        with pytest.raises(WhisprError, match="made by a newer Whispr"):
+            await restoring.restore(where, backup, over=True)
+        assert await target.fetchval("SELECT name FROM conversations.conversations") == "old friends"
