@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ def test_secrets_are_made(tmp_path: Path) -> None:
         assert found["nats_password"] in found["nats.conf"]
         first = first or found
         assert found == first
+    nats = Path(sysconfig.get_path("scripts")) / "nats-server"
+    subprocess.run(
+        [str(nats), "-t", "-c", str(tmp_path / "secrets" / "nats.conf")], check=True, capture_output=True
+    )
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
 
 

@@ -94,12 +94,14 @@ def here(line: str) -> str:
 def test_operators_commands(
     product: Product, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`config`, `status`, `tree`, `migrate`, `doctor`, `token`, `account`, `keys`, `events` do what is said."""
+    """`config`, `status`, `tree`, `doctor`, `token`, `account`, `keys`, `events`, `backup` and the rest work."""
     ours = [line for line in commands() if line.startswith(".venv/bin/whispr ")]
     lines = [line for line in ours if line.split()[1] not in ("chat", "rpc")]
     named = [line.split()[1] for line in lines]
-    assert " ".join(named) == "config doctor status tree migrate token account keys events events"
-    show, doctor, status, tree, migrate, token, promote, keys, lag, dead = lines
+    assert " ".join(named) == (
+        "config doctor status tree migrate token account keys events events backup restore"
+    )
+    show, doctor, status, tree, migrate, token, promote, keys, lag, dead, backup, restore = lines
     body = {"username": "carol", "password": "correct horse"}
     assert product.call("POST", "/v1/auth/register", body)[0] in (200, 409)  # she may have taken the tour
     monkeypatch.setenv("WHISPR_DATA_DIR", str(product.data_dir))
@@ -117,6 +119,11 @@ def test_operators_commands(
     assert "applied" in shell([migrate], product, elsewhere, tmp_path)
     monkeypatch.setenv("WHISPR_DATA_DIR", str(tmp_path / "data"))
     assert "up to date" in here(migrate)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHISPR_DATA_DIR", str(product.data_dir))
+    assert "keep it secret" in here(backup)
+    monkeypatch.setenv("WHISPR_DATA_DIR", str(tmp_path / "restored"))
+    assert "restored as of" in here(restore)
 
 
 def test_grpc_by_hand(
