@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -93,21 +94,9 @@ async def back_up(settings: Settings, path: Path, *, over: bool = False) -> Sequ
                     f"the database lacks {', '.join(missing)}: run `whispr migrate`", "not_migrated"
                 )
             async with backends.db.transaction("REPEATABLE READ") as tx:
-                with trio.move_on_after(MOMENT_S) as patience:
-                    async with events.quiet(backends.db):
-                        about = await tx.fetchrow(_ABOUT)
-                        until = await events.ends(backends.jetstream)
-                if patience.cancelled_caught or about is None:
-                    raise unavailable(f"a relay did not pause within {MOMENT_S:g} s")
+                about, until = await _moment(tx, backends)
                 store = objects_folder(settings)
-                manifest = Manifest(
-                    format=FORMAT,
-                    whispr=__version__,
-                    made_at=about["made_at"],
-                    postgres=about["postgres"],
-                    migrations={row["owner"]: row["version"] for row in await tx.fetch(_APPLIED)},
-                    media="files" if store is not None else settings.media.store_url,
-                )
+                manifest = await _manifest(tx, about, settings.media.store_url if store is None else "files")
                 writer = Writer(draft, manifest)
                 gone = await _add_media(writer, tx, store) if store is not None else 0
                 await _add_stream(writer, "events", events.under_way(tx, backends.jetstream, until))
@@ -116,6 +105,25 @@ async def back_up(settings: Settings, path: Path, *, over: bool = False) -> Sequ
             writer.add_file(name, key)
         writer.finish()
     return _summary(path, writer, manifest, gone)
+
+
+async def _moment(tx: Transaction, backends: Backends) -> tuple[Any, events.Ends]:
+    """Fix the moment: the snapshot, and where the streams end at it. Raises UNAVAILABLE."""
+    with trio.move_on_after(MOMENT_S):
+        async with events.quiet(backends.db):
+            return await tx.fetchrow(_ABOUT), await events.ends(backends.jetstream)
+    raise unavailable(f"a relay did not pause within {MOMENT_S:g} s")
+
+
+async def _manifest(tx: Transaction, about: Any, media: str) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        whispr=__version__,
+        made_at=about["made_at"],
+        postgres=about["postgres"],
+        migrations={row["owner"]: row["version"] for row in await tx.fetch(_APPLIED)},
+        media=media,
+    )
 
 
 async def _add_stream(writer: Writer, folder: str, script: AsyncIterator[bytes]) -> None:
