@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def split(backends: Backends, tmp_path: Path) -> Iterator[tuple[Product, Product
             yield talk, notifying
 
 
+async def told_of_the_group(notifying: Product, token: str) -> None:
+    """Wait until somebody has been told that they were added: before they have a device to be told on."""
+    with trio.fail_after(20):
+        while True:
+            call = partial(notifying.call, "GET", "/v1/notifications", token=token)
+            status, reply = await trio.to_thread.run_sync(call)
+            assert status == 200, reply
+            if reply["notifications"]:
+                return
+            await trio.sleep(0.05)
+
+
 async def test_it_tells_who_does_not_read_elsewhere(split: tuple[Product, Product]) -> None:
     """Sockets of another process count as reading, and get the event; blocks and names are asked over gRPC."""
     talk, notifying = split
@@ -64,6 +77,8 @@ async def test_it_tells_who_does_not_read_elsewhere(split: tuple[Product, Produc
     ):
         await reader.join(f"conversation:{group}")
         own = await elsewhere.join(f"user:{cid_id}")
+        for token in (bob, cid):
+            await told_of_the_group(notifying, token)
         for name, token in (("bob", bob), ("cid", cid)):
             body = {"platform": "webhook", "token": f"{push.url}/{name}"}
             status, reply = await trio.to_thread.run_sync(notifying.call, "POST", "/v1/devices", body, token)
