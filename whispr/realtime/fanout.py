@@ -5,11 +5,10 @@ for each that is in use: in practice version 2, plain and compressed. `spread` i
 that is live on a socket with nothing in its way it does what `Link.deliver` and `Transport.send` would, without
 calling them: compares three numbers and hands the frame to the kernel.
 
-Measured by `just bench-realtime fanout`, 1,000 sockets, 230-byte frames, server and client on one busy machine of two
-cores, CPU µs a delivery with four broadcasts in flight, where frames coalesce, and at a paced 50,000/s, where each is
-a send of its own: 1.6 to 2.5 and 3.9 to 5.8; Node's `ws` 5.3 to 6.4 and 7.1 to 7.9; websockets 6.3 to 7.5 and 8.7;
-picows 3.8 to 4.6 and 5.4 to 6.5; a bare C `send` loop 2.4 to 3.6 and 3.2 to 4.2. The loop itself is 0.055 µs of it,
-with a `send` that does nothing; the rest is the kernel's and the cache's.
+Measured by `just bench-realtime fanout`, 1,000 sockets, 230-byte frames, server and client on one machine of two cores,
+CPU µs a delivery with four broadcasts in flight, where frames coalesce, and at a paced 50,000/s, where each is a send
+of its own: 1.2 and 4.2; Node's `ws` 3.9 and 5.7; websockets 4.9 and 5.7; picows 2.6 and 3.3; a bare C `send` loop 1.7
+and 2.4. The loop itself is 0.055 µs of it, with a `send` that does nothing; the rest is the kernel's and the cache's.
 """
 
 from __future__ import annotations
