@@ -5,10 +5,11 @@ for each that is in use: in practice version 2, plain and compressed. `spread` i
 that is live on a socket with nothing in its way it does what `Link.deliver` and `Transport.send` would, without
 calling them: compares three numbers and hands the frame to the kernel.
 
-Measured by `just bench-realtime fanout`, 1,000 sockets, 230-byte frames, server and client on one machine of two cores,
-CPU µs a delivery with four broadcasts in flight, where frames coalesce, and at a paced 50,000/s, where each is a send
-of its own: 1.2 and 4.2; Node's `ws` 3.9 and 5.7; websockets 4.9 and 5.7; picows 2.6 and 3.3; a bare C `send` loop 1.7
-and 2.4. The loop itself is 0.055 µs of it, with a `send` that does nothing; the rest is the kernel's and the cache's.
+Measured by `just bench-realtime fanout`, 1,000 sockets, 230-byte frames, server and client on one machine of two
+cores, CPU µs a delivery with four broadcasts in flight, where frames coalesce, and at a paced 50,000/s, where each is
+a send of its own: 1.2 and 4.2; Node's `ws` 3.9 and 5.7; websockets 4.9 and 5.7; picows 2.6 and 3.3; a bare C `send`
+loop 1.7 and 2.4. The loop itself is 0.055 µs of it, with a `send` that does nothing; the rest is the kernel's and the
+cache's.
 """
 
 from __future__ import annotations
