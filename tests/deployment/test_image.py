@@ -65,7 +65,9 @@ def test_the_image_is_made_of_what_is_there() -> None:
     assert values(final, "USER") == ["10001:10001"]
     assert values(final, "STOPSIGNAL") == ["SIGTERM"]
     assert "curl" not in DOCKERFILE.read_text()
-    assert not re.search(r"://|-index[- ]url", DOCKERFILE.read_text()), "where packages come from is the builder's"
+    assert not re.search(r"://|-index[- ]url", DOCKERFILE.read_text()), (
+        "where packages come from is the builder's"
+    )
     assert ignored("tests")
     assert ignored(".git")
 
