@@ -116,7 +116,7 @@ class Dependencies:
     def set_state(self, state: str) -> None:
         """Say how the process itself is: starting, serving, draining."""
         self._state = state
-        for name, known in self._services.items():
+        for name, known in (self._services | self._backends).items():
             if known.up is False and name not in self._here:
                 self._log_away(name, known)
         self._tell()

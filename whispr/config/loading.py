@@ -89,7 +89,7 @@ def _with_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     known = _known_variables()
     for name, path in environ.items():
         setting = name.removesuffix(_FILE)
-        if name in known or setting not in known or setting == name or not path:
+        if name in known or setting not in known or not path:
             continue
         del found[name]
         if environ.get(setting):

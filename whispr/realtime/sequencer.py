@@ -26,6 +26,7 @@ import trio
 from whispr.errors import WhisprError
 from whispr.realtime import metrics
 from whispr.realtime.ordering import Gap, Numbered, Order
+from whispr.resilience.retry import Backoff
 
 PATIENCE_S = 0.05
 """How long a gap may close by itself."""
@@ -37,7 +38,7 @@ GAP_MAX = 2000
 """Numbers missing on one topic, of both counters, past which its channels crash and resume."""
 HEADS_MAX = 1000
 """Topics in one question after heads."""
-RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+_FILL_AGAIN = Backoff(0.05, 2.0, low=0.5)
 
 log = structlog.get_logger("whispr.realtime")
 
@@ -202,7 +203,7 @@ class Sequencer:
 
     async def _fill(self, topic: str) -> None:
         """Read what a topic misses until it misses nothing."""
-        pause_s = RETRY_MIN_S
+        failures = 0
         try:
             async with self._slots:
                 while (order := self._orders.get(topic)) is not None and (gap := order.gap) is not None:
@@ -214,8 +215,8 @@ class Sequencer:
                         filled = await self._source.fill(topic, gap)
                     except WhisprError as error:
                         log.info("gap_not_filled", topic=topic, error=str(error))
-                        await trio.sleep(pause_s)
-                        pause_s = min(2 * pause_s, RETRY_MAX_S)
+                        failures += 1
+                        await trio.sleep(_FILL_AGAIN.pause_s(failures))
                         continue
                     self.fills += 1
                     metrics.FILLS.inc()
