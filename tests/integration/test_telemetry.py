@@ -131,6 +131,7 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
+@pytest.mark.slow
 async def test_the_task_tree_of_a_running_product(world: World) -> None:
     """Services, sockets, calls and consumers show with age, deadline and wait, to operators alone."""
     async with gateway(world) as nobody, gateway(world, "member") as member:
