@@ -14,8 +14,8 @@ PACKAGE = ROOT / "whispr"
 LAYERS = {
     "errors": 0, "config": 0, "v1": 0, "nurseries": 0,
     "http2": 1, "resilience": 1, "telemetry": 1, "bridge": 1, "ids": 1, "tokens": 1,
-    "unix_sockets": 1, "tcp_sockets": 1,
-    "rpc": 2, "asgi": 2, "adapters": 2, "embed": 2, "realtime": 2,
+    "unix_sockets": 1, "tcp_sockets": 1, "audio": 1,
+    "rpc": 2, "asgi": 2, "adapters": 2, "embed": 2, "realtime": 2, "webrtc": 2,
     "events": 2.5,  # what the others of layer 3 tell of things by
     "conversations": 3, "identity": 3, "online": 3,
     "services": 4, "gateway": 4,
