@@ -107,13 +107,13 @@ def serve(
     config: ConfigOption = None,
 ) -> None:
     """Run all services, or some of them."""
-    from whispr.app import serve as run
-    from whispr.progress import Progress
-
     settings = load(file=config).settings
     if workers is not None:
         settings = settings.model_copy(update={"workers": workers})
     chosen = _chosen(services or [])
+    from whispr.app import serve as run  # after what is quickly refused: it takes a second
+    from whispr.progress import Progress
+
     configure_logging(settings.log.level, settings.log.format)
     trio.run(run, settings, chosen, Progress(sys.stdout))
 
