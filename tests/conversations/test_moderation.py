@@ -77,6 +77,9 @@ async def test_reports_flag_then_hide_then_are_restored(
     [flagged], token = await moderation.open_flags(room_id, 0, "")
     assert (flagged.message.content, flagged.hidden, flagged.reports, token) == (b"rude words", True, 4, "")
     assert flagged.reasons[0] == f"by {people[3]}"
+    [anywhere], token = await moderation.open_flags("", 0, "")
+    assert (anywhere, token) == (flagged, "")
+    assert anywhere.conversation_name
     restored = await moderation.moderate(Person(owner), message.id, Action.RESTORE, "it was a joke", b"")
     assert restored.message.content == b"rude words"
     assert (await shown()).metadata == {}

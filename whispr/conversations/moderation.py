@@ -79,18 +79,21 @@ _REWRITE = """
 _UNINDEX = "DELETE FROM conversations.search WHERE conversation_id = $1 AND seq = $2"
 _OPEN = f"""
     SELECT f.reports, f.hidden AS is_hidden, f.flagged_at, w.content AS said, w.metadata AS said_metadata,
-        'room' AS kind, {_COLUMNS},
+        c.kind, c.name AS conversation_name, {_COLUMNS},
         (SELECT array_agg(r.reason ORDER BY r.reported_at DESC) FROM (
             SELECT reason, reported_at FROM conversations.reports r
             WHERE r.message_id = f.message_id AND r.reason <> '' ORDER BY reported_at DESC LIMIT {REASONS_LEN}
         ) r) AS reasons
     FROM conversations.flags f
     JOIN conversations.messages m ON m.id = f.message_id
+    JOIN conversations.conversations c ON c.id = f.conversation_id
     LEFT JOIN conversations.withheld w ON w.message_id = f.message_id
-    WHERE f.conversation_id = $1 AND f.reviewed_at IS NULL
-        AND ($2::timestamptz IS NULL OR (f.flagged_at, f.message_id) < ($2, $3::uuid))
-    ORDER BY f.flagged_at DESC, f.message_id DESC LIMIT $4
+    WHERE f.reviewed_at IS NULL {{where}}
+        AND ($1::timestamptz IS NULL OR (f.flagged_at, f.message_id) < ($1, $2::uuid))
+    ORDER BY f.flagged_at DESC, f.message_id DESC LIMIT $3
 """  # noqa: S608  # constants of ours
+_OPEN_IN_ROOM = _OPEN.format(where="AND f.conversation_id = $4")
+_OPEN_ANYWHERE = _OPEN.format(where="")
 
 
 class Action(enum.StrEnum):
@@ -123,6 +126,8 @@ class Flagged(msgspec.Struct, frozen=True, kw_only=True):
     reasons: Sequence[str]
     hidden: bool
     flagged_at: datetime
+    conversation_name: str
+    """Empty for a direct one."""
 
 
 class Moderation:
@@ -197,11 +202,19 @@ class Moderation:
         return await _message(self._db, message_id)
 
     async def open_flags(self, room_id: str, page_size: int, page_token: str) -> tuple[list[Flagged], str]:
-        """Return what waits for review, the latest first, and the next token. Does not ask who wants to know."""
+        """Return what waits for review, the latest first, and the next token; without a room, of everywhere.
+
+        Does not ask who wants to know.
+        """
         size = clamp_page(page_size, self._pages)
         after = from_token(page_token, Place)
         at, last_id = (after.at, after.id) if after is not None else (None, None)
-        rows = await self._db.fetch(_OPEN, room_id, at, last_id, size + 1)
+        place = (at, last_id, size + 1)
+        rows = await (
+            self._db.fetch(_OPEN_IN_ROOM, *place, room_id)
+            if room_id
+            else self._db.fetch(_OPEN_ANYWHERE, *place)
+        )
         found = [_flagged_of(row) for row in rows[:size]]
         token = to_token(Place(found[-1].flagged_at, found[-1].message.id)) if len(rows) > size else ""
         return found, token
@@ -368,4 +381,5 @@ def _flagged_of(row: Mapping[str, Any]) -> Flagged:
         reasons=list(row["reasons"] or ()),
         hidden=row["is_hidden"],
         flagged_at=row["flagged_at"],
+        conversation_name=row["conversation_name"] or "",
     )

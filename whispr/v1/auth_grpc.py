@@ -50,12 +50,15 @@ class AuthServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/ValidateToken is not implemented")
 
     async def ListSessions(self, input_message: auth_pb2.ListSessionsRequest) -> auth_pb2.ListSessionsResponse:
-        """The sessions of the caller, one per device, latest seen first."""
+        """The sessions of the caller, one per device, latest seen first; an administrator (`auth:admin`) may name
+        another account. PERMISSION_DENIED for somebody else's.
+        """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/ListSessions is not implemented")
 
     async def RevokeSession(self, input_message: auth_pb2.RevokeSessionRequest) -> auth_pb2.RevokeSessionResponse:
-        """Ends a session of the caller's: its tokens are refused by every process and its sockets closed
-        within a second. NOT_FOUND for what is no session of theirs.
+        """Ends a session of the caller's, or, for an administrator (`auth:admin`), of the account named: its tokens
+        are refused by every process and its sockets closed within a second. NOT_FOUND for what is no session of
+        theirs; PERMISSION_DENIED for somebody else's account.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.AuthService/RevokeSession is not implemented")
 

@@ -162,7 +162,7 @@ class ChatServiceServicer(purerpc.Servicer):
 
     async def ListFlaggedMessages(self, input_message: chat_pb2.ListFlaggedMessagesRequest) -> chat_pb2.ListFlaggedMessagesResponse:
         """Messages of a room that were reported or flagged and not dealt with, the latest first, to moderators and
-        above and who has chat:moderate.
+        above and who has chat:moderate. Without a room those of all conversations, to who has chat:moderate.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.ChatService/ListFlaggedMessages is not implemented")
 

@@ -593,18 +593,22 @@ class ReportMessageResponse(_message.Message):
     def __init__(self, flagged: _Optional[bool] = ..., hidden: _Optional[bool] = ...) -> None: ...
 
 class FlaggedMessage(_message.Message):
-    __slots__ = ("message", "reports", "reasons", "hidden", "flagged_at")
+    __slots__ = ("message", "reports", "reasons", "hidden", "flagged_at", "conversation_kind", "conversation_name")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
     FLAGGED_AT_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_KIND_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_NAME_FIELD_NUMBER: _ClassVar[int]
     message: _messaging_pb2.Message
     reports: int
     reasons: _containers.RepeatedScalarFieldContainer[str]
     hidden: bool
     flagged_at: _timestamp_pb2.Timestamp
-    def __init__(self, message: _Optional[_Union[_messaging_pb2.Message, _Mapping]] = ..., reports: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ..., hidden: _Optional[bool] = ..., flagged_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    conversation_kind: str
+    conversation_name: str
+    def __init__(self, message: _Optional[_Union[_messaging_pb2.Message, _Mapping]] = ..., reports: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ..., hidden: _Optional[bool] = ..., flagged_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., conversation_kind: _Optional[str] = ..., conversation_name: _Optional[str] = ...) -> None: ...
 
 class ListFlaggedMessagesRequest(_message.Message):
     __slots__ = ("room_id", "page_size", "page_token")

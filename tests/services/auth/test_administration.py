@@ -144,6 +144,33 @@ async def test_administrators_who_demote_each_other_at_once_leave_one(auth: Any,
     assert await db.fetchval("SELECT count(*) FROM auth.accounts WHERE role = 'admin'") == 1
 
 
+# Sessions
+
+
+async def test_administrators_see_and_end_the_sessions_of_others(auth: Any, db: Postgres) -> None:
+    """With the account named; nobody else may name one, and a session is ended with its own account alone."""
+    root, ada, eve = await admin(auth, db), await auth.register("ada"), await auth.register("eve")
+
+    async def listed(token: str, user_id: str) -> list[str]:
+        request = auth_pb2.ListSessionsRequest(user_id=user_id)
+        reply = await auth.stub.ListSessions(request, metadata=bearer(token))
+        return [session.session_id for session in reply.sessions]
+
+    async def end(token: str, user_id: str, session_id: str) -> None:
+        request = auth_pb2.RevokeSessionRequest(session_id=session_id, user_id=user_id)
+        await auth.stub.RevokeSession(request, metadata=bearer(token))
+
+    [session_id] = await listed(root.access_token, ada.user.id)
+    assert session_id == ada.session_id
+    assert await listed(ada.access_token, ada.user.id) == [session_id]
+    for attempt in (listed(eve.access_token, ada.user.id), end(eve.access_token, ada.user.id, session_id)):
+        assert (await refusal(attempt)).code is Code.PERMISSION_DENIED
+    assert (await refusal(end(root.access_token, eve.user.id, session_id))).code is Code.NOT_FOUND
+    await end(root.access_token, ada.user.id, session_id)
+    assert await listed(root.access_token, ada.user.id) == []
+    assert (await refusal(user_info(auth, ada.access_token))).reason == "session_revoked"
+
+
 # Closing and opening
 
 

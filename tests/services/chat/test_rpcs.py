@@ -307,6 +307,16 @@ async def test_messages_are_reported_reviewed_and_moderated(world: World) -> Non
     listing = pb.ListFlaggedMessagesRequest(room_id=room_id)
     [flagged] = (await world.chat.ListFlaggedMessages(listing, metadata=as_(owner))).messages
     assert (flagged.message.content, flagged.reports, flagged.hidden) == (b"rude", 2, True)
+    everywhere = pb.ListFlaggedMessagesRequest()
+    assert (await refused(world.chat.ListFlaggedMessages(everywhere, metadata=as_(owner)))).code is (
+        Code.PERMISSION_DENIED
+    )
+    [found] = (await world.chat.ListFlaggedMessages(everywhere, metadata=as_(other + MODERATOR))).messages
+    assert (found.message.id, found.conversation_kind, bool(found.conversation_name)) == (
+        message.id,
+        "room",
+        True,
+    )
     edit = messaging_pb2.EditMessageRequest(conversation_id=room_id, message_id=message.id, content=b"nice")
     assert (await refused(world.messaging.EditMessage(edit, metadata=as_(member)))).reason == "not_editable"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+import structlog
+
 from whispr.errors import Code, WhisprError, denied, invalid
 from whispr.identity import Actor, client_address, current_actor
 from whispr.ids import parse_id
@@ -17,6 +19,8 @@ from whispr.v1.auth_grpc import AuthServiceServicer
 
 if TYPE_CHECKING:
     from whispr.services.auth.service import AuthService
+
+log = structlog.get_logger("whispr.auth")
 
 _REFUSALS = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
 
@@ -61,7 +65,7 @@ class AuthServicer(AuthServiceServicer):
     ) -> auth_pb2.ListSessionsResponse:
         """See the proto."""
         actor = current_actor()
-        sessions = await self._auth.sessions(_person(actor))
+        sessions = await self._auth.sessions(_account(actor, input_message.user_id))
         current = actor.claims.session_id
         return auth_pb2.ListSessionsResponse(sessions=[wire.session(each, current) for each in sessions])
 
@@ -70,7 +74,11 @@ class AuthServicer(AuthServiceServicer):
     ) -> auth_pb2.RevokeSessionResponse:
         """See the proto."""
         session_id = parse_id(input_message.session_id, "session_id")
-        await self._auth.revoke_session(_person(current_actor()), session_id)
+        actor = current_actor()
+        account_id = _account(actor, input_message.user_id)
+        await self._auth.revoke_session(account_id, session_id)
+        if account_id != actor.user_id:
+            log.info("session_revoked", session=session_id, account=account_id, by=actor.claims.user_id)
         return auth_pb2.RevokeSessionResponse()
 
     async def RevokeToken(self, input_message: auth_pb2.RevokeTokenRequest) -> auth_pb2.RevokeTokenResponse:
@@ -273,6 +281,14 @@ def _session() -> Claims:
 def _person(actor: Actor) -> str:
     """The person a call is made for. Raises PERMISSION_DENIED when a service names nobody."""
     return parse_id(actor.person, "x-whispr-actor")
+
+
+def _account(actor: Actor, named: str) -> str:
+    """The account a call is about: the caller's, or the one an administrator names. Raises PERMISSION_DENIED."""
+    if not named or (account_id := parse_id(named, "user_id")) == actor.user_id:
+        return _person(actor)
+    check_administers(actor)
+    return account_id
 
 
 def _check_own(user_id: str) -> None:

@@ -109,10 +109,18 @@ class ModerationHandlers:
     async def ListFlaggedMessages(
         self, input_message: pb.ListFlaggedMessagesRequest
     ) -> pb.ListFlaggedMessagesResponse:
-        """Return what waits for review, to moderators."""
-        found = await self._parts.moderated(caller(READ), room(input_message.room_id))
+        """Return what waits for review, to moderators: of a room, or of everywhere."""
+        person = caller(READ)
+        room_id = ""
+        if input_message.room_id:
+            room_id = (await self._parts.moderated(person, room(input_message.room_id))).id
+        elif not person.moderates_people:
+            raise denied(
+                f"this takes the permission {rules.MODERATE_PEOPLE}",
+                facts={"permission": rules.MODERATE_PEOPLE},
+            )
         flagged, token = await self._parts.moderation.open_flags(
-            found.id, input_message.page_size, input_message.page_token
+            room_id, input_message.page_size, input_message.page_token
         )
         messages = [wire.flagged_pb(each) for each in flagged]
         return pb.ListFlaggedMessagesResponse(messages=messages, next_page_token=token)

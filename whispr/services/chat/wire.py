@@ -98,6 +98,8 @@ def flagged_pb(flagged: Flagged) -> pb.FlaggedMessage:
         reasons=flagged.reasons,
         hidden=flagged.hidden,
         flagged_at=flagged.flagged_at,
+        conversation_kind=flagged.message.kind.value,
+        conversation_name=flagged.conversation_name,
     )
 
 
