@@ -24,7 +24,8 @@ from whispr.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
     # What does the work takes a while to load, which no other command should wait for.
-    from whispr.events_console import Choice, Work
+    from whispr.events.dead_letters import Choice
+    from whispr.events_console import Work
 
 events_app = typer.Typer(no_args_is_help=True, help="Look after events: lag, dead letters, replays.")
 
@@ -98,7 +99,7 @@ def replay(
 
 
 def _choice(ids: list[int] | None, consumer: str, all_: bool) -> Choice:
-    from whispr.events_console import Choice
+    from whispr.events.dead_letters import Choice
 
     if sum((bool(ids), bool(consumer), all_)) != 1:
         raise typer.BadParameter("say which: ID…, or --consumer NAME, or --all")

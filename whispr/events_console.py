@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import trio
@@ -18,26 +17,14 @@ from whispr.bridge import open_bridge
 from whispr.config import Settings
 from whispr.embed import find_running, run_children
 from whispr.errors import WhisprError, conflict, not_found, unavailable
-from whispr.events import MIGRATIONS
-from whispr.events.consumer import RESERVED
-from whispr.events.envelope import STREAMS
+from whispr.events import MIGRATIONS, dead_letters
+from whispr.events.dead_letters import Choice, Letter
+from whispr.events.lag import read as read_lag
 
 REACH_S = 20.0
 """How long the backends may take to answer."""
 ERROR_CHARS = 70
 """Of an error, in a list."""
-
-_LETTERS = (
-    "SELECT id, died_at, consumer, stream_subject, about, attempts, replay_at, error FROM events.dead_letters"
-)
-_PUBLISH_AGAIN = """
-INSERT INTO events.outbox (id, stream_subject, expander, about, actor, version, data, trace, emitted_at)
-SELECT (CASE WHEN body ? 'expander' THEN events.new_id() ELSE (body->>'id')::uuid END),
-    nullif(stream_subject, ''), body->>'expander', about, nullif(body->>'actor', '')::uuid,
-    coalesce((body->>'version')::integer, 1), body->'data', nullif(body->>'trace', ''), clock_timestamp()
-FROM (SELECT d.*, convert_from(d.payload, 'UTF8')::jsonb AS body FROM events.dead_letters d WHERE id = ANY ($1)) d
-ORDER BY id
-"""
 
 
 class Backends(NamedTuple):
@@ -48,26 +35,6 @@ class Backends(NamedTuple):
 
 
 Work: TypeAlias = Callable[[Backends], Awaitable[Sequence[str]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which dead letters: some by number, or all of a consumer, or all."""
-
-    ids: Sequence[int] = ()
-    consumer: str = ""
-
-    async def found(self, db: Postgres) -> list[Any]:
-        """Return them. Raises NOT_FOUND for a number that is none's, and for no letters at all."""
-        if self.ids:
-            rows = await db.fetch(f"{_LETTERS} WHERE id = ANY ($1) ORDER BY id", list(self.ids))
-            if absent := set(self.ids) - {row["id"] for row in rows}:
-                raise not_found("dead letter", ", ".join(map(str, sorted(absent))))
-            return rows
-        rows = await db.fetch(f"{_LETTERS} WHERE $1 IN ('', consumer) ORDER BY id", self.consumer)
-        if not rows and self.consumer:
-            raise not_found("dead letter of", self.consumer)
-        return rows
 
 
 async def reach(settings: Settings, work: Work, nats: bool) -> Sequence[str]:
@@ -118,95 +85,59 @@ async def servers(settings: Settings, nats: bool) -> AsyncIterator[Mapping[str, 
 
 async def lag(backends: Backends) -> Sequence[str]:
     """Say what waits: in the outbox, in the streams, before each consumer."""
-    db, jetstream = backends
-    assert jetstream is not None
-    outbox = await db.fetchrow(
-        "SELECT count(*) AS rows, coalesce(extract(epoch FROM now() - min(emitted_at)), 0)::float8 AS age_s"
-        " FROM events.outbox"
-    )
-    assert outbox is not None
-    lines = [f"outbox: {outbox['rows']} waiting, the oldest for {outbox['age_s']:.0f} s", ""]
+    assert backends.jetstream is not None
+    found = await read_lag(backends.db, backends.jetstream)
+    lines = [f"outbox: {found.outbox_rows} waiting, the oldest for {found.outbox_age_s:.0f} s", ""]
     lines.append(f"{'STREAM':<18} {'EVENTS':>10} {'MIB':>8}")
-    created = {}
-    for name in STREAMS.values():
-        if (state := await jetstream.state(name)) is None:
-            lines.append(f"{name:<18} {'none':>10}")
-            continue
-        created[name] = state.created
-        held = state.last_seq - state.first_seq + 1 if state.last_seq else 0
-        lines.append(f"{name:<18} {held:>10} {state.bytes / 2**20:>8.1f}")
+    for stream in found.streams:
+        size = f"{stream.bytes / 2**20:.1f}" if stream.events is not None else ""
+        held = "none" if stream.events is None else str(stream.events)
+        lines.append(f"{stream.name:<18} {held:>10} {size:>8}".rstrip())
     lines += ["", f"{'CONSUMER':<32} {'LAG':>10} {'DEAD':>6}  {'STATE':<10}"]
-    for row in await db.fetch(_CONSUMERS):
-        behind = 0
-        for position in msgspec.json.decode(row["positions"]):
-            if position["stream"] in created and position["subjects"]:
-                known = position["incarnation"] == created[position["stream"]]
-                after = position["floor"] if known else 0
-                behind += await jetstream.count(position["stream"], position["subjects"], after)
-                behind -= position["done"] if known else 0
-        lines.append(f"{row['name']:<32} {behind:>10} {row['dead']:>6}  {row['state']:<10}")
+    lines += [f"{c.name:<32} {c.lag:>10} {c.dead:>6}  {c.state:<10}" for c in found.consumers]
     return lines
-
-
-_CONSUMERS = """
-SELECT c.name,
-    (SELECT count(*) FROM events.dead_letters d WHERE d.consumer = c.name) AS dead,
-    CASE WHEN c.replay_at IS NOT NULL THEN 'to replay'
-        WHEN c.lease_until > clock_timestamp() THEN 'running' ELSE 'stopped' END AS state,
-    coalesce((
-        SELECT jsonb_agg(jsonb_build_object('stream', p.stream, 'incarnation', p.incarnation, 'floor', p.floor,
-            'done', cardinality(p.done_above), 'subjects', p.subjects))
-        FROM events.positions p WHERE p.consumer = c.name
-    ), '[]') AS positions
-FROM events.consumers c ORDER BY c.name
-"""
 
 
 def listing(consumer: str, limit: int) -> Work:
     """List dead letters."""
 
     async def work(backends: Backends) -> Sequence[str]:
-        rows = await backends.db.fetch(
-            f"{_LETTERS} WHERE $1 IN ('', consumer) ORDER BY id LIMIT $2", consumer, limit
-        )
-        if not rows:
+        letters = await dead_letters.page(backends.db, consumer, limit)
+        if not letters:
             return ["no dead letters"]
         head = f"{'ID':>6}  {'DIED':<19}  {'CONSUMER':<24} {'EVENT':<32} {'TRIES':>5}  ERROR"
-        return [head, *(_line(row) for row in rows)]
+        return [head, *map(_line, letters)]
 
     return work
 
 
-def _line(row: Any) -> str:
-    error = " ".join(row["error"].split())
+def _line(letter: Letter) -> str:
+    error = " ".join(letter.error.split())
     short = error if len(error) <= ERROR_CHARS else f"{error[:ERROR_CHARS]}…"
-    again = "(to be replayed) " if row["replay_at"] else ""
-    what = row["stream_subject"] or "a batch"
+    again = "(to be replayed) " if letter.to_replay else ""
     return (
-        f"{row['id']:>6}  {row['died_at']:%Y-%m-%d %H:%M:%S}  {row['consumer']:<24} {what:<32}"
-        f" {row['attempts']:>5}  {again}{short}"
+        f"{letter.id:>6}  {letter.died_at:%Y-%m-%d %H:%M:%S}  {letter.consumer:<24} {letter.event:<32}"
+        f" {letter.attempts:>5}  {again}{short}"
     )
 
 
-def showing(letter: int) -> Work:
+def showing(number: int) -> Work:
     """Show one dead letter."""
 
     async def work(backends: Backends) -> Sequence[str]:
-        row = await backends.db.fetchrow("SELECT * FROM events.dead_letters WHERE id = $1", letter)
-        if row is None:
-            raise not_found("dead letter", str(letter))
+        letter, event_id, payload = await dead_letters.one(backends.db, number)
         facts = {
-            "id": row["id"],
-            "consumer": row["consumer"],
-            "event": row["stream_subject"] or "a batch",
-            "event id": row["event_id"],
-            "about": row["about"].lstrip("\0"),
-            "died": f"{row['died_at']:%Y-%m-%d %H:%M:%S %Z}",
-            "attempts": row["attempts"],
-            "to replay": "yes" if row["replay_at"] else "no",
-            "error": row["error"],
+            "id": letter.id,
+            "consumer": letter.consumer,
+            "event": letter.event,
+            "event id": event_id,
+            "about": letter.about,
+            "died": f"{letter.died_at:%Y-%m-%d %H:%M:%S %Z}",
+            "attempts": letter.attempts,
+            "to replay": "yes" if letter.to_replay else "no",
+            "error": letter.error,
         }
-        return [*(f"{name:<10} {value}" for name, value in facts.items()), "", _payload(row["payload"])]
+        return [*(f"{name:<10} {value}" for name, value in facts.items()), "", _payload(payload)]
 
     return work
 
@@ -223,14 +154,7 @@ def replaying_dead(choice: Choice) -> Work:
     """Mark dead letters to be tried again; those of the relay go back into the outbox."""
 
     async def work(backends: Backends) -> Sequence[str]:
-        rows = await choice.found(backends.db)
-        relays = [row["id"] for row in rows if row["consumer"] == RESERVED]
-        others = [row["id"] for row in rows if row["consumer"] != RESERVED]
-        async with backends.db.transaction() as tx:
-            await tx.execute(_PUBLISH_AGAIN, relays)
-            await tx.execute("DELETE FROM events.dead_letters WHERE id = ANY ($1)", relays)
-            await tx.execute("UPDATE events.dead_letters SET replay_at = now() WHERE id = ANY ($1)", others)
-        return [f"{len(rows)} to be handled again"]
+        return [f"{await dead_letters.replay(backends.db, choice)} to be handled again"]
 
     return work
 
@@ -239,9 +163,7 @@ def dropping(choice: Choice) -> Work:
     """Delete dead letters."""
 
     async def work(backends: Backends) -> Sequence[str]:
-        ids = [row["id"] for row in await choice.found(backends.db)]
-        await backends.db.execute("DELETE FROM events.dead_letters WHERE id = ANY ($1)", ids)
-        return [f"{len(ids)} dropped"]
+        return [f"{await dead_letters.drop(backends.db, choice)} dropped"]
 
     return work
 
