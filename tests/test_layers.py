@@ -17,10 +17,10 @@ LAYERS = {
     "unix_sockets": 1, "tcp_sockets": 1, "audio": 1,
     "rpc": 2, "asgi": 2, "adapters": 2, "embed": 2, "realtime": 2, "webrtc": 2,
     "events": 2.5,  # what the others of layer 3 tell of things by
-    "conversations": 3, "identity": 3, "online": 3,
+    "conversations": 3, "identity": 3, "online": 3, "seats": 3,
     "services": 4, "gateway": 4,
     "app": 5, "node": 5, "peers": 5, "peers_metrics": 5, "workers": 5, "worker": 5,
-    "worker_metrics": 5, "polling": 5, "ports": 5, "credentials": 5, "neighbours": 5, "limits": 5,
+    "worker_metrics": 5, "worker_questions": 5, "operating": 5, "polling": 5, "ports": 5, "credentials": 5, "neighbours": 5, "limits": 5,
     "call_rules": 5, "dependencies": 5, "status_cli": 5, "status_console": 5, "quotas": 5,
     "progress": 5, "account_cli": 5, "account_console": 5, "backup": 5, "backup_cli": 5,
     "healthcheck": 5, "keys_cli": 5, "cli": 5, "rpc_cli": 5, "rpc_console": 5, "tree_cli": 5,

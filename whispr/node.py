@@ -42,14 +42,14 @@ from whispr.events.consumers import Consumers
 from whispr.events.pace import Pace
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
-from whispr.gateway.health import PATH as HEALTH_PATH
-from whispr.gateway.health import Health
+from whispr.gateway.assets import Places
 from whispr.gateway.http import Proxies
 from whispr.gateway.pages import Exposition, own_metrics
 from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
 from whispr.observing import Observing
 from whispr.online import Online
+from whispr.operating import Operating
 from whispr.peers import Peers
 from whispr.polling import Polling
 from whispr.quotas import Quotas
@@ -63,6 +63,7 @@ from whispr.rpc.health import HealthServicer
 from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
+from whispr.seats import SharedSeats
 from whispr.services.auth.service import AuthService
 from whispr.services.chat.service import ChatService
 from whispr.services.media.service import PATH as MEDIA_PATH
@@ -121,6 +122,8 @@ class Shared:
     number: int
     exposition: Exposition
     """The metrics of all of them."""
+    workers: int
+    """How many there are."""
 
 
 class Node:
@@ -167,11 +170,8 @@ class Node:
         self._conversing = False
         self._chat: ChatService | None = None
         self._gateway: Gateway | None = None
-        report = Health(self._report, self._observing.authorise)
-        self._endpoints: list[Endpoint] = [
-            self._observing.endpoint,
-            Endpoint("health", HEALTH_PATH, report),
-        ]
+        self._operating = Operating(self._observing, self._report, lambda: self._hub, db, bus, shared=shared)
+        self._endpoints: list[Endpoint] = list(self._operating.endpoints)
         self._consumers: list[Consumer] = []
         self._consuming: Consumers | None = None
 
@@ -188,6 +188,7 @@ class Node:
         async with trio.open_nursery() as nursery, AsyncExitStack() as channels:
             await nursery.start(self._observing.run, self._servers)
             await nursery.start(self._identity.run)
+            await nursery.start(self._operating.run)
             for name in SERVICES:
                 if name in self._services:
                     await self._start_service(name, nursery)
@@ -240,7 +241,7 @@ class Node:
         """What keeps this process from serving: name → why. Redis and NATS can be done without for a while."""
         missing = {} if self._state == "serving" else {"process": self._state}
         try:
-            await self._db.ping()
+            await self._db.backend.probe(self._db.probe)
         except WhisprError as error:
             missing["postgres"] = error.message
         return missing
@@ -289,6 +290,7 @@ class Node:
             return
         hub = self._hub
         await nursery.start(self._online.run)
+        await nursery.start(SharedSeats(self._cache, hub.seats).run)
         await nursery.start(self._peers.listen, hub, self._conversations)
 
         proxies = Proxies(self._settings.gateway.trusted_proxies)
@@ -326,6 +328,11 @@ class Node:
             options=limits.gateway(self._settings),
             endpoints=self._endpoints,
             exposition=own_metrics if self._shared is None else self._shared.exposition,
+            places=Places(
+                self.ports.get("websocket", self._settings.websocket.port),
+                self._settings.websocket.public_url,
+                self._settings.media.public_url,
+            ),
         )
         self.ports["gateway"] = await self._listen("gateway", nursery, gateway.serve)
 

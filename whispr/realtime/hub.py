@@ -14,6 +14,7 @@ so often, is one table: `whispr.realtime.policies`.
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 import time
@@ -25,7 +26,6 @@ import msgspec
 import structlog
 import trio
 
-from whispr.errors import exhausted
 from whispr.realtime import metrics, protocol
 from whispr.realtime.broadcast import Broadcast as Broadcast
 from whispr.realtime.broadcast import Reach
@@ -38,6 +38,7 @@ from whispr.realtime.policies import POLICIES, key_of
 from whispr.realtime.presence import State as PresenceState
 from whispr.realtime.refusals import Refusals
 from whispr.realtime.roster import Roster
+from whispr.realtime.seats import Seats
 from whispr.realtime.sequencer import Said, Sequencer, Source
 from whispr.realtime.socket import Socket
 from whispr.realtime.transport import Flusher
@@ -58,6 +59,17 @@ def batches(sockets: list[Socket], size_min: int, spread_s: float) -> Iterator[l
     size = max(size_min, math.ceil(len(sockets) / count_max))
     for start in range(0, len(sockets), size):
         yield sockets[start : start + size]
+
+
+class Census(msgspec.Struct, frozen=True):
+    """Who is on one node."""
+
+    sockets: int
+    users: int
+    channels: int
+    topics: int
+    largest: list[tuple[str, int]]
+    """Topics with most members, and how many."""
 
 
 Relay = Callable[[Broadcast], None]
@@ -90,7 +102,7 @@ class Hub:
         self._topics: dict[str, Audience] = {}
         self._taps: dict[str, list[Tap]] = {}
         self.refusals = Refusals(self.limits.refused_join_s, self.limits.refused_joins_per_min)
-        self._seats: dict[str, int] = {}
+        self.seats = Seats(self.limits.user_sockets)
         self._users: dict[str, list[Socket]] = {}
         self._outstanding: set[Link] = set()
         self.presence = Roster(self.limits, self._emit_here)
@@ -245,6 +257,17 @@ class Hub:
         """Return the joined links of a topic."""
         return tuple(link for link in self._topics.get(topic, ()) if link.state is State.JOINED)
 
+    def census(self, topics_max: int) -> Census:
+        """Count who is here, with the largest topics. A topic has a member for each socket that joined it."""
+        largest = heapq.nlargest(topics_max, ((len(links), topic) for topic, links in self._topics.items()))
+        return Census(
+            sockets=len(self.sockets),
+            users=len(self._users),
+            channels=sum(len(links) for links in self._topics.values()),
+            topics=len(self._topics),
+            largest=[(topic, members) for members, topic in largest],
+        )
+
     def sockets_of(self, user_id: str) -> tuple[Socket, ...]:
         """Return the user's sockets on this node."""
         return tuple(self._users.get(user_id, ()))
@@ -320,20 +343,6 @@ class Hub:
     def factory(self, topic: str) -> ChannelFactory | None:
         """Return what serves a topic, None for an unmatched one."""
         return self._factories.get(topic.partition(":")[0])
-
-    def take_seat(self, user_id: str) -> None:
-        """Count a socket of the user in. Raises RESOURCE_EXHAUSTED `too_many_sockets` past the limit."""
-        taken = self._seats.get(user_id, 0)
-        limit = self.limits.user_sockets
-        if limit and taken >= limit:
-            raise exhausted(f"a user may have at most {limit} sockets", reason="too_many_sockets")
-        self._seats[user_id] = taken + 1
-
-    def leave_seat(self, user_id: str) -> None:
-        """Count a socket of the user out."""
-        self._seats[user_id] -= 1
-        if not self._seats[user_id]:
-            del self._seats[user_id]
 
     def add(self, socket: Socket) -> None:
         """Register a socket that begins to run."""

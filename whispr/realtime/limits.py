@@ -14,7 +14,7 @@ class Limits:
     buffer_bytes: int = 1024 * 1024
     """Unsent bytes behind the frame being sent; more closes the slow reader with 1013."""
     user_sockets: int = 20
-    """Sockets of one user on this node; the next upgrade is refused with HTTP 429. 0 lifts it."""
+    """Sockets of one user, on all nodes together; the next upgrade is refused with HTTP 429. 0 lifts it."""
     operations_per_min: int = 200
     """Joins and pushes of one socket; more get the error `rate_limited`. 0 lifts it."""
     chatter_per_min: int = 3000

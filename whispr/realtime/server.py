@@ -159,7 +159,7 @@ class _Server:
             try:
                 await WebSocket(self._hub, sock, guest.session, guest.serializer, self._authenticate).run()
             finally:
-                self._hub.leave_seat(guest.session.user_id)
+                self._hub.seats.leave(guest.session.user_id)
         except Exception:  # one connection's failure, ours to find in the log, must not end the others
             log.exception("connection failed")
         finally:
@@ -207,7 +207,7 @@ class _Server:
             answer = [(b"sec-websocket-extensions", ANSWER)] if deflates else []
             await request.accept(upgrade.subprotocol, answer)
         except BaseException:  # whatever stopped us, also a cancel: the seat is not taken
-            self._hub.leave_seat(session.user_id)
+            self._hub.seats.leave(session.user_id)
             raise
         return _Guest(session, self._serializers[upgrade.version, deflates]), "ok"
 
@@ -223,7 +223,7 @@ class _Server:
             if self._admits is not None:
                 await self._admits(address, request.headers)
             session = await self._authenticate(upgrade.token)
-            self._hub.take_seat(session.user_id)
+            await self._hub.seats.take(session.user_id)
         except WhisprError as error:
             status = _STATUS.get(error.code, 403)
             raise Refused(status, error.reason, error.message, error.retry_after_s) from None

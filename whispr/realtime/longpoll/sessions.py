@@ -80,7 +80,7 @@ class Sessions:
         if self.hub.draining.is_set() or self._nursery is None:
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
         session = await admit()
-        self.hub.take_seat(session.user_id)
+        await self.hub.seats.take(session.user_id)
         poller = PollSession(self.hub, session, V2 if version == 2 else V1, authenticate)
         name = secrets.token_urlsafe(12)
         self._sessions[name] = poller
@@ -122,7 +122,7 @@ class Sessions:
         finally:
             del self._sessions[name]
             metrics.POLL_SESSIONS.dec()
-            self.hub.leave_seat(session.session.user_id)
+            self.hub.seats.leave(session.session.user_id)
 
     def _find(self, token: str) -> PollSession | None:
         place = placed(token)
