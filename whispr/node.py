@@ -42,8 +42,8 @@ from whispr.events.consumers import Consumers
 from whispr.events.pace import Pace
 from whispr.events.relay import Relay
 from whispr.events.streams import Streams
-from whispr.gateway.assets import Places
 from whispr.gateway.http import Proxies
+from whispr.gateway.page_files import Places
 from whispr.gateway.pages import Exposition, own_metrics
 from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from

@@ -14,8 +14,8 @@ import trio
 from whispr import task_facts
 from whispr.config import Settings
 from whispr.errors import denied
-from whispr.gateway import tasks
-from whispr.gateway.server import Endpoint
+from whispr.gateway.processes import Answer
+from whispr.gateway.tasks import answer_tasks
 from whispr.identity import Identity, actor_on
 from whispr.identity.access import OPERATOR_PERMISSION
 from whispr.rpc.call import Call
@@ -54,7 +54,6 @@ class Observing:
             self._exporter = Exporter(settings.tracing.endpoint, resource)
             self._tracer = Tracer(settings.tracing.ratio, self._exporter.record)
         self.tasks = TaskTree()
-        self.endpoint = Endpoint("debug", tasks.PATH, tasks.Tasks(self.tasks, self.authorise, self._process))
         task_facts.describe_all()
 
     def of_servers(self) -> list[Interceptor]:
@@ -83,13 +82,22 @@ class Observing:
                 task_status.started()
                 await trio.sleep_forever()
 
-    async def authorise(self, token: str) -> None:
-        """Let those pass who run the product. Raises UNAUTHENTICATED, PERMISSION_DENIED."""
+    def answers(self) -> dict[str, Answer]:
+        """What this process answers about itself: `process` and `tasks`."""
+
+        async def process(_: Mapping[str, Any]) -> Mapping[str, Any]:
+            return self._process()
+
+        return {"process": process, "tasks": answer_tasks(self.tasks, self._process)}
+
+    async def authorise(self, token: str) -> str:
+        """Let those pass who run the product; return who it is. Raises UNAUTHENTICATED, PERMISSION_DENIED."""
         claims = await self._identity.authenticate(token)
         if claims.is_service:
             check_service(claims, OPERATIONS)
         elif not claims.allows(OPERATOR_PERMISSION):
-            raise denied("tasks are for administrators and services", reason="operators_only")
+            raise denied("this is for administrators and services", reason="operators_only")
+        return f"service:{claims.username}" if claims.is_service else claims.user_id
 
     def _process(self) -> Mapping[str, Any]:
         return {

@@ -1,6 +1,6 @@
 """`whispr status`: how a running product and what it depends on are, as a table that follows.
 
-whispr status                   follow, until Ctrl-C
+whispr status                   follow, until Ctrl-C; the same as --watch
 whispr status --once            once; exit code 1 when it does not serve
 whispr status --json            once, as the gateway says it
 """
@@ -18,6 +18,9 @@ from whispr.config import load
 
 def status(
     once: Annotated[bool, typer.Option("--once", help="Show it once.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow, until Ctrl-C, which is the default.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what the gateway says, once.")] = False,
     url: Annotated[str, typer.Option(help="The gateway; found through the data folder when not given.")] = "",
     token: Annotated[str, typer.Option(help="An administrator's.", envvar="TOKEN")] = "",
@@ -29,6 +32,8 @@ def status(
     from whispr import status_console
     from whispr.tree_console import where
 
+    if watch and (once or as_json):
+        raise typer.BadParameter("--watch follows, --once and --json do not: say one of them")
     settings = load(file=config).settings
     base, shown = where(settings, url, token)
     if not once and not as_json:

@@ -1,11 +1,11 @@
-"""What `whispr tree` does: asks a gateway for its process's tasks, and draws them."""
+"""What `whispr tree` does: asks a gateway for the tasks of its processes, and draws them."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import trio
@@ -23,7 +23,16 @@ PATH = "/v1/debug/tasks"
 _CLEAR = "\x1b[H\x1b[2J"
 
 Answer = dict[str, Any]
-Show = Callable[[Answer], str]
+Show = Callable[[Sequence[Answer]], str]
+
+
+class Wanted(NamedTuple):
+    """What is to be shown."""
+
+    worker: str = ""
+    """One worker by its number; all of them when empty."""
+    expand: Sequence[str] = ()
+    """Kinds, or groups, of which more than a few examples are shown."""
 
 
 def where(settings: Settings, url: str, token: str) -> tuple[str, str]:
@@ -38,30 +47,35 @@ def where(settings: Settings, url: str, token: str) -> tuple[str, str]:
     return url, token or mint(settings, "operator", TOKEN_S)
 
 
-def as_text(answer: Answer) -> str:
-    """Draw the tree."""
+def as_text(answers: Sequence[Answer]) -> str:
+    """Draw the tree of each worker."""
+    return "\n\n".join(map(_drawn, answers))
+
+
+def _drawn(answer: Answer) -> str:
     own = answer["process"]
-    head = f"{own['tasks']:,} tasks · {', '.join(own['services'])} · up {own['uptime_s']:,.0f} s"
+    worker = f"worker {answer['worker']} of {len(answer['workers'])} · " if len(answer["workers"]) > 1 else ""
+    head = f"{worker}{own['tasks']:,} tasks · {', '.join(own['services'])} · up {own['uptime_s']:,.0f} s"
     return "\n".join([head, *drawn(answer["tree"])])
 
 
-def as_json(answer: Answer) -> str:
-    """Leave it as it is, on one line."""
-    return json.dumps(answer, ensure_ascii=False)
+def as_json(answers: Sequence[Answer]) -> str:
+    """Leave it as it is, each worker on a line."""
+    return "\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers)
 
 
-async def once(url: str, token: str, expand: Sequence[str], show: Show) -> None:
-    """Show the tree. Raises UNAVAILABLE when the gateway does not give it."""
+async def once(url: str, token: str, wanted: Wanted, show: Show) -> None:
+    """Show the trees. Raises UNAVAILABLE when the gateway does not give them."""
     async with _client(url, token) as client:
-        print(show(await _ask(client, expand)))
+        print(show(await _ask(client, wanted)))
 
 
-async def follow(url: str, token: str, expand: Sequence[str], show: Show) -> None:
-    """Show the tree every EVERY_S, in place on a terminal. Raises UNAVAILABLE."""
+async def follow(url: str, token: str, wanted: Wanted, show: Show) -> None:
+    """Show the trees every EVERY_S, in place on a terminal. Raises UNAVAILABLE."""
     clear = _CLEAR if show is as_text and sys.stdout.isatty() else ""
     async with _client(url, token) as client:
         while True:
-            print(clear + show(await _ask(client, expand)), flush=True)
+            print(clear + show(await _ask(client, wanted)), flush=True)
             await trio.sleep(EVERY_S)
 
 
@@ -70,10 +84,21 @@ def _client(url: str, token: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=None)  # noqa: S113
 
 
-async def _ask(client: httpx.AsyncClient, expand: Sequence[str]) -> Answer:
+async def _ask(client: httpx.AsyncClient, wanted: Wanted) -> list[Answer]:
+    """Ask for the tree of the worker that is wanted, else of each that the first answer names."""
+    first = await _ask_one(client, wanted.worker, wanted.expand)
+    if wanted.worker:
+        return [first]
+    others = [name for name in first["workers"] if name != first["worker"]]
+    answers = [first, *[await _ask_one(client, name, wanted.expand) for name in others]]
+    return sorted(answers, key=lambda answer: int(answer["worker"]))
+
+
+async def _ask_one(client: httpx.AsyncClient, worker: str, expand: Sequence[str]) -> Answer:
     with trio.move_on_after(ASK_S):
         try:
-            reply = await client.get(PATH, params={"expand": list(expand)})
+            asked = {"expand": list(expand), **({"worker": worker} if worker else {})}
+            reply = await client.get(PATH, params=asked)
             answer: Answer = reply.json()
         except (httpx.HTTPError, ValueError) as error:
             raise unavailable(f"{client.base_url}: {str(error) or type(error).__name__}") from error

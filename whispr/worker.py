@@ -80,7 +80,7 @@ async def work(assignment: Assignment) -> None:
             backends.db,
             backends.cache,
             backends.bus,
-            shared=Shared(folder, assignment.number, exposition),
+            shared=Shared(folder, assignment.number, exposition, settings.workers),
         )
         async with run_node(node):
             os.write(sys.stdout.fileno(), READY)

@@ -59,6 +59,8 @@ class WebSocketSettings(Listener):
     port: Port = 4000
     allowed_origins: CommaSeparated = ()
     """Origins of browser pages that may connect, beside pages of the same host. `*` allows all."""
+    public_url: str = ""
+    """Where browsers reach it, such as wss://chat.example.org/socket/websocket; else this host at its port."""
     deflate: bool = True
     """Whether permessage-deflate is negotiated with clients that offer it."""
     deflate_bytes: Annotated[int, Field(ge=0)] = 1024
@@ -69,6 +71,12 @@ class WebSocketSettings(Listener):
     """Sockets, at least, that a stopping process closes at once; the next batch follows after a moment."""
     drain_spread_s: Annotated[float, Field(ge=0, le=300)] = 2.0
     """Over how long batches are spread, so that clients do not come back all at once; at most half of `drain_s`."""
+
+    @model_validator(mode="after")
+    def _is_websocket(self) -> WebSocketSettings:
+        if self.public_url and not self.public_url.startswith(("ws://", "wss://")):
+            raise ValueError("public_url must begin with ws:// or wss://")
+        return self
 
 
 class ServiceSettings(Listener):

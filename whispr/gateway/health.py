@@ -20,7 +20,7 @@ PATH = re.compile("/v1/health")
 
 Report = Callable[[bool], Awaitable[Mapping[str, Any]]]
 """Returns how everything is: with what errors say, or without."""
-Authorise = Callable[[str], Awaitable[None]]
+Authorise = Callable[[str], Awaitable[object]]
 """Raises WhisprError unless the token is one of an administrator or a service."""
 
 

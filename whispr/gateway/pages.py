@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from hashlib import blake2b
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -14,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from whispr.asgi.conditions import matches
 from whispr.gateway.http import json_response
+from whispr.gateway.page_files import Places, asset_routes
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 """Returns what is missing: name → why. Empty when all is well."""
@@ -26,22 +24,6 @@ Exposition = Callable[[], Awaitable[bytes]]
 READY_S = 2.0
 """How long readiness may take to be found out."""
 
-_PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "cache-control": "no-cache",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-_ASSETS = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/docs": ("docs.html", "text/html; charset=utf-8"),
-    "/assets/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
-    "/assets/style.css": ("style.css", "text/css; charset=utf-8"),
-}
-
 
 async def own_metrics() -> bytes:
     """Return this process's metrics."""
@@ -49,10 +31,14 @@ async def own_metrics() -> bytes:
 
 
 def page_routes(
-    document: Mapping[str, Any], readiness: Readiness, exposition: Exposition = own_metrics
+    document: Mapping[str, Any],
+    readiness: Readiness,
+    exposition: Exposition = own_metrics,
+    places: Places | None = None,
 ) -> list[Route]:
     """Return the routes of everything that is not an RPC."""
     encoded = msgspec.json.encode(document)
+    places = places or Places()
 
     async def healthz(_: Request) -> Response:
         return json_response({"status": "alive"})
@@ -71,6 +57,9 @@ def page_routes(
     async def openapi(_: Request) -> Response:
         return Response(encoded, headers={"cache-control": "no-cache"}, media_type="application/json")
 
+    async def client(_: Request) -> Response:
+        return json_response(places.as_json(), headers={"cache-control": "no-cache"})
+
     async def startupz(_: Request) -> Response:
         missing: Mapping[str, str] = {}
         with trio.move_on_after(READY_S):
@@ -80,20 +69,7 @@ def page_routes(
 
     endpoints = {
         "/healthz": healthz, "/livez": healthz, "/readyz": readyz, "/startupz": startupz,
-        "/metrics": metrics, "/openapi.json": openapi,
+        "/metrics": metrics, "/openapi.json": openapi, "/client.json": client,
     }  # fmt: skip
     routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
-    return routes + [Route(path, _asset(name, kind)) for path, (name, kind) in _ASSETS.items()]
-
-
-def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    content = resources.files("whispr.gateway").joinpath("assets", name).read_bytes()
-    etag = f'"{blake2b(content, digest_size=12).hexdigest()}"'
-    headers = {**_PAGE_HEADERS, "etag": etag}
-
-    async def serve(request: Request) -> Response:
-        if matches(request.headers.get("if-none-match", ""), etag):
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=media_type)
-
-    return serve
+    return routes + asset_routes(places)

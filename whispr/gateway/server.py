@@ -29,6 +29,7 @@ from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway import metrics, openapi
 from whispr.gateway.http import Proxies, error_response, request_id
+from whispr.gateway.page_files import Places
 from whispr.gateway.pages import Exposition, Readiness, own_metrics, page_routes
 from whispr.gateway.rest import RestApi, RestLimits
 from whispr.rpc.channel import Channel
@@ -93,6 +94,7 @@ class Gateway:
         options: GatewayOptions | None = None,
         endpoints: Sequence[Endpoint] = (),
         exposition: Exposition = own_metrics,
+        places: Places | None = None,
     ) -> None:
         """`channels`: a channel to each service, by short name ("auth"). `voucher`: returns a service token."""
         self._options = options or GatewayOptions()
@@ -103,7 +105,7 @@ class Gateway:
             proxies=Proxies(self._options.trusted_proxies),
         )
         document = openapi.document(rest.routes, openapi.load_comments(), __version__)
-        pages = _starlette(page_routes(document, readiness, exposition), rest)
+        pages = _starlette(page_routes(document, readiness, exposition, places), rest)
         shared = [endpoint for endpoint in endpoints if not endpoint.answers_origins]
         front: ASGIApp = _with_cors(_Front(rest, pages, shared), self._options.cors_origins)
         own = [endpoint for endpoint in endpoints if endpoint.answers_origins]

@@ -1,7 +1,8 @@
-"""`GET /v1/debug/tasks`: the tree of this process's tasks, for administrators and services.
+"""`GET /v1/debug/tasks`: the tree of a process's tasks, for administrators and services.
 
 `?expand=socket` shows more of that kind, or of the group of that name, than a few examples; it may be given several
-times. `?nodes=500` bounds the answer further.
+times. `?nodes=500` bounds the answer further. Of several workers the one that was met answers for itself;
+`?worker=2` asks that one, and each answer says which there are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from whispr.asgi.errors import HttpError
 from whispr.errors import Code, invalid, unauthenticated
 from whispr.gateway.http import NoTokenError, json_response
+from whispr.gateway.processes import Answer, Processes
 from whispr.telemetry import tree
 from whispr.telemetry.tasks import TaskTree
 
@@ -24,33 +26,41 @@ PATH = re.compile("/v1/debug/tasks")
 EXPAND_MAX = 10
 """Kinds in one question."""
 
-Authorise = Callable[[str], Awaitable[None]]
-"""Checks a token. Raises UNAUTHENTICATED, or PERMISSION_DENIED for one that is no operator's."""
+Authorise = Callable[[str], Awaitable[str]]
+"""Checks a token; returns who it is. Raises UNAUTHENTICATED, or PERMISSION_DENIED for one that is no operator's."""
 
 
 class Tasks:
     """The endpoint, as an ASGI application."""
 
-    def __init__(
-        self, tasks: TaskTree, authorise: Authorise, process: Callable[[], Mapping[str, Any]]
-    ) -> None:
-        """`process` says whose tasks they are."""
-        self._tasks = tasks
+    def __init__(self, processes: Processes, authorise: Authorise) -> None:
+        self._processes = processes
         self._authorise = authorise
-        self._process = process
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Raises WhisprError."""
         if scope["method"] not in ("GET", "HEAD"):
             raise HttpError(405, Code.UNIMPLEMENTED, "GET it", reason="method_not_allowed")
-        expand, nodes_max = _asked(scope["query_string"].decode("latin-1"))
-        await self._authorise(_token(Headers(scope=scope)))
-        seen = await self._tasks.read()
-        shown = {"process": self._process(), "tree": tree.as_json(seen, expand, nodes_max=nodes_max)}
+        worker, parameters = _asked(scope["query_string"].decode("latin-1"))
+        await self._authorise(bearer(Headers(scope=scope)))
+        seen = await self._processes.ask(worker, "tasks", parameters)
+        shown = {"worker": worker or self._processes.own, "workers": self._processes.names, **seen}
         await json_response(shown)(scope, receive, send)
 
 
-def _token(headers: Headers) -> str:
+def answer_tasks(tasks: TaskTree, process: Callable[[], Mapping[str, Any]]) -> Answer:
+    """Return what answers the question `tasks` for a process; `process` says whose tasks they are."""
+
+    async def answer(parameters: Mapping[str, Any]) -> dict[str, Any]:
+        seen = await tasks.read()
+        shown = tree.as_json(seen, parameters["expand"], nodes_max=parameters["nodes"])
+        return {"process": process(), "tree": shown}
+
+    return answer
+
+
+def bearer(headers: Headers) -> str:
+    """Return the access token of a request. Raises UNAUTHENTICATED."""
     authorization = headers.get("authorization", "")
     if not authorization:
         raise NoTokenError
@@ -60,16 +70,16 @@ def _token(headers: Headers) -> str:
     return token.strip()
 
 
-def _asked(query: str) -> tuple[list[str], int]:
-    """Read the query. Raises INVALID_ARGUMENT."""
+def _asked(query: str) -> tuple[str, dict[str, Any]]:
+    """Read the query: which worker, and what of it. Raises INVALID_ARGUMENT."""
     given = parse_qs(query, keep_blank_values=True)
-    unknown = given.keys() - {"expand", "nodes"}
+    unknown = given.keys() - {"expand", "nodes", "worker"}
     if unknown:
-        raise invalid(dict.fromkeys(sorted(unknown), "no such parameter: there are expand and nodes"))
+        raise invalid(dict.fromkeys(sorted(unknown), "no such parameter: there are expand, nodes and worker"))
     expand = given.get("expand", [])
     if len(expand) > EXPAND_MAX:
         raise invalid({"expand": f"at most {EXPAND_MAX}"})
     nodes = given.get("nodes", [str(tree.NODES_MAX)])[-1]
     if not re.fullmatch("[0-9]{1,6}", nodes) or not 0 < int(nodes) <= tree.NODES_MAX:
         raise invalid({"nodes": f"a number from 1 to {tree.NODES_MAX}"})
-    return expand, int(nodes)
+    return given.get("worker", [""])[-1], {"expand": expand, "nodes": int(nodes)}
