@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import cycle
 
+import pytest
 import trio
 
 from tests.phoenix_js import driven
 from tests.realtime.polling import admit
+from whispr import polling as module
 from whispr.adapters.bus import open_bus
+from whispr.adapters.cache import Cache
 from whispr.asgi import HttpLimits
 from whispr.bridge import Bridge
 from whispr.embed import Backends
@@ -30,7 +33,7 @@ class Echo(Channel):
 
 
 @asynccontextmanager
-async def two_nodes(bridge: Bridge, url: str) -> AsyncIterator[tuple[int, list[Hub]]]:
+async def two_nodes(bridge: Bridge, cache: Cache, url: str) -> AsyncIterator[tuple[int, list[Hub]]]:
     """Two nodes, and a port whose connections go to each in turn."""
     async with (
         open_bus(bridge, url) as first,
@@ -43,7 +46,7 @@ async def two_nodes(bridge: Bridge, url: str) -> AsyncIterator[tuple[int, list[H
             hub = Hub()
             hub.mount("echo", Echo)
             nursery.start_soon(hub.run)
-            polling = Polling(hub, bus, authenticate, admit, origins=(), http=HttpLimits())
+            polling = Polling(hub, bus, cache, authenticate, admit, origins=(), http=HttpLimits())
             serve: ServeHttp = await nursery.start(polling.run)
             hubs.append(hub)
             nodes.append(serve)
@@ -59,13 +62,13 @@ async def two_nodes(bridge: Bridge, url: str) -> AsyncIterator[tuple[int, list[H
 
 
 async def test_polls_that_go_to_either_node_are_of_one_session(
-    bridge: Bridge, backends: Backends, node: str
+    bridge: Bridge, backends: Backends, cache: Cache, node: str
 ) -> None:
     """phoenix.js polls over one connection and posts over another, to different nodes: one session serves it."""
     assert backends.nats_url is not None
     passed = POLLS_PASSED._value.get()
     async with (
-        two_nodes(bridge, backends.nats_url) as (port, hubs),
+        two_nodes(bridge, cache, backends.nats_url) as (port, hubs),
         driven(node, f"ws://127.0.0.1:{port}/socket", "alice") as step,
     ):
         opened = await step({"op": "connect", "transport": "longpoll"})
@@ -78,3 +81,19 @@ async def test_polls_that_go_to_either_node_are_of_one_session(
         assert sum(len(hub.sockets) for hub in hubs) == 1
         await step({"op": "disconnect"})
     assert POLLS_PASSED._value.get() > passed, "some requests went to the other node"
+
+
+async def test_processes_agree_on_the_key_of_tokens(
+    bridge: Bridge, backends: Backends, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sign with the one that is in Redis; when Redis has forgotten it, it is put back as it was."""
+    assert backends.nats_url is not None
+    monkeypatch.setattr(module, "AGREE_EVERY_S", 0.02)
+    async with two_nodes(bridge, cache, backends.nats_url):
+        key = await cache.get(module.KEY)
+        assert key is not None
+        await cache.delete(module.KEY)
+        with trio.fail_after(10):
+            while (again := await cache.get(module.KEY)) is None:
+                pass
+        assert again == key

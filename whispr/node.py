@@ -301,7 +301,7 @@ class Node:
 
         origins, authenticate = self._settings.websocket.allowed_origins, self._identity.authenticate
         http_limits = limits.gateway(self._settings).http
-        polling = Polling(hub, self._bus, authenticate, admit, origins=origins, http=http_limits)
+        polling = Polling(hub, self._bus, self._cache, authenticate, admit, origins=origins, http=http_limits)
         http = await nursery.start(polling.run)
         self._endpoints.append(polling.endpoint)
 

@@ -16,9 +16,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from whispr.realtime.channel import Channel, Session
 from whispr.realtime.hub import Hub
 from whispr.realtime.limits import Limits
+from whispr.realtime.longpoll.passes import KEY_BYTES, Passes
 from whispr.realtime.longpoll.passing import ACK_S, Passing, Told
 from whispr.realtime.longpoll.sessions import Sessions, placed
 from whispr.realtime.testing import authenticate
+
+KEY = b"k" * KEY_BYTES
 
 
 class Echo(Channel):
@@ -29,24 +32,27 @@ class Echo(Channel):
 
 
 class Deployment:
-    """Processes that hear each other, but for what `loses` says is lost."""
+    """Processes that hear each other, but for what `loses` says is lost. They share a key."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.processes: dict[str, Passing] = {}
         self.loses: Callable[[bytes], bool] = lambda _: False
         self.up = True
+        self.messages = 0
 
     async def process(self, limits: Limits | None = None) -> Passing:
         hub = Hub(limits or Limits(operations_per_min=0))
         hub.mount("echo", Echo)
         passing = Passing(Sessions(hub), self.send)
+        passing.sessions.passes.share(KEY)
         self.nursery.start_soon(hub.run)
         await self.nursery.start(passing.run)
         self.processes[passing.sessions.process] = passing
         return passing
 
     def send(self, process: str, data: bytes) -> bool:
+        self.messages += 1
         if self.up and process in self.processes and not self.loses(data):
             self.processes[process].hear(data)
         return self.up
@@ -179,6 +185,45 @@ async def test_nonsense_from_the_bus_is_survived(autojump_clock: MockClock) -> N
         owner.hear(msgspec.msgpack.encode(Told(99, 0, b"?", last=True)))
         token = await opened(owner)
         assert (await posted(owner, token, ["1", "1", "echo:1", "phx_join", {}]))["status"] == 200
+
+
+async def test_a_forged_token_costs_the_bus_nothing(autojump_clock: MockClock) -> None:
+    """A token of another process that no process has signed is answered with 410 at once, and nobody is asked."""
+    async with deployment() as world:
+        owner, other = await world.process(), await world.process()
+        name = owner.sessions.process
+        token = await opened(owner)
+        forged = [
+            Passes().sign(f"lp1.{name}.guessed"),
+            Passes().sign(f"lp1.nobody.{'x' * 16}"),
+            f"lp1.{name}.guessed.{token.rpartition('.')[2]}",
+            f"{token[:-4]}AAAA",
+            f"lp1.{name}.{'y' * 16}.-",
+        ]
+        began = trio.current_time()
+        for each in forged:
+            assert (await polled(other, each))["reason"] == "session_gone"
+            assert (await posted(other, each, []))["status"] == 410
+            assert (await polled(owner, each))["status"] == 410
+        assert (world.messages, trio.current_time()) == (0, began)
+        assert (await posted(other, token, ["1", "1", "echo:1", "phx_join", {}]))["status"] == 200
+        assert world.messages > 0
+
+
+def test_a_key_may_change_once_while_a_token_lives() -> None:
+    """Tokens under the key before are good, older ones are not; who knows no shared key lets others judge."""
+    one, two, new = Passes(), Passes(), Passes()
+    for passes in (one, two):
+        passes.share(b"1" * KEY_BYTES)
+    token = one.sign("lp1.a.b")
+    two.share(b"2" * KEY_BYTES)
+    two.share(b"2" * KEY_BYTES)
+    assert two.may_be_ours(token)
+    assert two.key == b"2" * KEY_BYTES
+    two.share(b"3" * KEY_BYTES)
+    assert not two.may_be_ours(token)
+    assert new.may_be_ours(token)
+    assert not one.may_be_ours(new.sign("lp1.a.b"))
 
 
 @given(st.text())

@@ -28,6 +28,9 @@ POLL_SESSIONS = Gauge(
 )
 POLL_ANSWERS = Counter("whispr_longpoll_answers_total", "Answers to long-poll requests", ["method", "status"])
 POLLS_PASSED = Counter("whispr_longpoll_passed_total", "Long-poll requests that another process answered")
+POLLS_FORGED = Counter(
+    "whispr_longpoll_forged_total", "Long-poll requests with a token that no process has signed"
+)
 RENEWALS = Counter("whispr_ws_renewals_total", "Access tokens handed in by sockets that are open")
 SPARED = Counter(
     "whispr_ws_spared_total",

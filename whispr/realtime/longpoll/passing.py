@@ -8,7 +8,8 @@
 
 Bodies and answers go in parts that the bus can carry. Nothing is ever asked twice, and an answer that does not come
 whole is told to the client as 410: what was in it may be lost with the session, never silently within it. What is
-under way is bounded at both ends; one request more is answered as unavailable.
+under way is bounded at both ends; one request more is answered as unavailable. A token that no process has signed
+(`whispr.realtime.longpoll.passes`) is answered with 410 and asks nobody.
 """
 
 from __future__ import annotations
@@ -119,6 +120,9 @@ class Passing:
             return gone().encode()
         if place.process == self.sessions.process or self.send is None:
             return (await self._own(token, body, lines=lines)).encode()
+        if not self.sessions.passes.may_be_ours(token):
+            metrics.POLLS_FORGED.inc()
+            return gone().encode()
         metrics.POLLS_PASSED.inc()
         return await self._ask(place.process, token, body, lines=lines)
 

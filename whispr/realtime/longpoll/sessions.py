@@ -1,16 +1,14 @@
 """The long-poll sessions of one process: opens them, finds them by their tokens, answers requests.
 
-A token is `lp1.<process>.<session>.<signature>`. The signature is the process's own, with a key that it made when it
-started and that dies with it, as its sessions do: nobody else ever needs to check it.
+A token is `lp1.<process>.<session>.<signature>`. Only the process that has the session can tell whether it lives, and
+knows it by the whole token; the signature tells any other process whether asking is worth it
+(`whispr.realtime.longpoll.passes`).
 """
 
 from __future__ import annotations
 
-import hmac
 import secrets
-from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
-from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
 import msgspec
@@ -23,6 +21,7 @@ from whispr.realtime.channel import Session
 from whispr.realtime.handshake import Refused
 from whispr.realtime.hub import Hub
 from whispr.realtime.longpoll.lines import read_lines
+from whispr.realtime.longpoll.passes import Passes
 from whispr.realtime.longpoll.session import PollSession
 from whispr.realtime.serializers import V1, V2
 from whispr.realtime.socket import Authenticate
@@ -62,8 +61,9 @@ class Sessions:
         self.hub = hub
         self.process = secrets.token_urlsafe(9)
         """What other processes call this one."""
-        self._key = secrets.token_bytes(32)
+        self.passes = Passes()
         self._sessions: dict[str, PollSession] = {}
+        """By their tokens, which have so much of chance in them that the time of a look-up tells nothing."""
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -82,15 +82,15 @@ class Sessions:
         session = await admit()
         await self.hub.seats.take(session.user_id)
         poller = PollSession(self.hub, session, V2 if version == 2 else V1, authenticate)
-        name = secrets.token_urlsafe(12)
-        self._sessions[name] = poller
+        token = self.passes.sign(f"{TOKEN_PREFIX}{self.process}.{secrets.token_urlsafe(12)}")
+        self._sessions[token] = poller
         metrics.POLL_SESSIONS.inc()
-        self._nursery.start_soon(self._run, name, poller)
-        return Answer(GONE, token=self._token(name), messages=[])
+        self._nursery.start_soon(self._run, token, poller)
+        return Answer(GONE, token=token, messages=[])
 
     async def poll(self, token: str) -> Answer:
         """Answer a GET of a session that is, or was, in this process."""
-        session = self._find(token)
+        session = self._sessions.get(token)
         messages = None if session is None else await session.poll()
         if messages is None:
             return gone()
@@ -98,7 +98,7 @@ class Sessions:
 
     async def post(self, token: str, body: bytes, *, lines: bool) -> Answer:
         """Answer a POST; `lines` says that the body is one message a line."""
-        session = self._find(token)
+        session = self._sessions.get(token)
         if session is None:
             return gone()
         try:
@@ -112,29 +112,17 @@ class Sessions:
 
     def has(self, token: str) -> bool:
         """Tell whether the token is of a session here that lives."""
-        return self._find(token) is not None
+        return token in self._sessions
 
-    async def _run(self, name: str, session: PollSession) -> None:
+    async def _run(self, token: str, session: PollSession) -> None:
         try:
             await session.run()
         except Exception:  # one session's failure, ours to find in the log, must not end the others
             log.exception("long-poll session failed")
         finally:
-            del self._sessions[name]
+            del self._sessions[token]
             metrics.POLL_SESSIONS.dec()
             self.hub.seats.leave(session.session.user_id)
-
-    def _find(self, token: str) -> PollSession | None:
-        place = placed(token)
-        if place is None or place.process != self.process:
-            return None
-        session = self._sessions.get(place.session)
-        return session if hmac.compare_digest(token.encode(), self._token(place.session).encode()) else None
-
-    def _token(self, name: str) -> str:
-        text = f"{TOKEN_PREFIX}{self.process}.{name}"
-        digest = hmac.digest(self._key, text.encode(), sha256)
-        return f"{text}.{urlsafe_b64encode(digest[:18]).decode()}"
 
 
 def placed(token: str) -> Place | None:
