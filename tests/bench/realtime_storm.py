@@ -105,6 +105,7 @@ def place() -> Iterator[Place]:
                     "WHISPR_POSTGRES_URL": urls["postgres_url"],
                     "WHISPR_REDIS_URL": urls["redis_url"],
                     "WHISPR_NATS_URL": urls["nats_url"],
+                    "WHISPR_LIMITS_USER_SOCKETS": os.environ.get("WHISPR_LIMITS_USER_SOCKETS", "20"),
                 }
                 with running(folder / "node", environ) as product:
                     settings = Settings(data_dir=folder / "node")
