@@ -1,14 +1,15 @@
 """What this process depends on, how each of it is, and what is said of that.
 
 Every dependency is a `Target`: services and the parts that reach out make their calls through theirs; PostgreSQL,
-Redis and NATS have drivers of their own, so their targets see pings alone. A watch on each service's health
-(`grpc.health.v1`) hears of changes as they happen, and finds a service again that was away.
+Redis and NATS are `Backend`s, whose adapters make every operation through them and which are watched here. A watch
+on each service's health (`grpc.health.v1`) hears of changes as they happen, and finds a service again that was away.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -22,19 +23,17 @@ from whispr.adapters.postgres import Postgres
 from whispr.call_rules import rules_of
 from whispr.config import SERVICES, Settings
 from whispr.errors import WhisprError
-from whispr.resilience.breaker import BreakerRules, State
-from whispr.resilience.retry import Backoff, RetryRules
-from whispr.resilience.target import CallRules, Target, TargetRules
+from whispr.resilience.backend import Backend
+from whispr.resilience.breaker import State
+from whispr.resilience.retry import Backoff
+from whispr.resilience.target import Target
 from whispr.rpc.channel import Channel
 from whispr.rpc.health import NOT_SERVING, SERVING, HealthCheckRequest, HealthServicer, HealthStub
 
-PING_EVERY_S = 1.0
-PING_S = 1.0
-"""How long an answer to a ping, or to a question about health, may take."""
+ASK_S = 1.0
+"""How long an answer to a question about health may take."""
 FRESH_S = 0.5
 """How long answers about health serve everybody who asks: anybody may, and each question asks everything."""
-_PING = CallRules(deadline_s=PING_S, retry=RetryRules(attempts=1))
-_PINGED = TargetRules(breaker=BreakerRules(failures_in_a_row=2, open_s=PING_EVERY_S, open_s_max=PING_EVERY_S))
 _WATCH_AGAIN = Backoff(0.2, 2.0)
 
 NEEDED = ("postgres",)
@@ -51,7 +50,7 @@ class Known:
     up: bool | None = None
     """None before anything is known."""
     latency_s: float | None = None
-    """Of the last answer to a ping."""
+    """Of the last answer to a question about it."""
     logged_away: bool = False
 
     def describe(self, *, fully: bool) -> dict[str, Any]:
@@ -89,10 +88,10 @@ class Dependencies:
         self.rules = rules_of(settings)
         self._here = here
         self._health = health
-        self._pings: Mapping[str, Callable[[], Awaitable[None]]] = {
-            "postgres": db.ping, "redis": cache.ping, "nats": bus.ping,
-        }  # fmt: skip
-        self._backends = {name: Known(Target(name, _PINGED)) for name in self._pings}
+        self._probes: Mapping[str, tuple[Backend, Callable[[], Awaitable[None]]]] = {
+            each.backend.name: (each.backend, each.probe) for each in (db, cache, bus)
+        }
+        self._backends = {name: Known(backend) for name, (backend, _) in self._probes.items()}
         self._services = {name: Known(Target(name, self.rules.of_target(name))) for name in SERVICES}
         self._others: dict[str, Known] = {}
         self._on_back: dict[str, list[Callable[[], None]]] = {}
@@ -129,21 +128,24 @@ class Dependencies:
     ) -> None:
         """Watch until cancelled. `channels` lead to every service."""
         async with trio.open_nursery() as nursery:
-            for name, known in self._services.items():
-                nursery.start_soon(self._watch, name, known, channels[name], name=f"health of {name}")
-            for name in self._backends:
-                nursery.start_soon(self._ping_for_ever, name, name=f"pings to {name}")
-            task_status.started()
+            with ExitStack() as watches:
+                for name, known in self._services.items():
+                    nursery.start_soon(self._watch, name, known, channels[name], name=f"health of {name}")
+                for name, (backend, _) in self._probes.items():
+                    watches.enter_context(backend.watched())
+                    nursery.start_soon(self._probe_for_ever, name, name=f"probes of {name}")
+                task_status.started()
+                await trio.sleep_forever()
 
     async def report(self, channels: Mapping[str, Channel], *, fully: bool) -> dict[str, Any]:
-        """How everything is, asked now or a moment ago. Takes `PING_S` at most."""
+        """How everything is, asked now or a moment ago. Takes about `ASK_S` at most."""
         if trio.current_time() >= self._asked_at + FRESH_S:
             self._asked_at = trio.current_time()
             async with trio.open_nursery() as nursery:
                 for name, known in self._services.items():
                     nursery.start_soon(self._ask, name, known, channels[name])
                 for name in self._backends:
-                    nursery.start_soon(self._ping, name)
+                    nursery.start_soon(self._probe, name)
         for known in self._others.values():
             known.up = known.target.breaker.state is not State.OPEN
         services = {
@@ -168,18 +170,20 @@ class Dependencies:
 
     # --- Backends -----------------------------------------------------------------------------------------
 
-    async def _ping_for_ever(self, name: str) -> None:
+    async def _probe_for_ever(self, name: str) -> None:
+        backend, _ = self._probes[name]
         while True:
-            await self._ping(name)
-            await trio.sleep(PING_EVERY_S)
+            await self._probe(name)
+            await backend.pause()
 
-    async def _ping(self, name: str) -> None:
+    async def _probe(self, name: str) -> None:
         known = self._backends[name]
+        backend, ping = self._probes[name]
         began = trio.current_time()
         try:
-            await known.target.run(self._pings[name], _PING)
+            await backend.probe(ping)
         except WhisprError as error:
-            self._heard(name, known, up=known.target.breaker.state is State.CLOSED and known.up is not False)
+            self._heard(name, known, up=backend.breaker.state is State.CLOSED and known.up is not False)
             log.debug("dependency_away", name=name, error=str(error))
         else:
             known.latency_s = trio.current_time() - began
@@ -208,7 +212,7 @@ class Dependencies:
         request = HealthCheckRequest(service=health_name(name))
         began = trio.current_time()
         up = False
-        with trio.move_on_after(PING_S):
+        with trio.move_on_after(ASK_S):
             try:
                 answer = await HealthStub(channel).Check(request)
             except WhisprError as error:

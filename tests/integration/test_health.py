@@ -78,15 +78,16 @@ async def test_health_of_each_service_follows_its_database(
                     await trio.lowlevel.checkpoint()
                     raise unavailable("PostgreSQL is away")
 
-                pings = dict(dependencies(world)._pings)
-                monkeypatch.setattr(dependencies(world), "_pings", pings | {"postgres": away})
+                probes = dict(dependencies(world)._probes)
+                broken = probes | {"postgres": (db.backend, away)}
+                monkeypatch.setattr(dependencies(world), "_probes", broken)
                 assert (await anext(heard)).status == NOT_SERVING
                 assert (await stub.Check(HealthCheckRequest())).status == SERVING, (
                     "the process itself is well"
                 )
                 reply = await client.get("/v1/health")
                 assert (reply.status_code, reply.json()["status"]) == (503, "down")
-                monkeypatch.setattr(dependencies(world), "_pings", pings)
+                monkeypatch.setattr(dependencies(world), "_probes", probes)
                 assert (await anext(heard)).status == SERVING
 
 

@@ -284,7 +284,7 @@ async def test_a_fallback_stands_in_for_what_is_away_alone() -> None:
 
 async def test_the_last_good_answer_stands_in(autojump_clock: trio.testing.MockClock) -> None:
     """Fresh answers spare the question; the last good one serves while nobody answers; forgotten ones do not."""
-    kept: LastGood[str, str] = LastGood("test", trio.current_time, len_max=2)
+    kept: LastGood[str, str] = LastGood("test", trio.current_time, len_max=2, age_s_max=60)
     ask = failing(("one", 10.0), AWAY, AWAY, ("two", 10.0), AWAY)
     assert await kept.ask("k", ask, ["name"]) == "one"
     assert await kept.ask("k", ask, ["name"]) == "one"
@@ -304,7 +304,7 @@ async def test_the_last_good_answer_stands_in(autojump_clock: trio.testing.MockC
 
 async def test_an_answer_from_before_a_change_is_not_kept(autojump_clock: trio.testing.MockClock) -> None:
     """What is forgotten while it is asked about is used once; and the last good one does not outlive it either."""
-    kept: LastGood[str, str] = LastGood("test", trio.current_time, len_max=10)
+    kept: LastGood[str, str] = LastGood("test", trio.current_time, len_max=10, age_s_max=60)
 
     async def ask() -> tuple[str, float]:
         await trio.lowlevel.checkpoint()
@@ -327,7 +327,7 @@ async def test_an_answer_from_before_a_change_is_not_kept(autojump_clock: trio.t
 
 async def test_answers_and_targets_are_bounded() -> None:
     """The least recently used goes; a target with something in flight stays."""
-    kept: LastGood[int, int] = LastGood("test", trio.current_time, len_max=2)
+    kept: LastGood[int, int] = LastGood("test", trio.current_time, len_max=2, age_s_max=60)
     for number in range(5):
         await kept.ask(number, failing((number, 10.0)), [str(number)])
     assert len(kept) == 2

@@ -30,6 +30,8 @@ from whispr.adapters.bus_feed import Missed as Missed
 from whispr.bridge import Bridge, Inbox
 from whispr.errors import invalid, unavailable
 from whispr.nurseries import own_nursery, ungrouped
+from whispr.resilience.backend import Backend
+from whispr.resilience.bulkhead import BulkheadRules
 from whispr.telemetry.live import LiveGauge
 
 OUTBOX_LEN_MAX = 10_000
@@ -49,6 +51,9 @@ FLUSH_S = 2
 
 CLOSE_S = 2.0
 """How long goodbyes may take."""
+
+REQUESTS = BulkheadRules(64, 10_000)
+"""Requests to JetStream under way at once, and those that wait."""
 
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 
@@ -91,6 +96,11 @@ class Bus:
     def __init__(self, bridge: Bridge, url: str) -> None:
         self._bridge = bridge
         self._server, self._token, self._user, self._password = _taken_apart(url)
+        self.backend = Backend("nats", REQUESTS)
+        """Its breaker, which notices a server that is connected and silent."""
+        self.backend.on_trip = self._fell_silent
+        self.backend.on_return = self._speaks_again
+        self._news: Inbox[str] = Inbox(16)
         self._client: LeanClient | None = None
         self._subscribed = False
         self._outbox: deque[Message] = deque()
@@ -107,7 +117,8 @@ class Bus:
     @property
     def connected(self) -> bool:
         """Whether the server is there now, and knows our subscriptions."""
-        return self._subscribed and self._client is not None and self._client.is_connected
+        there = self._subscribed and self._client is not None and self._client.is_connected
+        return there and not self.backend.away
 
     @property
     def bridge(self) -> Bridge:
@@ -117,6 +128,7 @@ class Bus:
     @property
     def client(self) -> Client:
         """The nats-py client of now, for adapters that do more with it. Raises UNAVAILABLE when NATS is away."""
+        self.backend.check()
         if self._client is None or not self.connected:
             raise unavailable("NATS is away")
         return self._client
@@ -126,9 +138,11 @@ class Bus:
         """Messages waiting to be sent."""
         return len(self._outbox)
 
-    async def ping(self) -> None:
-        """Return once the server has answered; raise UNAVAILABLE if it is away."""
-        client = self.client
+    async def probe(self) -> None:
+        """Ask the server how it is: return once it has answered. Raises UNAVAILABLE."""
+        client = self._client
+        if client is None or not client.is_connected:
+            raise unavailable("NATS is away")
         try:
             await self._bridge.call(client.flush)
         except FAILURES as error:
@@ -178,7 +192,7 @@ class Bus:
     @asynccontextmanager
     async def feed(self, linger_s: float = LINGER_S) -> AsyncIterator[Feed]:
         """Hear very many subjects, which come and go, for the length of the block (`bus_feed`)."""
-        feed = Feed(self._bridge, linger_s=linger_s)
+        feed = Feed(self._bridge, linger_s=linger_s, away=lambda: self.backend.away)
         async with own_nursery("the feed is closing") as nursery:
             self._feeds.add(feed)
             await feed.attach(self._client)
@@ -221,7 +235,7 @@ class Bus:
         """Keep a client: a new one whenever nats-py has closed the last."""
         while True:
             client = await self._bridge.call(_new_client)
-            news: Inbox[str] = Inbox(16)
+            news = self._news = Inbox(16)
             try:
                 await self._bridge.call(self._connect, client, news)
                 self._client = client
@@ -239,6 +253,16 @@ class Bus:
             log.error("bus_client_closed", server=self._server)
             await trio.sleep(RECONNECT_S)
 
+    def _fell_silent(self) -> None:
+        """Let nobody wait for it any longer."""
+        for feed in list(self._feeds):
+            feed.confirmed()
+
+    def _speaks_again(self) -> None:
+        """Tell everybody, unless its being back is news already: what was said meanwhile may have been missed."""
+        if self._subscribed:
+            self._news.put("up")
+
     async def _up(self, client: LeanClient) -> None:
         """Have the server confirm all subscriptions, then wake the sender and tell those who catch up."""
         for subscription in list(self._subscriptions):
@@ -252,6 +276,8 @@ class Bus:
         self._subscribed = True
         for feed in list(self._feeds):
             feed.confirmed()
+        if self.backend.away:
+            return  # until it has been asked once more: `_speaks_again`
         self.ups += 1
         log.info("bus_up", server=self._server, times=self.ups)
         self._sender.unpark_all()

@@ -122,8 +122,12 @@ class LeanClient(Client):
 class Feed:
     """Messages of the subjects that are wanted now. Made by `Bus.feed`; one task takes from it."""
 
-    def __init__(self, bridge: Bridge, *, linger_s: float = LINGER_S) -> None:
+    def __init__(
+        self, bridge: Bridge, *, linger_s: float = LINGER_S, away: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`away` tells of a server that is connected and does not answer."""
         self._bridge = bridge
+        self._away = away
         self._linger_s = linger_s
         self._sink = _Sink(self._arrived)
         self._client: LeanClient | None = None
@@ -173,7 +177,8 @@ class Feed:
         A server that does not confirm it in time is not waited for; a `Missed` follows when it has.
         """
         event = self._unconfirmed.get(subject)
-        if event is not None and self._client is not None and self._client.is_connected:
+        there = self._client is not None and self._client.is_connected and not self._away()
+        if event is not None and there:
             await event.wait()
         else:
             await trio.lowlevel.checkpoint()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import trio
@@ -22,6 +23,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.bridge import Bridge, CancelledByAsyncio
 from whispr.errors import unavailable
+from whispr.resilience.backend import Backend
+from whispr.resilience.bulkhead import BulkheadRules
 
 __all__ = ["Cache", "RateLimiter", "open_cache"]
 
@@ -29,7 +32,11 @@ T = TypeVar("T")
 
 CONNECTIONS_MAX = 16
 """Commands under way at once; further callers wait their turn."""
+WAITING_MAX = 10_000
+"""Of those, so many; others are refused with RESOURCE_EXHAUSTED."""
 
+_ALIVE = (OutOfMemoryError, ReadOnlyError)
+"""Of `_AWAY`, what a server says that goes on."""
 _AWAY = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -45,7 +52,8 @@ class Cache:
 
     def __init__(self, bridge: Bridge, url: str) -> None:
         self._bridge = bridge
-        self._slots = trio.Semaphore(CONNECTIONS_MAX)
+        self.backend = Backend("redis", BulkheadRules(CONNECTIONS_MAX, WAITING_MAX))
+        """Its breaker, and its bulkhead."""
         self._redis: Any = Redis.from_url(  # untyped in parts
             url,
             # Callers own time and repetition: no time limits and no retries of redis-py's.
@@ -60,6 +68,10 @@ class Cache:
     async def ping(self) -> None:
         """Return if the server answers; raise UNAVAILABLE if it is away."""
         await self.command("PING")
+
+    async def probe(self) -> None:
+        """Ask the server how it is, past everybody who waits. Raises UNAVAILABLE."""
+        await self._attempt(lambda: self._redis.execute_command("PING"))
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None."""
@@ -117,14 +129,23 @@ class Cache:
         return await self._run(run)
 
     async def _run(self, operation: Callable[[], Awaitable[T]]) -> T:
+        self.backend.check()
+        await self.backend.limiting.enter()
+        try:
+            return await self.backend.operate(partial(self._attempt, operation))
+        finally:
+            self.backend.limiting.leave()
+
+    async def _attempt(self, operation: Callable[[], Awaitable[T]]) -> T:
         async def awaited() -> T:
             return await operation()
 
-        async with self._slots:
-            try:
-                return await self._bridge.call(awaited)
-            except _AWAY as error:
-                raise unavailable(f"the cache is away ({type(error).__name__})") from error
+        try:
+            return await self._bridge.call(awaited)
+        except _AWAY as error:
+            away = unavailable(f"the cache is away ({type(error).__name__})")
+            away.by_peer = isinstance(error, _ALIVE)
+            raise away from error
 
     async def _close(self) -> None:
         with trio.move_on_after(1, shield=True):

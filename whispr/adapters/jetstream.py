@@ -20,6 +20,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -178,7 +179,7 @@ class JetStream:
     async def _forget(self, client: Client, handle: Subscription, delete: str) -> None:
         """Take back what a reader left with the server, which forgets it by itself if it cannot be told."""
         try:
-            await self._call(handle.unsubscribe)
+            await self._made(handle.unsubscribe)  # nats-py has to forget it, whether NATS is away or not
             if client.is_connected:
                 await self._ask(delete)
         except WhisprError as error:
@@ -195,6 +196,10 @@ class JetStream:
         return reply
 
     async def _call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        backend = self._bus.backend
+        return await backend.limiting.run(lambda: backend.operate(partial(self._made, fn, *args, **kwargs)))
+
+    async def _made(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return await self._bus.bridge.call(fn, *args, **kwargs)
         except FAILURES as error:

@@ -6,10 +6,11 @@ session state. Statements here must therefore leave no session state behind: no 
 (SET LOCAL is fine), no session advisory locks, no LISTEN.
 
 Time is the caller's: nothing here times out. While the server is away a call waits for a connection,
-trying again with growing pauses, until the caller's deadline; nothing has been sent by then. A connection
-lost under a statement raises UNAVAILABLE: whether it took effect is unknown, so only callers whose
-statement is idempotent retry. A cancelled statement is cancelled on the server too, and its connection is
-used again only after the server has confirmed.
+trying again with growing pauses, until the caller's deadline; nothing has been sent by then. Where the server is
+watched (`backend`, see `resilience.backend`) it is not waited for: once the breaker has tripped, what waits for the
+server fails with UNAVAILABLE, and what comes is refused at once. A connection lost under a statement raises
+UNAVAILABLE: whether it took effect is unknown, so only callers whose statement is idempotent retry. A cancelled
+statement is cancelled on the server too, and its connection is used again only after the server has confirmed.
 
 `json` and `jsonb` are text both ways, so that the caller's own typed codec reads them. `uuid` accepts strings
 and returns `uuid.UUID`; `timestamptz` is an aware `datetime`.
@@ -21,6 +22,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -29,8 +31,10 @@ import trio
 
 from whispr.adapters.postgres_errors import Conflict, Retryable, Violation, never_sent, refuses_us, translated
 from whispr.bridge import Bridge, CancelledByAsyncio
-from whispr.errors import unavailable
-from whispr.resilience.retry import Backoff
+from whispr.errors import WhisprError, unavailable
+from whispr.resilience.backend import Backend
+from whispr.resilience.bulkhead import BulkheadRules
+from whispr.resilience.retry import BREAKER_OPEN, Backoff
 from whispr.telemetry.live import LiveGauge
 
 __all__ = ["Conflict", "Postgres", "Retryable", "Transaction", "Violation", "open_postgres"]
@@ -43,6 +47,9 @@ CONNECTING = Backoff(0.01, 0.5, low=0.5)
 
 SETTLE_S = 1.0
 """How long a cancelled or failed statement may take to settle before its connection is thrown away."""
+
+WAITING_MAX = 10_000
+"""Callers that wait for a connection; further ones are refused with RESOURCE_EXHAUSTED."""
 
 _CONNECTION_ERRORS = (
     OSError,
@@ -96,8 +103,9 @@ class _Queries:
 class Transaction(_Queries):
     """A transaction in progress, made by `Postgres.transaction`. Use it from one task at a time."""
 
-    def __init__(self, bridge: Bridge, connection: Connection) -> None:
+    def __init__(self, bridge: Bridge, backend: Backend, connection: Connection) -> None:
         self._bridge = bridge
+        self._backend = backend
         self._connection = connection
         self.rings = False
         """Whether the commit rings the pool's bell."""
@@ -108,11 +116,23 @@ class Transaction(_Queries):
 
     async def _on_connection(self, method: str, *args: Any) -> Any:
         try:
-            return await self._bridge.call(getattr(self._connection, method), *args)
+            return await self._backend.operate_lean(
+                partial(_made, self._bridge, self._connection, method, *args)
+            )
         except Exception as error:
             if ours := translated(error):
                 raise ours from error
             raise
+
+
+async def _made(bridge: Bridge, connection: Connection, method: str, *args: Any) -> Any:
+    """Make a statement. What was never sent is left to the caller, who may have another connection for it."""
+    try:
+        return await bridge.call(getattr(connection, method), *args)
+    except Exception as error:
+        if not never_sent(error) and (ours := translated(error)):
+            raise ours from error
+        raise
 
 
 class Postgres(_Queries):
@@ -124,9 +144,13 @@ class Postgres(_Queries):
         """The loop it runs on, for other adapters to run beside it."""
         self._bridge = bridge
         self._url = url
-        self._pool_size = pool_size
-        self._slots = trio.Semaphore(pool_size)
+        self.backend = Backend("postgres", BulkheadRules(pool_size, WAITING_MAX))
+        """Its breaker, and its bulkhead: a place is a connection."""
+        self.backend.on_trip = self._cut
         self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
+        self._probing: Connection | None = None
+        """A connection for probes alone: how the server is must not depend on how busy the others are."""
         self._on_ring: list[Callable[[], None]] = []
         self.connects = 0
         """Connections made so far, for metrics and tests."""
@@ -134,12 +158,12 @@ class Postgres(_Queries):
     @property
     def in_use(self) -> int:
         """Connections at work now."""
-        return self._pool_size - self._slots.value
+        return self.backend.bulkhead.in_flight
 
     @property
     def waiting(self) -> int:
         """Tasks waiting for a connection now."""
-        return self._slots.statistics().tasks_waiting
+        return self.backend.bulkhead.queued
 
     def ring(self) -> None:
         """Tell whoever listens that something was committed here that waits to be taken, as from an outbox."""
@@ -155,11 +179,33 @@ class Postgres(_Queries):
         """Return once the database answers. Raises UNAVAILABLE if it refuses us or goes away meanwhile."""
         await self.fetchval("SELECT 1")
 
+    async def probe(self) -> None:
+        """Ask the server how it is, on a connection of its own. Raises UNAVAILABLE, at once if it is not there.
+
+        One at a time; a second one at the same time has another connection made.
+        """
+        connection, self._probing = self._probing, None
+        try:
+            if connection is None or connection.is_closed():
+                connection = await self._dialled()
+            await _made(self._bridge, connection, "execute", "SELECT 1")
+        except BaseException as error:
+            if connection is not None:
+                connection.terminate()
+            if isinstance(error, Exception) and (ours := translated(error)):
+                raise ours from error
+            raise
+        if self._probing is not None:
+            self._probing.terminate()
+        self._probing = connection
+
     async def _on_connection(self, method: str, *args: Any) -> Any:
         while True:
             connection = await self._acquire()
             try:
-                return await self._bridge.call(getattr(connection, method), *args)
+                return await self.backend.operate_lean(
+                    partial(_made, self._bridge, connection, method, *args)
+                )
             except BaseException as error:
                 await self._settle(connection, error)
                 if never_sent(error):
@@ -179,10 +225,10 @@ class Postgres(_Queries):
         """
         assert isolation in _ISOLATIONS
         connection = await self._begun(f"BEGIN ISOLATION LEVEL {isolation}")
-        transaction = Transaction(self._bridge, connection)
+        transaction = Transaction(self._bridge, self.backend, connection)
         try:
             yield transaction
-            await self._bridge.call(connection.execute, "COMMIT")
+            await transaction.execute("COMMIT")
         except BaseException as error:
             await self._settle(connection, error)
             if ours := translated(error):
@@ -198,12 +244,12 @@ class Postgres(_Queries):
         while True:
             connection = await self._acquire()
             try:
-                await self._bridge.call(connection.execute, begin)
+                await self.backend.operate_lean(partial(_made, self._bridge, connection, "execute", begin))
             except BaseException as error:
                 await self._settle(connection, error)
                 self._release(connection)
-                ours = translated(error)
-                if ours is None:
+                ours = error if isinstance(error, WhisprError) else translated(error)
+                if ours is None or ours.reason == BREAKER_OPEN:
                     raise
                 if not connection.is_closed():
                     raise ours from error
@@ -212,41 +258,63 @@ class Postgres(_Queries):
                 return connection
 
     async def _acquire(self) -> Connection:
-        """Take a live connection, waiting for a free slot and for the server to be there."""
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
-            await self._slots.acquire()
+        """Take a live connection, waiting for a free place and for the server to be there."""
+        self.backend.check()
+        await self.backend.limiting.enter()
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
+                self._busy.add(connection)
                 return connection
         try:
-            return await self._connect()
+            connection = await self._connect()
         except BaseException:
-            self._slots.release()
+            self.backend.limiting.leave()
             raise
+        self._busy.add(connection)
+        return connection
 
     def _release(self, connection: Connection) -> None:
+        self._busy.discard(connection)
         if not connection.is_closed():
             self._idle.append(connection)
-        self._slots.release()
+        self.backend.limiting.leave()
+
+    def _cut(self) -> None:
+        """End the statements under way, and part with connections that may be as dead as the server seems to be."""
+        while self._idle:
+            self._idle.pop().terminate()
+        for connection in self._busy:
+            connection.terminate()
 
     async def _connect(self) -> Connection:
         """Connect, trying again while the server is away. Raises UNAVAILABLE if it refuses us for good."""
         attempt = 0
         while True:
             try:
-                connection = await self._bridge.call(_connected, self._url)
-            except (*_CONNECTION_ERRORS, ValueError) as error:  # ValueError: a malformed URL
-                if refuses_us(error):
-                    raise unavailable(f"PostgreSQL refuses the connection: {error}") from error
-                log.debug("postgres_away", attempt=attempt, error=repr(error))
+                connection = await self.backend.operate(self._dialled)
+            except WhisprError as error:
+                if error.by_peer or error.reason == BREAKER_OPEN:
+                    raise
+                log.debug("postgres_away", attempt=attempt, error=error.message)
             else:
                 self.connects += 1
                 return connection
             attempt += 1
             await trio.sleep(CONNECTING.pause_s(attempt))
+
+    async def _dialled(self) -> Connection:
+        """Connect once. Raises UNAVAILABLE: `by_peer` if the server refuses us for good."""
+        try:
+            return await self._bridge.call(_connected, self._url)
+        except (*_CONNECTION_ERRORS, ValueError) as error:  # ValueError: a malformed URL
+            refused = refuses_us(error)
+            told = (
+                f"PostgreSQL refuses the connection: {error}" if refused else f"PostgreSQL is away: {error}"
+            )
+            away = unavailable(told)
+            away.by_peer = refused
+            raise away from error
 
     async def _settle(self, connection: Connection, error: BaseException) -> None:
         """Bring a connection back to rest after a failure or a cancel, or throw it away.
@@ -256,9 +324,10 @@ class Postgres(_Queries):
         to wait for.
         """
         in_transaction = not connection.is_closed() and connection.is_in_transaction()
-        if connection.is_closed() or (isinstance(error, asyncpg.PostgresError) and not in_transaction):
+        told = error.__cause__ if isinstance(error, WhisprError) else error
+        if connection.is_closed() or (isinstance(told, asyncpg.PostgresError) and not in_transaction):
             return
-        if never_sent(error):
+        if never_sent(error) or self.backend.away:
             connection.terminate()
             return
         settled = False
@@ -273,6 +342,8 @@ class Postgres(_Queries):
 
     async def _close(self) -> None:
         """Say goodbye on every idle connection, bounded; then cut what is left."""
+        if self._probing is not None:
+            self._idle.append(self._probing)
         with trio.move_on_after(SETTLE_S, shield=True):
             while self._idle:
                 connection = self._idle.pop()

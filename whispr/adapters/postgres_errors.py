@@ -37,6 +37,10 @@ class Retryable(WhisprError):  # noqa: N818 - reads as what is the matter, like 
 
 _RETRYABLE_STATES = frozenset({"40001", "40P01", "55P03"})
 _AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
+_ALIVE_CLASSES = frozenset({"53", "58"})
+"""Of these, what a server says that goes on: the disk is full, there are too many connections."""
+_ALIVE_STATES = frozenset({"57014"})
+"""The statement was cancelled, as by a limit of the database's own."""
 _REFUSAL_CLASSES = frozenset({"28", "3D", "42"})
 
 
@@ -70,7 +74,9 @@ def _from_server(error: asyncpg.PostgresError) -> WhisprError | None:
     if state in _RETRYABLE_STATES or isinstance(error, asyncpg.InvalidCachedStatementError):
         return Retryable(str(error))
     if state[:2] in _AWAY_CLASSES:
-        return _lost(error)
+        lost = _lost(error)
+        lost.by_peer = state[:2] in _ALIVE_CLASSES or state in _ALIVE_STATES
+        return lost
     return None
 
 

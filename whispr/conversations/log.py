@@ -17,6 +17,9 @@ reports it as `found`, which is new to listeners. A sender whose deadline passes
 its message is not inserted by later attempts but still looked up, for it may be on disk, and then listeners
 must hear of it. The lane goes on only when the outcome is known, hence no gap in what listeners see.
 
+**While PostgreSQL is away**, and its breaker says so, nobody waits: whatever is under way is told UNAVAILABLE, and
+so is what comes, until the breaker has closed and outcomes that are unknown have been looked up.
+
 **A poison message** (one that PostgreSQL refuses for a reason no retry mends) fails alone: its batch is split
 until it stands by itself.
 
@@ -39,7 +42,7 @@ from whispr.conversations.appending import Database, append, mismatch, outcome_o
 from whispr.conversations.domain import Draft, Message, same_message
 from whispr.conversations.tickets import Ticket
 from whispr.errors import Code, WhisprError, internal, unavailable
-from whispr.resilience.retry import Backoff
+from whispr.resilience.retry import BREAKER_OPEN, Backoff
 from whispr.telemetry.live import LiveGauge
 
 LANES = 1
@@ -117,13 +120,17 @@ class MessageLog:
         self._idle = trio.Event()
         self._idle.set()
         self._closed = False
+        self._away: WhisprError | None = None
+        """Why nothing can be written now, while a lane is held up by it."""
 
     def append(self, draft: Draft, *, deadline: float | None = None) -> Ticket:
         """Queue a message; appends of one conversation are stored in the order of these calls.
 
         `deadline` is absolute, on Trio's clock; at most `DEADLINE_S` from now. Raises UNAVAILABLE when the
-        queue is full.
+        queue is full, or PostgreSQL is away.
         """
+        if self._away is not None:
+            raise self._away
         size = len(draft.content)
         if len(self._open) >= self._queue_len_max or self._open_bytes + size > self._queue_bytes_max:
             raise unavailable("too many messages are waiting to be written")
@@ -217,13 +224,20 @@ class MessageLog:
         """Write a batch and settle its tickets, however many attempts that takes."""
         failures = 0
         while batch:
+            unknown = any(ticket.tried for ticket in batch)
             BATCH_LEN.observe(len(batch))
             with WRITE_SECONDS.time():
                 rows = await self._attempt(batch)
+            self._away = None
             if not isinstance(rows, Exception):
                 with self._settling():
                     self._settle(batch, rows)
                 return
+            if isinstance(rows, WhisprError) and rows.reason == BREAKER_OPEN:
+                self._turn_away(rows)
+                if not unknown and rows.facts.get("processed") == "no":
+                    return
+                self._away = rows
             code = rows.code if isinstance(rows, WhisprError) else None
             conflicts += code is Code.ALREADY_EXISTS
             if code not in _RETRIED or conflicts > CONFLICTS_MAX:
@@ -243,6 +257,11 @@ class MessageLog:
             except Exception as error:  # noqa: BLE001  # whatever it is, it must not stop the other messages
                 return error
         return unavailable("PostgreSQL did not answer in time")
+
+    def _turn_away(self, error: WhisprError) -> None:
+        """Tell everybody who waits that PostgreSQL is away."""
+        for ticket in list(self._open.values()):
+            ticket.fail(error)
 
     async def _split(self, batch: list[Ticket], error: Exception) -> None:
         """Find the message that the statement fails on; the others go through."""

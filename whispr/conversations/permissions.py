@@ -34,6 +34,8 @@ ANSWERS_MAX = 20_000
 CALL_S = 2.0
 """How long the user service may take before the last good answer stands in."""
 
+GOOD_S = 3600.0
+"""How old a last good answer may be that stands in."""
 STAND_IN_S = 1.0
 """How long a stand-in serves before the user service is tried again."""
 
@@ -108,7 +110,7 @@ class Permissions:
         self._grant_ttl_s = grant_ttl_s
         self._denial_ttl_s = denial_ttl_s
         self._answers: LastGood[_Key, _Answer] = LastGood(
-            "permissions", trio.current_time, len_max=answers_max, stand_in_s=STAND_IN_S
+            "permissions", trio.current_time, len_max=answers_max, age_s_max=GOOD_S, stand_in_s=STAND_IN_S
         )
 
     def may_send_now(self, user_id: str, conversation_id: str, message_type: str) -> bool:

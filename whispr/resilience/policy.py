@@ -161,7 +161,7 @@ class Breaking:
                 self._waiting.discard(scope)
             self._breaker.succeeded(ticket)
             return result
-        raise self.refusal()
+        raise self.refusal("maybe")
 
     def admit(self) -> int:
         """A ticket for one operation. Raises UNAVAILABLE (breaker_open)."""
@@ -175,8 +175,12 @@ class Breaking:
         if is_failure(error):
             self._on_failure(error)
             self._breaker.failed(ticket)
-        elif error.reason != BREAKER_OPEN:
+        elif error.by_peer or error.reason != BREAKER_OPEN:
             self._breaker.succeeded(ticket)
+        else:
+            self._breaker.abandoned(
+                ticket
+            )  # refused before it got there: a probe must not be waited for ever
 
     def given_up(self, ticket: int, waited_s: float, late: bool) -> None:
         """Take note of an operation whose caller waits no longer; `late` if that is for a deadline."""
@@ -191,11 +195,13 @@ class Breaking:
         for scope in list(self._waiting):
             scope.cancel(reason=f"{self._name}: {BREAKER_OPEN}")
 
-    def refusal(self) -> WhisprError:
-        """What a refused or ended operation fails with."""
+    def refusal(self, processed: str = "no") -> WhisprError:
+        """What a refused or ended operation fails with, which says whether it may have taken effect."""
         wait_s = self._breaker.open_for_s or self._breaker.rules.open_s
         held = "is being tried" if self._breaker.state is State.HALF_OPEN else "keeps failing"
-        return unavailable(f"{self._name} {held}: left alone for a moment", wait_s, reason=BREAKER_OPEN)
+        told = f"{self._name} {held}: left alone for a moment"
+        facts = {"dependency": self._name, "processed": processed}
+        return unavailable(told, wait_s, facts, reason=BREAKER_OPEN)
 
 
 class Limiting:
@@ -207,12 +213,16 @@ class Limiting:
 
     async def run(self, attempt: Attempt[T]) -> T:
         """Run an operation in its turn. Raises RESOURCE_EXHAUSTED (bulkhead_full)."""
-        if not self._bulkhead.enter():
-            await self._wait()
+        await self.enter()
         try:
             return await attempt()
         finally:
             self.leave()
+
+    async def enter(self) -> None:
+        """Take a place, waiting for it in line if need be. Raises RESOURCE_EXHAUSTED (bulkhead_full)."""
+        if not self._bulkhead.enter():
+            await self._wait()
 
     def leave(self) -> None:
         """Give a place back that was taken, to the next in line if there is one."""

@@ -21,6 +21,8 @@ CALL_S = 5.0
 NAME_S = 60.0
 """How long a conversation's name is used without asking again."""
 NAMES_MAX = 5_000
+NAMES_GOOD_S = 3600.0
+"""How old a name may be that is told while the user service is away."""
 TARGETS_MAX = 1_000
 
 Metadata = Callable[[str], Sequence[tuple[str, str]]]
@@ -78,7 +80,9 @@ class Services:
         self._check_blocks = check_blocks
         self._get_conversation = get_conversation
         self._metadata = metadata
-        self._names: LastGood[str, str] = LastGood("names", trio.current_time, len_max=NAMES_MAX)
+        self._names: LastGood[str, str] = LastGood(
+            "names", trio.current_time, len_max=NAMES_MAX, age_s_max=NAMES_GOOD_S
+        )
 
     async def blocked(self, sender_id: str, user_ids: Sequence[str]) -> set[str]:
         """Return those between whom and the sender a block stands. Raises UNAVAILABLE."""
