@@ -30,6 +30,7 @@ LAYERS = {
 }  # fmt: skip
 PURE = (
     "http2",
+    "audio",
     "telemetry/tracing.py",
     "telemetry/tree.py",
     "tokens.py",

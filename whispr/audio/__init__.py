@@ -1,0 +1,1 @@
+"""Formats of sound: packets, containers, playlists. Pure: values and bytes."""
