@@ -1,0 +1,332 @@
+"""One stream of Opus to many peers: per peer and packet one encryption and one `sendto`, and nothing else.
+
+Theory of operation. All peers of a stream get the same synchronisation source, sequence numbers and timestamps, which
+follow from the stream's own clock: a packet of 20 ms that begins at `pts` is number `pts / 960`, whichever rendition
+it is of. So there is one packet for all who have a rendition and a payload type, made once, and a peer that changes
+to another rendition gets the next number from there: nothing is negotiated, nothing is heard of it.
+
+A peer changes at a packet that both renditions have. While the new one has none yet, it stays; if the new one is
+behind, it waits for it, and if that is ahead, it gets what it lacks from the ring of recent packets that every
+rendition keeps. Never do two different packets with one number go to a peer: its cipher would repeat itself (RFC
+3711, section 9.1).
+
+Packets that a peer asks for again (RFC 4585) come from that ring, too. Encoders work in batches; `run` lets batches
+go a packet at a time, as a microphone would, so that receivers need no more delay than the network makes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Final
+
+import trio
+from pylibsrtp import Error
+
+from whispr.audio.packets import CLOCK_HZ, Packet
+from whispr.webrtc import metrics, rtcp, rtp
+from whispr.webrtc.ice import Address
+from whispr.webrtc.peer import Peer
+from whispr.webrtc.rtcp import Nack
+
+PACKET_TICKS: Final = CLOCK_HZ // 50
+RING: Final = 128
+"""Packets that a rendition keeps: 2.5 s. Who asks later does not play them any more."""
+QUEUE_MAX: Final = 64
+"""Packets of a rendition that wait for their moment. Of more the oldest go at once."""
+STEP_S: Final = 0.019
+"""Between packets of a batch: a little less than they last, so that a batch is out before the next comes."""
+HURRY_FROM: Final = 8
+"""Packets waiting, from which two go at a time."""
+RESENT_PER_S: Final = 50
+"""For one peer: as many as are sent anyway, so asking again at most doubles what it gets."""
+REPORT_SLICES: Final = 10
+"""Sender reports go to one peer in so many at a time, and in a second to all."""
+WRAP_GUARD: Final = 50
+"""Numbers before a wrap in which no peer starts: one that lost all of them would never know of the wrap."""
+
+
+class Track:
+    """One rendition's packets and who gets them."""
+
+    def __init__(self) -> None:
+        self.first = self.next = 0
+        """Numbers: the first there was, and the one to come."""
+        self.ring: list[tuple[int, int, bytes]] = [(-1, 0, b"")] * RING
+        self.members: dict[int, dict[Receiver, None]] = {}
+        """By payload type."""
+        self.joining: dict[Receiver, None] = {}
+        self.queue: deque[Packet] = deque()
+        self.packets = self.octets = 0
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest packet in the ring."""
+        return max(self.first, self.next - RING)
+
+    def since(self, number: int) -> Iterator[tuple[int, int, bytes]]:
+        """Return the ring's packets from a number on."""
+        for each in range(max(number, self.oldest), self.next):
+            if self.ring[each % RING][0] == each:
+                yield self.ring[each % RING]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs it."""
+        return not self.joining and not any(self.members.values())
+
+
+class Receiver:
+    """One peer that hears the stream."""
+
+    __slots__ = (
+        "_octets", "_packets", "address", "number", "payload_type", "peer", "protect", "resent", "resume",
+        "sendto", "since", "target", "track",
+    )  # fmt: skip
+
+    def __init__(
+        self, peer: Peer, payload_type: int, number: int, sendto: Callable[[bytes, Address], int]
+    ) -> None:
+        assert peer.protection is not None, "not connected"
+        assert peer.address is not None, "not reached"
+        self.peer = peer
+        self.payload_type = payload_type
+        self.number = number
+        self.protect = peer.protection.protect
+        self.sendto = sendto
+        self.address: Address = peer.address
+        self.track: Track | None = None
+        self.target: Track | None = None
+        self.resume: int | None = None
+        """The number it is owed next while it has left one rendition and not yet begun the other."""
+        self.since = 0
+        """The first number of the present rendition."""
+        self.resent = 0
+        self._packets = self._octets = 0
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many packets and octets of payload it was sent."""
+        track = self.track
+        return (
+            (self._packets, self._octets)
+            if track is None
+            else (self._packets + track.packets, self._octets + track.octets)
+        )
+
+    def enter(self, track: Track, number: int, packets: int, octets: int) -> None:
+        """Belong to a rendition from a number on; so many packets and octets of it were sent already."""
+        self.track, self.target, self.resume, self.since = track, None, None, number
+        self._packets += packets - track.packets
+        self._octets += octets - track.octets
+        track.members.setdefault(self.payload_type, {})[self] = None
+
+    def leave(self) -> None:
+        """Belong to no rendition."""
+        if self.track is not None:
+            self._packets, self._octets = self.counts()
+            del self.track.members[self.payload_type][self]
+            self.track = None
+
+
+class Fanout:
+    """One stream's peers. Sync but for `run`, and in one thread."""
+
+    def __init__(self, socket_for: Callable[[Address], socket.socket], cname: str) -> None:
+        self._socket_for = socket_for
+        self.cname = cname
+        self.ssrc = secrets.randbits(32)
+        # In the lower half, as RFC 3711 advises: the first wrap is far off.
+        self._sequence = secrets.randbits(15)
+        self._timestamp = secrets.randbits(32)
+        self._tracks: dict[Hashable, Track] = {}
+        self._receivers: dict[Receiver, None] = {}
+        self._count = 0
+        self._latest = 0
+        """The clock of the newest packet that was sent, of whatever rendition."""
+        self._waiting = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._receivers)
+
+    # Peers
+
+    def add(self, peer: Peer, payload_type: int, track: Hashable) -> Receiver:
+        """Send a connected peer a rendition from its next packet on."""
+        assert peer.address is not None, "not reached"
+        receiver = Receiver(peer, payload_type, self._count, self._socket_for(peer.address).sendto)
+        self._count += 1
+        self._receivers[receiver] = None
+        peer.on_moved = lambda _: self._moved(receiver)
+        self.move(receiver, track)
+        return receiver
+
+    def remove(self, receiver: Receiver) -> None:
+        """Send a peer nothing more."""
+        if receiver.target is not None:
+            del receiver.target.joining[receiver]
+            receiver.target = None
+        receiver.leave()
+        self._receivers.pop(receiver, None)
+
+    def move(self, receiver: Receiver, track: Hashable) -> None:
+        """Change a peer to another rendition, at the next packet that this has."""
+        target = self._tracks.setdefault(track, Track())
+        if receiver.target is not None:
+            del receiver.target.joining[receiver]
+            receiver.target = None
+        if receiver.track is not target:
+            receiver.target = target
+            target.joining[receiver] = None
+
+    def on(self, receiver: Receiver) -> Hashable | None:
+        """Return the rendition that a peer gets, None before its first packet."""
+        return next((name for name, track in self._tracks.items() if track is receiver.track), None)
+
+    def idle(self, track: Hashable) -> bool:
+        """Whether nobody gets a rendition or is about to."""
+        kept = self._tracks.get(track)
+        return kept is None or kept.idle
+
+    def forget(self, track: Hashable) -> None:
+        """Drop a rendition that nobody gets."""
+        kept = self._tracks.pop(track, None)
+        assert kept is None or kept.idle, "in use"
+
+    def _moved(self, receiver: Receiver) -> None:
+        if receiver.peer.address is not None:
+            receiver.address = receiver.peer.address
+            receiver.sendto = self._socket_for(receiver.address).sendto
+
+    # Packets
+
+    def offer(self, track: Hashable, packets: Sequence[Packet]) -> None:
+        """Take a batch of a rendition; `run` sends it."""
+        kept = self._tracks.get(track)
+        if kept is None:
+            return
+        kept.queue.extend(packets)
+        while len(kept.queue) > QUEUE_MAX:
+            self._push(kept, kept.queue.popleft())
+        self._waiting.set()
+
+    async def run(self) -> None:
+        """Let packets go, one of each rendition at a time, until cancelled."""
+        due = trio.current_time()
+        while True:
+            await self._waiting.wait()
+            if due < trio.current_time() - STEP_S:
+                due = trio.current_time()  # There was nothing to send; a little lateness is made up for.
+            await trio.sleep_until(due)
+            due += STEP_S
+            if not self._step():
+                self._waiting = trio.Event()
+
+    def _step(self) -> bool:
+        """Send what is due of every rendition. Returns whether anything was."""
+        sent = False
+        for track in list(self._tracks.values()):
+            for _ in range(1 if len(track.queue) < HURRY_FROM else 2):
+                if track.queue:
+                    self._push(track, track.queue.popleft())
+                    sent = True
+        return sent
+
+    def push(self, track: Hashable, packet: Packet) -> None:
+        """Send a packet of a rendition at once."""
+        if (kept := self._tracks.get(track)) is not None:
+            self._push(kept, packet)
+
+    def _push(self, track: Track, packet: Packet) -> None:
+        number = packet.pts // PACKET_TICKS
+        if number < track.next:
+            return  # A number that was given out is never given to other bytes.
+        if not track.packets:
+            track.first = number
+        track.ring[number % RING] = (number, packet.pts, packet.data)
+        track.next = number + 1
+        track.packets += 1
+        track.octets += len(packet.data)
+        self._latest = max(self._latest, packet.pts)
+        sent = 0
+        for payload_type, members in track.members.items():
+            made = self._made(payload_type, number, packet.pts, packet.data)
+            for receiver in members:
+                try:
+                    receiver.sendto(receiver.protect(made), receiver.address)
+                except OSError as error:
+                    metrics.lost(error)
+                except Error:
+                    metrics.UNPROTECTED.inc()
+            sent += len(members)
+        metrics.SENT.inc(sent)
+        if track.joining:
+            for receiver in list(track.joining):
+                self._settle(receiver, track)
+
+    def _made(self, payload_type: int, number: int, pts: int, data: bytes) -> bytes:
+        return rtp.build(payload_type, self._sequence + number, self._timestamp + pts, self.ssrc, data)
+
+    def _settle(self, receiver: Receiver, target: Track) -> None:
+        """Let a peer into a rendition that has just sent a packet, if it can begin there without a hole."""
+        begin = receiver.resume if receiver.track is None else receiver.track.next
+        if begin is None:  # a new peer
+            if (self._sequence + target.next) & 0xFFFF >= 0x10000 - WRAP_GUARD:
+                return
+            begin = target.next
+        if target.next < begin:
+            receiver.leave()
+            receiver.resume = begin
+            return
+        if target.oldest > begin and receiver.track is not None:
+            return
+        del target.joining[receiver]
+        receiver.leave()
+        packets = octets = 0
+        for number, pts, data in target.since(begin):
+            self._send(receiver, self._made(receiver.payload_type, number, pts, data))
+            packets, octets = packets + 1, octets + len(data)
+        receiver.enter(target, begin, packets, octets)
+
+    def resend(self, receiver: Receiver, nack: Nack) -> int:
+        """Send packets again that a peer asks for, if they are at hand. Returns how many."""
+        track = receiver.track
+        if track is None or nack.ssrc != self.ssrc:
+            return 0
+        before = receiver.resent
+        for sequence in nack.sequences:
+            number = rtp.extend((sequence - self._sequence) & 0xFFFF, track.next, 16)
+            kept, pts, data = track.ring[number % RING]
+            # What it got of another rendition is not sent again: the same number with other bytes.
+            if kept != number or number < receiver.since or receiver.resent >= RESENT_PER_S:
+                continue
+            receiver.resent += 1
+            self._send(receiver, self._made(receiver.payload_type, number, pts, data))
+        metrics.AGAIN.inc(receiver.resent - before)
+        return receiver.resent - before
+
+    def _send(self, receiver: Receiver, made: bytes) -> None:
+        try:
+            receiver.sendto(receiver.protect(made), receiver.address)
+        except OSError as error:
+            metrics.lost(error)
+
+    def report(self, slice_number: int, unix_s: float) -> None:
+        """Tell a tenth of the peers the time (RFC 3550, section 6.4.1): to be called ten times a second."""
+        ntp = rtcp.ntp_of(unix_s)
+        cname = self.cname.encode()
+        for receiver in self._receivers:
+            if receiver.number % REPORT_SLICES == slice_number % REPORT_SLICES:
+                receiver.resent = 0
+                packets, octets = receiver.counts()
+                if packets:
+                    self._report(receiver, ntp, packets, octets, cname)
+
+    def _report(self, receiver: Receiver, ntp: int, packets: int, octets: int, cname: bytes) -> None:
+        said = rtcp.sender_report(self.ssrc, ntp, self._timestamp + self._latest, packets, octets, cname)
+        assert receiver.peer.protection is not None, "it was connected"
+        try:
+            receiver.sendto(receiver.peer.protection.protect_rtcp(said), receiver.address)
+        except OSError as error:
+            metrics.lost(error)
