@@ -1,0 +1,1 @@
+"""Live audio: streams, who may listen, and what is told of them."""

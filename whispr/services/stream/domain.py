@@ -1,0 +1,146 @@
+"""What a stream is, and the rules about it. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from whispr.audio.packets import Codec, Quality
+from whispr.errors import WhisprError, conflict
+
+TITLE_CHARS_MAX = 200
+DESCRIPTION_CHARS_MAX = 4000
+METADATA_CHARS_MAX = 500
+CUSTOM_FIELDS_MAX = 16
+CUSTOM_KEY_CHARS_MAX = 64
+LISTEN_URL_S_MAX = 7 * 24 * 3600
+"""The longest that a signed listening URL may hold."""
+
+
+class Category(enum.StrEnum):
+    """What a stream is about."""
+
+    MUSIC = "MUSIC"
+    TALK = "TALK"
+    PODCAST = "PODCAST"
+    GAMING = "GAMING"
+    NEWS = "NEWS"
+    EDUCATION = "EDUCATION"
+    ENTERTAINMENT = "ENTERTAINMENT"
+    OTHER = "OTHER"
+
+
+class Visibility(enum.StrEnum):
+    """Who may listen: anybody, anybody with the link, the invited, those with a premium role."""
+
+    PUBLIC_STREAM = "PUBLIC_STREAM"
+    UNLISTED = "UNLISTED"
+    PRIVATE_STREAM = "PRIVATE_STREAM"
+    PREMIUM_ONLY = "PREMIUM_ONLY"
+
+
+class Status(enum.StrEnum):
+    """Where a stream is in its life. LIVE from StartStream on, also while its source is yet to come or away."""
+
+    CREATED = "CREATED"
+    LIVE = "LIVE"
+    PAUSED = "PAUSED"
+    ENDED = "ENDED"
+    ERROR = "ERROR"
+
+    @property
+    def runs(self) -> bool:
+        """Whether a source may connect and listeners may listen."""
+        return self in (Status.LIVE, Status.PAUSED)
+
+
+class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a stream is served."""
+
+    quality: Quality | None = None
+    """The highest rendition that is offered; None for AUTO, which is all of them."""
+    bitrate_bps: int = 0
+    """Another way to say it; 0 when `quality` does."""
+    sample_rate_hz: int = 48_000
+    codec: Codec = Codec.OPUS
+    enable_recording: bool = False
+    enable_chat: bool = False
+    max_listeners: int = 0
+    """0 for no limit but the installation's."""
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What is playing."""
+
+    current_track: str = ""
+    artist: str = ""
+    album: str = ""
+    genre: str = ""
+    custom_fields: Mapping[str, str] = {}
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream, as the database has it."""
+
+    id: str
+    title: str
+    description: str = ""
+    category: Category = Category.OTHER
+    visibility: Visibility = Visibility.PUBLIC_STREAM
+    streamer_id: str
+    streamer_username: str
+    status: Status = Status.CREATED
+    default_quality: Quality | None = None
+    """What listeners begin with; None for AUTO."""
+    config: StreamConfig = StreamConfig()
+    metadata: Metadata = Metadata()
+    volume: int = 100
+    """Percent, of what goes into every rendition."""
+    room_id: str | None = None
+    """The chat room that goes with it."""
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    end_reason: str = ""
+    is_recording: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What an operator may set; 0 lifts a limit."""
+
+    user_streams: int = 20
+    """Streams of one person that have not ended."""
+    user_streams_per_hour: int = 60
+    listeners: int = 0
+    """Of one stream, over all nodes."""
+    address_listeners: int = 100
+    """Listeners of one client address, on one process."""
+    user_listeners: int = 20
+    """Listeners that are one person, on one process."""
+    invitations: int = 1000
+    """People invited to one stream."""
+    recording_days: int = 0
+    """How long recordings are kept; 0 for ever."""
+    subscriptions: int = 20
+    """Readers of SubscribeToStreamEvents that one person has on one process."""
+    event_queue: int = 256
+    """Events that wait for one of them before it is told to begin again."""
+    page_size: int = 50
+    page_size_max: int = 100
+    listen_url_s: float = 3600.0
+    anonymous: bool = True
+    """Whether people without an account listen to streams that are open to anybody."""
+
+
+def not_running(stream: Stream) -> WhisprError | None:
+    """FAILED_PRECONDITION (not_started, stream_ended) for a stream that nothing can be sent to or heard from."""
+    if stream.status.runs:
+        return None
+    if stream.status is Status.CREATED:
+        return conflict("the stream has not been started", "not_started")
+    return conflict("the stream has ended", "stream_ended", {"end_reason": stream.end_reason})

@@ -1,0 +1,137 @@
+"""One listener of a stream, as the transport that serves it sees them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from whispr.audio.packets import Quality
+from whispr.services.stream.domain import Stream
+
+
+class Transport(enum.StrEnum):
+    """How somebody listens."""
+
+    WHEP = "whep"
+    HLS = "hls"
+    WEBSOCKET = "websocket"
+    PROGRESSIVE = "progressive"
+
+
+class Figures(msgspec.Struct):
+    """What a listener has reported, and what was counted about them."""
+
+    buffer_ms: float = 0.0
+    bandwidth_bps: float = 0.0
+    latency_ms: float = 0.0
+    loss: float = 0.0
+    """Share of packets lost, 0 to 1."""
+    dropped_frames: int = 0
+    rebuffers: int = 0
+    bytes_sent: int = 0
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a listener wants to hear."""
+
+    quality: Quality | None = None
+    """None for AUTO."""
+    volume: int = 100
+    """Percent."""
+
+
+OnWish = Callable[[Wish], None]
+
+
+class Listener:
+    """Admitted; alive until the block of `Audience.listening` ends, or an HLS session falls silent."""
+
+    def __init__(
+        self,
+        listener_id: str,
+        stream: Stream,
+        *,
+        user_id: str,
+        session_id: str,
+        transport: Transport,
+        address: str,
+        user_agent: str,
+        wish: Wish,
+        joined_at: float,
+    ) -> None:
+        """`user_id` and `session_id` are empty for somebody without an account. `joined_at` is Unix time."""
+        self.id = listener_id
+        self.stream = stream
+        self.user_id = user_id
+        self.session_id = session_id
+        self.transport = transport
+        self.address = address
+        self.user_agent = user_agent
+        self.joined_at = joined_at
+        self.figures = Figures()
+        self.wish = wish
+        self.rendition: Quality | None = None
+        """What is sent now, None before anything is."""
+        self.rendition_since = joined_at
+        self.ended = trio.Event()
+        """Set when they have left or were put out; `reason` says why."""
+        self.reason = ""
+        self._on_wish: OnWish | None = None
+
+    @property
+    def quality(self) -> Quality | None:
+        """The quality they prefer; None for AUTO."""
+        return self.wish.quality
+
+    @property
+    def volume(self) -> int:
+        """Percent, for transports where the server does it."""
+        return self.wish.volume
+
+    def on_wish(self, callback: OnWish) -> None:
+        """Call `callback(wish)` when ChangeQuality or SetVolume changes it; it must not block or raise."""
+        self._on_wish = callback
+
+    def wants(self, wish: Wish) -> None:
+        """Take another wish."""
+        if wish != self.wish:
+            self.wish = wish
+            if self._on_wish is not None:
+                self._on_wish(wish)
+
+    def report(
+        self,
+        *,
+        buffer_ms: float | None = None,
+        bandwidth_bps: float | None = None,
+        latency_ms: float | None = None,
+        loss: float | None = None,
+        dropped_frames: int = 0,
+        rebuffers: int = 0,
+        bytes_sent: int = 0,
+        rendition: Quality | None = None,
+    ) -> None:
+        """Take measurements: levels replace the last ones, counts are added. Cheap; may be called per batch."""
+        figures = self.figures
+        if buffer_ms is not None:
+            figures.buffer_ms = buffer_ms
+        if bandwidth_bps is not None:
+            figures.bandwidth_bps = bandwidth_bps
+        if latency_ms is not None:
+            figures.latency_ms = latency_ms
+        if loss is not None:
+            figures.loss = loss
+        figures.dropped_frames += dropped_frames
+        figures.rebuffers += rebuffers
+        figures.bytes_sent += bytes_sent
+        if rendition is not None:
+            self.rendition = rendition
+
+    def end(self, reason: str) -> None:
+        """Let what serves them stop: `reason` is left, stream_ended, session_revoked, kicked, uninvited, …"""
+        if not self.ended.is_set():
+            self.reason = reason
+            self.ended.set()
