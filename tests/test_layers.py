@@ -22,7 +22,7 @@ LAYERS = {
     "app": 5, "node": 5, "peers": 5, "peers_metrics": 5, "workers": 5, "worker": 5,
     "worker_metrics": 5, "worker_questions": 5, "operating": 5,
     "polling": 5, "ports": 5, "credentials": 5, "neighbours": 5, "limits": 5,
-    "call_rules": 5, "dependencies": 5, "status_cli": 5, "status_console": 5, "quotas": 5,
+    "call_rules": 5, "dependencies": 5, "status_cli": 5, "status_console": 5, "quotas": 5, "stale_reads": 5,
     "progress": 5, "account_cli": 5, "account_console": 5, "backup": 5, "backup_cli": 5,
     "healthcheck": 5, "keys_cli": 5, "cli": 5, "rpc_cli": 5, "rpc_console": 5, "tree_cli": 5,
     "tree_console": 5, "observing": 5, "task_facts": 5, "events_cli": 5, "events_console": 5,

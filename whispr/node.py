@@ -72,6 +72,7 @@ from whispr.services.messaging.service import MessagingService
 from whispr.services.notification.service import NotificationService
 from whispr.services.notification.surroundings import Services as NotificationNeighbours
 from whispr.services.user.service import UserService
+from whispr.stale_reads import StaleReads
 from whispr.task_facts import describe_service
 from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
@@ -155,6 +156,7 @@ class Node:
             ask=None if "auth" in services else self._ask_about,
         )
         self._quotas = Quotas(self._limiter, self._identity, limits.quota(settings))
+        self._stale_reads = StaleReads()
         self._peers = Peers(bus)
         self._online = Online(cache)
         self._channels: dict[str, Channel] = {}
@@ -274,7 +276,7 @@ class Node:
         await nursery.start(service.run)
         self._consumers += service.consumers
         self._mount(service.channels)
-        authorised: list[Interceptor] = [AuthInterceptor(self._identity), self._quotas]
+        authorised: list[Interceptor] = [AuthInterceptor(self._identity), self._quotas, self._stale_reads]
         interceptors = [*self._observing.of_servers(), *authorised]
         servicers = reflected([service.servicer, self._health, self._channelz])
         server = RpcServer(servicers, interceptors, limits.rpc(self._settings))
@@ -477,6 +479,7 @@ class Node:
                 on_status=self._online.choose,
             )
             self._conversations.resuming.hears = lambda: self._bus.connected
+            self._conversations.announcer.reads = self._stale_reads
         return self._conversations
 
     def _mount(self, channels: Mapping[str, ChannelFactory]) -> None:
@@ -499,6 +502,7 @@ class Node:
 
     def _blocks_changed(self, user_id: str, target_id: str) -> None:
         """Make everybody who remembers permissions of these two ask again."""
+        self._stale_reads.forget(user_id, target_id)
         if self._conversations is not None:
             self._conversations.people_changed(user_id, target_id)
         self._peers.blocks_changed(user_id, target_id)

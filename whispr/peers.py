@@ -28,7 +28,7 @@ import trio
 from whispr import peers_metrics as metrics
 from whispr.adapters.bus import Bus, Missed
 from whispr.adapters.bus_feed import Feed, Message
-from whispr.conversations.announcer import changes_membership
+from whispr.conversations.announcer import concerns_every_node
 from whispr.conversations.core import Conversations
 from whispr.realtime.hub import Broadcast, Hub
 
@@ -78,7 +78,7 @@ class Peers:
         """Pass on a broadcast of this node."""
         packed = _BROADCAST + broadcast.pack()
         self._bus.publish(subject_of(broadcast.topic), packed)
-        if changes_membership(broadcast):
+        if concerns_every_node(broadcast):
             self._bus.publish(EVERYBODY, packed)
 
     def relay_previews(

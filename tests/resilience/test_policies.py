@@ -16,7 +16,7 @@ from whispr.resilience.bulkhead import BulkheadRules
 from whispr.resilience.fallback import Fallback, LastGood
 from whispr.resilience.hedge import Hedge
 from whispr.resilience.policy import Deadline, compose
-from whispr.resilience.retry import Backoff, Budget, RetryRules
+from whispr.resilience.retry import BREAKER_OPEN, Backoff, Budget, RetryRules
 from whispr.resilience.target import ONCE, CallRules, Target, TargetRules, Targets
 
 AWAY = unavailable("away", retry_after_s=0)
@@ -152,6 +152,23 @@ async def test_a_probe_that_is_cancelled_leaves_its_place(autojump_clock: trio.t
         await target.run(trio.sleep_forever)
     assert state(target) is State.HALF_OPEN
     assert await target.run(failing("answer")) == "answer"
+
+
+@pytest.mark.parametrize("by_peer", [False, True])
+async def test_a_probe_refused_by_another_breaker_leaves_its_place(
+    autojump_clock: trio.testing.MockClock, by_peer: bool
+) -> None:
+    """Another breaker's refusal, further in or at the other end, must not keep this one half-open for ever."""
+    target = small("elsewhere")
+    await trip(target)
+    await trio.sleep(1.1)
+    elsewhere = unavailable("another is open", reason=BREAKER_OPEN)
+    elsewhere.by_peer = by_peer
+    with pytest.raises(WhisprError):
+        await target.run(failing(elsewhere), ONCE)
+    assert state(target) is (State.CLOSED if by_peer else State.HALF_OPEN)
+    assert await target.run(failing("answer"), ONCE) == "answer"
+    assert state(target) is State.CLOSED
 
 
 async def test_silence_counts_when_it_was_long(autojump_clock: trio.testing.MockClock) -> None:
@@ -331,6 +348,12 @@ async def test_answers_and_targets_are_bounded() -> None:
     for number in range(5):
         await kept.ask(number, failing((number, 10.0)), [str(number)])
     assert len(kept) == 2
+    large: LastGood[int, int] = LastGood("test", trio.current_time, len_max=999, age_s_max=60, bytes_max=1000)
+    for number in range(200):
+        large.keep(number, number, 1.0, [], large.changes, size=10)
+    assert (len(large), large.bytes) == (100, 1000)
+    assert large.fresh(100) == 100
+    assert large.fresh(99) is None
     targets = Targets("hosts", TargetRules(), len_max=2)
     targets.of("busy").bulkhead.enter()
     for number in range(5):

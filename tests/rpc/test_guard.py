@@ -18,6 +18,7 @@ from whispr.resilience.breaker import BreakerRules, State
 from whispr.resilience.bulkhead import BulkheadRules
 from whispr.resilience.retry import Backoff, RetryRules
 from whispr.resilience.target import CallRules, Rules, Target, TargetRules
+from whispr.rpc.call import Metadata, current_call
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.guard import allowed
 from whispr.rpc.health import SERVING, HealthCheckRequest, HealthServicer, HealthStub
@@ -100,6 +101,41 @@ async def test_what_is_idempotent_is_tried_again(autojump_clock: MockClock, echo
     async with serve(ending(AWAY)) as guarded:
         with pytest.raises(WhisprError, match="away"):
             await echo.Stub(guarded.channel).Say(echo.Message())
+
+
+@pytest.mark.parametrize("hedge_s", [0.0, 60.0])
+async def test_a_server_is_told_how_often_before(
+    autojump_clock: MockClock, echo: Any, serve: Any, hedge_s: float
+) -> None:
+    """The first attempt says nothing, those after it their number: `grpc-previous-rpc-attempts` (gRFC A6)."""
+    told: list[str | None] = []
+    answer = ending(AWAY, AWAY)
+
+    async def handle(message: Any) -> Any:
+        told.append(current_call().metadata.text("grpc-previous-rpc-attempts"))
+        return await answer(message)
+
+    rules = CallRules(retry=RetryRules(attempts=3, backoff=Backoff(0.1, 0.2)), hedge_s=hedge_s)
+    async with serve(handle, rules) as guarded:
+        await echo.Stub(guarded.channel).Ask(echo.Message())
+        await echo.Stub(guarded.channel).Ask(echo.Message())
+    assert told == [None, "1", "2", None]
+
+
+async def test_a_response_brings_its_head_along(autojump_clock: MockClock, echo: Any, serve: Any) -> None:
+    """Whoever gets only the response may ask for the initial metadata beside it."""
+
+    async def handle(message: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        if message.text:
+            current_call().set_initial([("whispr-stale", message.text)])
+        return message
+
+    async with serve(handle) as guarded:
+        for text, expected in (("7", ["7"]), ("", [])):
+            heads: list[Metadata] = []
+            await echo.Stub(guarded.channel).Ask(echo.Message(text=text), heads=heads)
+            assert [head.text("whispr-stale") for head in heads] == expected
 
 
 async def test_a_refusal_is_final(autojump_clock: MockClock, echo: Any, serve: Any) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 
@@ -37,8 +38,21 @@ class _Concerning(msgspec.Struct):
     reason: str = "removed"
 
 
+class Reads(Protocol):
+    """Answers that people got, remembered."""
+
+    def forget(self, *ids: str) -> None:
+        """Forget those to or about these people and conversations."""
+
+    def forget_all(self) -> None:
+        """Forget them all."""
+
+
 class Announcer:
     """Turns changes into broadcasts, and forgets what they made stale."""
+
+    reads: Reads | None = None
+    """What must not tell any more what has changed."""
 
     def __init__(
         self,
@@ -78,7 +92,7 @@ class Announcer:
 
     def heard(self, broadcast: Broadcast) -> None:
         """Take note of what another node broadcast; where somebody has joined, the hub has delivered it already."""
-        if not changes_membership(broadcast):
+        if not concerns_every_node(broadcast):
             return
         payload = msgspec.json.decode(broadcast.payload)
         self._note(broadcast.topic, broadcast.event, payload)
@@ -97,9 +111,12 @@ class Announcer:
 
     def _note(self, topic: str, event: str, payload: Mapping[str, object]) -> None:
         """Forget what a change made stale, and end the channels that it ends."""
+        if event in _ENDING:
+            self._forget_reads(topic.partition(":")[2])
         if event == "room_closed":
             for link in self._hub.subscribers(topic):
                 link.close(event, payload)
+        if event in _ENDING:
             return
         concerns = msgspec.convert(payload, _Concerning, strict=False)
         self.membership_changed(topic.partition(":")[2], [concerns.user_id])
@@ -112,6 +129,7 @@ class Announcer:
     def hid(self, kind: Kind, conversation_id: str, user_id: str, seq: int) -> None:
         """Have every node leave a message out of what it tells a person who has deleted it for themselves."""
         topic = topic_of(kind, conversation_id)
+        self._forget_reads(user_id)
         # Whoever has the topic open is skipped: it is for those who keep tails of the conversation.
         self._hub.broadcast(topic, HIDDEN, {"user_id": user_id, "seq": seq}, unless_joined=topic)
 
@@ -190,15 +208,33 @@ class Announcer:
         """Forget what was remembered about these people here."""
         self._previews.forget(conversation_id)
         self._permissions.forget(*user_ids)
+        self._forget_reads(*user_ids)
         self._on_membership(conversation_id, user_ids)
+
+    def people_changed(self, one: str, other: str) -> None:
+        """Forget what was remembered about these people, between whom something has changed."""
+        self._permissions.forget(one, other)
+        self._forget_reads(one, other)
+
+    def missed_changes(self) -> None:
+        """Forget everything, as after a time in which nothing was heard of changes."""
+        self._permissions.forget_all()
+        if self.reads is not None:
+            self.reads.forget_all()
+
+    def _forget_reads(self, *ids: str) -> None:
+        if self.reads is not None:
+            self.reads.forget(*ids)
 
 
 LEAVING_EVENTS = LEAVING
 MEMBERSHIP_EVENTS = ARRIVING | LEAVING
 """Broadcasts that change who is a member; their payloads name them by `user_id`."""
-_NOTED = MEMBERSHIP_EVENTS | {"room_closed"}
+_ENDING = frozenset({"room_closed", "message_deleted"})
+"""Broadcasts after which what was said before must not be told again."""
+_NOTED = MEMBERSHIP_EVENTS | _ENDING
 
 
-def changes_membership(broadcast: Broadcast) -> bool:
+def concerns_every_node(broadcast: Broadcast) -> bool:
     """Tell whether every node is to take note of a broadcast, for what it remembers of the conversation."""
     return broadcast.event in _NOTED and is_conversation(broadcast.topic)

@@ -118,12 +118,12 @@ class Conversations:
 
     def people_changed(self, one: str, other: str) -> None:
         """Ask again what may pass between two people; twice the same person is one who changed their settings."""
-        self.permissions.forget(one, other)
+        self.announcer.people_changed(one, other)
         self.visibility.changed(one, other)
 
     def missed_changes(self) -> None:
         """Ask everything again, as after a time in which nothing was heard of changes."""
-        self.permissions.forget_all()
+        self.announcer.missed_changes()
         self.visibility.anything_changed()
         self.resuming.forget_all()
         self.announcer.missed()

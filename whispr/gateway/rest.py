@@ -34,6 +34,8 @@ from whispr.gateway.http import (
 )
 from whispr.gateway.transcode import Route, Router
 from whispr.identity import ACTOR_KEY, CLIENT_ADDRESS_KEY, VOUCHER_KEY, access_of, service_of
+from whispr.resilience.fallback import STALE_KEY
+from whispr.rpc.call import Metadata
 from whispr.rpc.channel import Channel
 from whispr.telemetry import tracing
 from whispr.v1 import options_pb2
@@ -51,7 +53,7 @@ log = structlog.get_logger("whispr.gateway")
 class UnaryCall(Protocol):
     """A stub's method with one message each way."""
 
-    async def __call__(self, request: Any, *, metadata: Any = ...) -> Any:
+    async def __call__(self, request: Any, *, metadata: Any = ..., heads: list[Metadata] | None = ...) -> Any:
         """Make the call."""
 
 
@@ -146,11 +148,17 @@ class RestApi:
         metadata = self._metadata(route, request)
         body = await request.body(self._limits.body_bytes)
         message = transcode.request_message(route, bindings, scope["query_string"].decode("latin-1"), body)
-        answer = await self._calls[route.path](message, metadata=metadata)
+        heads: list[Metadata] = []
+        answer = await self._calls[route.path](message, metadata=metadata, heads=heads)
         shown = protojson.to_json(answer)
         if route.template in self._single and route.http_method == "GET":
-            return tagged_response(shown, request.headers.get("if-none-match"))
-        return json_response(shown)
+            response = tagged_response(shown, request.headers.get("if-none-match"))
+        else:
+            response = json_response(shown)
+        for head in heads:
+            if (age := head.text(STALE_KEY)) is not None:
+                response.headers[STALE_KEY] = response.headers["age"] = age
+        return response
 
     def _metadata(self, route: Route, request: _Request) -> list[tuple[str, str]]:
         """What goes with the call. Raises UNAUTHENTICATED where a token is needed and there is none."""

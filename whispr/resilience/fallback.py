@@ -19,6 +19,10 @@ AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 """What is said of something that is not there, or does not answer."""
 
 
+STALE_KEY = "whispr-stale"
+"""What a response says in its metadata that stands in for another: its age in whole seconds."""
+
+
 class Fallback:
     """Something else when an operation fails with one of `codes`: `stand_in` returns it, or raises an error."""
 

@@ -50,8 +50,10 @@ class ClientCall(Call):
         "compress",
         "ended",
         "error",
+        "heads",
         "initial_metadata",
         "limit_s",
+        "previous_attempts",
         "trailing_metadata",
         "wait_for_ready",
     )
@@ -80,6 +82,10 @@ class ClientCall(Call):
         """Whether messages sent from now on are compressed, when the call has an encoding."""
         self.limit_s = inf
         """What the call may take, however far the deadline of its caller is. The connection sees to that."""
+        self.previous_attempts = 0
+        """Calls that this one is made in place of, or beside, by policy: the server is told."""
+        self.heads: list[Metadata] | None = None
+        """Where the server's initial metadata goes, for a caller who gets only the response."""
         self._encoding = channel.encoding if compression is None else named(compression)
         self._channel = channel
         self._connection: ClientConnection | None = None
@@ -158,8 +164,8 @@ class ClientCall(Call):
             fields = [("grpc-timeout", wire.format_timeout(left_s)), *fields]
         if self._encoding is not None:
             fields = [("grpc-encoding", self._encoding.name), *fields]
-        if self._attempts:
-            fields = [*fields, ("grpc-previous-rpc-attempts", str(self._attempts))]
+        if attempts := self.previous_attempts + self._attempts:
+            fields = [*fields, (wire.PREVIOUS_ATTEMPTS, str(attempts))]
         return fields
 
     def send_last(self, message: bytes) -> None:

@@ -140,6 +140,11 @@ class ServerCall(ServerSideCall):
 
     # --- Messages -----------------------------------------------------------------------------------------
 
+    @property
+    def whole_request(self) -> bytes | None:
+        """The only message of a request that came in one piece, as it came, until the handler has taken it."""
+        return self._only
+
     def receive_now(self) -> Any:
         """The only message of a request that came in one piece; None when it did not. Raises as `receive_one`."""
         # Taken once, for a call that waits may wait for long, and has no use for it.

@@ -16,7 +16,6 @@ sends: "gzip", "deflate" or "identity". None is as the channel says.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -62,12 +61,15 @@ class UnaryUnary(_Method[RequestT, ResponseT]):
         metadata: MetadataPairs = (),
         wait_for_ready: bool | None = None,
         compression: str | None = None,
+        heads: list[Metadata] | None = None,
     ) -> ResponseT:
         """Make the call, through the channel's policies if it has any.
 
-        Raises WhisprError with the status it ends with, ValueError for bad metadata.
+        The response's initial metadata is added to `heads`, if there is any. Raises WhisprError with the status it
+        ends with, ValueError for bad metadata.
         """
         call = self._new_call(metadata, wait_for_ready, compression)
+        call.heads = heads
         guard = self._guard
         if guard is None:
             return await self._attempt(call, request)
@@ -75,7 +77,7 @@ class UnaryUnary(_Method[RequestT, ResponseT]):
         bulkhead = target.bulkhead
         short = target.calm and bulkhead.in_flight < guard.in_flight_max
         if not short:
-            return await guard.run(partial(self._another, request, metadata, wait_for_ready, compression))
+            return await guard.run(_Attempts(self, request, metadata, wait_for_ready, compression, heads, 0))
         bulkhead.in_flight += 1
         ticket = target.breaker.ticket
         call.limit_s = guard.limit_s
@@ -93,13 +95,22 @@ class UnaryUnary(_Method[RequestT, ResponseT]):
             else:
                 guard.succeeded(ticket)
             return response
-        again = partial(self._another, request, metadata, wait_for_ready, compression)
+        again = _Attempts(self, request, metadata, wait_for_ready, compression, heads, 1)
         return await guard.resume(failure, call, again)
 
-    def _another(
-        self, request: RequestT, metadata: MetadataPairs, wait_for_ready: bool | None, compression: str | None
+    def another(
+        self,
+        request: RequestT,
+        metadata: MetadataPairs,
+        wait_for_ready: bool | None,
+        compression: str | None,
+        heads: list[Metadata] | None,
+        previous: int,
     ) -> Awaitable[ResponseT]:
-        return self._attempt(self._new_call(metadata, wait_for_ready, compression), request)
+        """Begin one attempt after `previous` ones."""
+        call = self._new_call(metadata, wait_for_ready, compression)
+        call.previous_attempts, call.heads = previous, heads
+        return self._attempt(call, request)
 
     def _attempt(self, call: ClientCall, request: RequestT) -> Awaitable[ResponseT]:
         """Begin one attempt; not a coroutine of its own, which every wait of the call would go through."""
@@ -112,9 +123,37 @@ class UnaryUnary(_Method[RequestT, ResponseT]):
         body = request.SerializeToString()
         await call.start(body)
         try:
-            return parse(self._response, await call.receive_only())
+            response = parse(self._response, await call.receive_only())
         finally:
             call.abandon()
+        if call.heads is not None and call.initial_metadata:
+            call.heads.append(call.initial_metadata)
+        return response
+
+
+class _Attempts(Generic[RequestT, ResponseT]):
+    """Makes a call again and again; tells the server how often before (gRFC A6, "Exposed Retry Metadata")."""
+
+    __slots__ = ("_given", "_made", "_method")
+
+    def __init__(
+        self,
+        method: UnaryUnary[RequestT, ResponseT],
+        request: RequestT,
+        metadata: MetadataPairs,
+        wait_for_ready: bool | None,
+        compression: str | None,
+        heads: list[Metadata] | None,
+        made: int,
+    ) -> None:
+        self._method = method
+        self._given = request, metadata, wait_for_ready, compression, heads
+        self._made = made
+
+    def __call__(self) -> Awaitable[ResponseT]:
+        """Begin the next attempt."""
+        self._made += 1
+        return self._method.another(*self._given, self._made - 1)
 
 
 class UnaryStream(_Method[RequestT, ResponseT]):

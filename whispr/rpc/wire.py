@@ -136,11 +136,17 @@ def _metadata_field(name: str, value: MetadataValue) -> str:
     return value.strip(" ")
 
 
+PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
+
+
 def metadata_pairs(fields: Fields) -> list[tuple[str, MetadataValue]]:
-    """Application metadata among received fields. Raises ValueError on a bad `-bin` value."""
+    """Application metadata among received fields. Raises ValueError on a bad `-bin` value.
+
+    Of gRPC's own, applications see how often a call was made before (gRFC A6, "Exposed Retry Metadata").
+    """
     pairs: list[tuple[str, MetadataValue]] = []
     for name, value in fields:
-        if name.startswith((":", "grpc-")) or name in _NOT_METADATA:
+        if name in _NOT_METADATA or (name.startswith((":", "grpc-")) and name != PREVIOUS_ATTEMPTS):
             continue
         if name.endswith("-bin"):
             # Equal names may have been joined by a proxy; base64 has no commas of its own.
