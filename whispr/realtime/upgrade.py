@@ -13,8 +13,8 @@ before the client has joined something.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import structlog
 import trio
@@ -95,13 +95,15 @@ class _HandshakeStream(trio.abc.Stream):
         self.head = b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
+        with self._ending_when_broken():
+            await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = bytes(await self._stream.receive_some(max_bytes))
+        with self._ending_when_broken():
+            data = bytes(await self._stream.receive_some(max_bytes))
         self.head += data
         if not data or len(self.head) > _HEAD_BYTES_MAX:
             self._over.cancel(reason="no handshake came")
@@ -110,6 +112,14 @@ class _HandshakeStream(trio.abc.Stream):
     async def aclose(self) -> None:
         self._over.cancel(reason="what came was no handshake")
         await self._stream.aclose()
+
+    @contextmanager
+    def _ending_when_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except trio.BrokenResourceError:
+            self._over.cancel(reason="the connection was reset")
+            raise
 
 
 async def read_request(stream: trio.abc.Stream) -> Request | None:
