@@ -64,7 +64,7 @@ class Announcer:
         self._hub = hub
         self._permissions = permissions
         self._on_membership = on_membership
-        """Told a conversation and whose membership of it changed."""
+        """Told a conversation and whose membership of it changed; nobody's, if it is not to be told as it was."""
         self._previews = Previews(hub, store)
 
     async def run(self) -> None:
@@ -113,6 +113,7 @@ class Announcer:
         """Forget what a change made stale, and end the channels that it ends."""
         if event in _ENDING:
             self._forget_reads(topic.partition(":")[2])
+            self._on_membership(topic.partition(":")[2], ())
         if event == "room_closed":
             for link in self._hub.subscribers(topic):
                 link.close(event, payload)
@@ -130,6 +131,7 @@ class Announcer:
         """Have every node leave a message out of what it tells a person who has deleted it for themselves."""
         topic = topic_of(kind, conversation_id)
         self._forget_reads(user_id)
+        self._on_membership(conversation_id, ())
         # Whoever has the topic open is skipped: it is for those who keep tails of the conversation.
         self._hub.broadcast(topic, HIDDEN, {"user_id": user_id, "seq": seq}, unless_joined=topic)
 

@@ -247,4 +247,7 @@ class ConversationChannel(Channel):
 
 def _reply(missed: Missed) -> dict[str, object]:
     """Build the reply to a join, or a page of what it did not hold."""
-    return {**msgspec.structs.asdict(missed), "has_more": missed.resync}
+    reply = {**msgspec.structs.asdict(missed), "has_more": missed.resync}
+    if not missed.stale:
+        del reply["stale"]
+    return reply

@@ -7,6 +7,9 @@ send.
 
 Admission rests on the statement that reads: whoever has no seat in its answer is refused, and remembered as refused
 for `REFUSED_S`, so that asking again and again costs the asker and not the database.
+
+While the database is away, members who are known join by the last good read, marked as stale: a tail that is served
+no more is kept for that, until something happens that it would have had to hear of.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
+import msgspec
 import structlog
 import trio
 from prometheus_client import Counter
@@ -28,6 +32,7 @@ from whispr.conversations.tails import Cursor, Missed, Tail
 from whispr.conversations.topics import PREFIXES, topic_of
 from whispr.errors import Code, WhisprError, internal, invalid, not_found, unavailable
 from whispr.realtime.hub import Hub
+from whispr.resilience.fallback import AWAY, LastGood
 
 KEPT_S = 10.0
 """How long a read serves those who join after it."""
@@ -41,6 +46,11 @@ REFUSED_MAX = 10_000
 BUSY_ROSTER_MAX = 50_000
 """Members whose roles are read when a conversation is joined by more than one person within `KEPT_S`."""
 PAGE_ATTEMPTS = 3
+STALE_S_MAX = 900.0
+"""How old a read may be that stands in."""
+STALE_MAX = 5_000
+STALE_BYTES_MAX = 32 * 1024 * 1024
+"""Of all of them."""
 SWEEP_S = 5.0
 
 JOINS = Counter("whispr_conversations_joins_total", "Joins of conversations that were admitted")
@@ -73,6 +83,10 @@ class Resuming:
         self.hears: Callable[[], bool] = lambda: True
         """Whether what other nodes broadcast arrives now; while it does not, nothing is served from memory."""
         self._tails: OrderedDict[str, Tail] = OrderedDict()
+        self._past: LastGood[str, Tail] = LastGood(
+            "joins", trio.current_time, len_max=STALE_MAX, age_s_max=STALE_S_MAX, bytes_max=STALE_BYTES_MAX
+        )
+        """Topic → its last tail."""
         self._large: OrderedDict[str, float] = OrderedDict()
         """Topics of conversations too large to read everybody's role for one joiner → when one joined last."""
         self._asking: dict[str, list[_Asker]] = {}
@@ -92,7 +106,7 @@ class Resuming:
                 await trio.sleep(SWEEP_S)
                 before = trio.current_time() - KEPT_S
                 for topic in [topic for topic, tail in self._tails.items() if tail.read_at < before]:
-                    self._drop(topic)
+                    self._retire(topic)
 
     async def join(self, topic: str, user_id: str, since_seq: int | None, since_change: int | None) -> Missed:
         """Admit a member to the topic they have subscribed to; say what they missed. Raises WhisprError."""
@@ -105,7 +119,7 @@ class Resuming:
         self._lanes.unpark()
         await asker.done.wait()
         if isinstance(asker.outcome, WhisprError):
-            raise asker.outcome
+            return self._stood_in(topic, asker, asker.outcome)
         return asker.outcome
 
     async def page(self, topic: str, user_id: str, token: str) -> Missed:
@@ -129,17 +143,24 @@ class Resuming:
 
     def forget(self, conversation_id: str, user_ids: Iterable[str]) -> None:
         """Forget that these people were refused: something about them changed."""
+        self.unsay(conversation_id)
         for user_id in user_ids:
             for prefix in PREFIXES:
                 self._refused.pop((f"{prefix}:{conversation_id}", user_id), None)
 
+    def unsay(self, conversation_id: str) -> None:
+        """Forget what would stand in for a read of a conversation: it must not be told as it was."""
+        self._past.forget(conversation_id)
+
     def missed(self, topic: str) -> None:
         """Forget what is remembered of a topic: broadcasts of other nodes have been lost."""
-        self._drop(topic.partition(":")[2])
+        self._drop(topic)
+        self.unsay(_id_of(topic))
 
     def forget_all(self) -> None:
         """Forget everything, as after a time in which nothing was heard of changes."""
         self._refused.clear()
+        self._past.forget_all()
         for topic in list(self._tails):
             self._drop(topic)
 
@@ -241,6 +262,21 @@ class Resuming:
         JOINS.inc()
         return tail.missed(user_id, seq, change)
 
+    def _stood_in(self, topic: str, asker: _Asker, error: WhisprError) -> Missed:
+        """Serve a known member from the last good read; raise the `error` of the present one if that cannot be.
+
+        What is known to be behind what has been heard since is none: the joiner would miss what lies between.
+        """
+        found = self._past.stand_in(topic) if error.code in AWAY and self.hears() else None
+        if found is None:
+            raise error
+        tail, (seq, change) = found[0], self._hub.place(topic)
+        behind = tail.seq < seq or tail.change < change
+        if behind or asker.user_id not in tail.roles or not tail.covers(asker.seq, asker.change):
+            raise error
+        JOINS.inc()
+        return msgspec.structs.replace(tail.missed(asker.user_id, asker.seq, asker.change), stale=True)
+
     # What is remembered
 
     def _tail(self, topic: str) -> Tail | None:
@@ -248,7 +284,7 @@ class Resuming:
         if tail is None:
             return None
         if not tail.lasting or not self.hears() or tail.read_at < trio.current_time() - KEPT_S:
-            self._drop(topic)
+            self._retire(topic)
             return None
         return tail
 
@@ -263,7 +299,14 @@ class Resuming:
             return
         self._tails[topic] = tail
         if len(self._tails) > TAILS_MAX:
-            self._drop(next(iter(self._tails)))
+            self._retire(next(iter(self._tails)))
+
+    def _retire(self, topic: str) -> None:
+        """Serve nobody from a tail any more, unless there is nothing else."""
+        tail = self._tails[topic]
+        self._drop(topic)
+        if tail.shared and not tail.unsaid and self.hears():
+            self._past.keep(topic, tail, 0.0, (_id_of(topic),), self._past.changes, size=tail.size)
 
     def _drop(self, topic: str) -> None:
         tail = self._tails.pop(topic, None)

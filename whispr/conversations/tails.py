@@ -60,6 +60,8 @@ class Missed(msgspec.Struct, frozen=True, omit_defaults=False):
     role: Role
     members: msgspec.Raw
     member_count: int
+    stale: bool = False
+    """Whether this is as of an earlier moment, for nobody can say now."""
 
 
 class _News(msgspec.Struct):
@@ -81,6 +83,8 @@ class Tail:
         self.read_at = read_at
         """On Trio's clock, when reading began."""
         self.ended = False
+        self.unsaid = False
+        """Whether something that it would tell has been deleted."""
         self.stop: Callable[[], None] = lambda: None
         """Ends the following."""
         self._early: list[Said] = []
@@ -132,6 +136,16 @@ class Tail:
             and not _is_cut(read)
             and len(self._messages) + len(self._changes) <= KEPT_MAX
         )
+
+    @property
+    def size(self) -> int:
+        """Roughly how many bytes it takes."""
+        bodies = (
+            *self._messages,
+            *((number, event) for number, _, event in self._changes),
+            *self._states.items(),
+        )
+        return sum(len(bytes(body)) for _, body in bodies) + 200 * (len(self.roles) + len(self._people) + 10)
 
     def covers(self, since_seq: int | None, since_change: int | None) -> bool:
         """Tell whether it reaches back to these numbers, and on to them: another node may be ahead."""
@@ -225,7 +239,8 @@ class Tail:
         self._lists.clear()
         self.change = change
         # What was deleted must not be told to anybody any more.
-        self.ended |= said.event == "message_deleted"
+        self.unsaid |= said.event == "message_deleted"
+        self.ended |= self.unsaid
         body = _body(said)
         event = b'{"event":' + _encode(said.event) + b"," + body[1:]
         # The state known of its message is from before: to tell it would undo changes between, and the event says
