@@ -1,0 +1,1 @@
+"""What makes a stream's sound: sources, the clock, the ladder of renditions, recordings."""
