@@ -1,0 +1,206 @@
+"""A stream that is live without an engine, and an audience that lets in whom the test says: for what serves them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import trio
+
+from tests.audio.tones import tone
+from whispr.audio.packets import Packet, Quality, Rendition
+from whispr.errors import WhisprError, denied
+from whispr.services.stream.access import Shown
+from whispr.services.stream.audience import HlsSession
+from whispr.services.stream.domain import Stream, Visibility
+from whispr.services.stream.listener import Listener, Transport, Wish
+from whispr.services.stream.listening.sound import OnPackets
+
+STREAM = "0198f0a0-0000-7000-8000-000000000001"
+BEGAN_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+BATCH = 4800
+"""Samples between two batches: 100 ms."""
+
+
+def a_stream(visibility: Visibility = Visibility.PUBLIC_STREAM, **more: Any) -> Stream:
+    return Stream(
+        id=STREAM,
+        title="a tone",
+        visibility=visibility,
+        streamer_id="streamer",
+        streamer_username="sam",
+        created_at=BEGAN_AT,
+        **more,
+    )
+
+
+@dataclass
+class Taken:
+    """One subscription."""
+
+    live: TonedLive
+    rendition: Rendition
+    on_packets: OnPackets
+
+    def close(self) -> None:
+        if self in self.live.taken:
+            self.live.taken.remove(self)
+
+
+class TonedLive:
+    """Sends a tone, as real packets, as far as `advance` says; each rendition a tone of its own."""
+
+    def __init__(self, hz: dict[Quality, float] | None = None) -> None:
+        self.stream_id = STREAM
+        self.started_at = BEGAN_AT
+        self.ended = trio.Event()
+        self.taken: list[Taken] = []
+        self.now = 0
+        self.kept = 12 * 48_000
+        self._hz = hz or {}
+
+    def subscribe(self, rendition: Rendition, on_packets: OnPackets) -> Taken:
+        taken = Taken(self, rendition, on_packets)
+        self.taken.append(taken)
+        return taken
+
+    def packets(self, rendition: Rendition, start: int, end: int) -> list[Packet]:
+        """The packets that are whole after `start` and by `end`: a second's, again and again."""
+        of_a_second = tone(rendition, 1.0, self._hz.get(rendition.quality, 440.0))
+        size, count = of_a_second[0].duration, len(of_a_second)
+        return [
+            Packet(number * size, size, of_a_second[number % count].data)
+            for number in range(max(0, start // size), end // size)
+        ]
+
+    def recent(self, rendition: Rendition) -> Sequence[Packet]:
+        return self.packets(rendition, self.now - self.kept, self.now)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass on the stream's clock, batch by batch."""
+        until = self.now + round(seconds * 48_000)
+        while self.now < until:
+            before, self.now = self.now, min(until, self.now + BATCH)
+            for taken in tuple(self.taken):
+                packets = self.packets(taken.rendition, before, self.now)
+                if packets:
+                    taken.on_packets(packets)
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+@dataclass
+class Doorkeeper:
+    """An audience of whoever shows the right token, if one is asked for."""
+
+    stream: Stream = field(default_factory=a_stream)
+    asks: str = ""
+    wish: Wish = field(default_factory=Wish)
+    sessions: dict[str, Listener] = field(default_factory=dict)
+    here: list[Listener] = field(default_factory=list)
+    resumed: list[str] = field(default_factory=list)
+    seen_count: int = 0
+
+    def _admit(self, shown: Shown, transport: Transport, address: str, user_agent: str) -> Listener:
+        if self.asks and shown.token != self.asks:
+            raise denied("not invited", "invitation_required")
+        listener = Listener(
+            f"listener-{len(self.sessions)}-{len(self.here)}",
+            self.stream,
+            user_id="",
+            session_id="",
+            transport=transport,
+            address=address,
+            user_agent=user_agent,
+            wish=self.wish,
+            joined_at=0.0,
+        )
+        self.here.append(listener)
+        return listener
+
+    @asynccontextmanager
+    async def listening(
+        self, stream_id: str, shown: Shown, transport: Transport, address: str, user_agent: str
+    ) -> AsyncIterator[Listener]:
+        assert stream_id == STREAM
+        await trio.lowlevel.checkpoint()
+        listener = self._admit(shown, transport, address, user_agent)
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def put_out() -> None:
+                    await listener.ended.wait()
+                    nursery.cancel_scope.cancel(reason=listener.reason)
+
+                nursery.start_soon(put_out)
+                yield listener
+                nursery.cancel_scope.cancel(reason="left")
+        finally:
+            self.here.remove(listener)
+
+    async def open_session(self, stream_id: str, shown: Shown, address: str, user_agent: str) -> HlsSession:
+        assert stream_id == STREAM
+        await trio.lowlevel.checkpoint()
+        listener = self._admit(shown, Transport.HLS, address, user_agent)
+        token = f"session{len(self.sessions)}"
+        self.sessions[token] = listener
+        return HlsSession(listener, token)
+
+    def seen(self, stream_id: str, token: str) -> Listener | None:
+        self.seen_count += 1
+        return self.sessions.get(token)
+
+    async def resume(self, stream_id: str, token: str, address: str, user_agent: str) -> Listener:
+        await trio.lowlevel.checkpoint()
+        self.resumed.append(token)
+        raise denied("not one of ours", "bad_signature")
+
+
+@dataclass
+class Answer:
+    """What an ASGI application said."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    error: WhisprError | None = None
+
+    @property
+    def lines(self) -> list[str]:
+        return self.body.decode().splitlines()
+
+
+async def ask(app: Any, path: str, method: str = "GET", **headers: str) -> Answer:
+    """Ask an ASGI application, in memory; an error that it raises is in the answer."""
+    answer = Answer()
+    plain, _, query = path.partition("?")
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": plain,
+        "query_string": query.encode(),
+        "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+        "client": ("192.0.2.1", 1234),
+        "extensions": {},
+    }
+
+    async def receive() -> Any:
+        await trio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        if message["type"] == "http.response.start":
+            answer.status = message["status"]
+            answer.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+        else:
+            answer.body += message.get("body", b"")
+
+    try:
+        await app(scope, receive, send)
+    except WhisprError as error:
+        answer.error = error
+    return answer

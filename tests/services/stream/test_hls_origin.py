@@ -1,0 +1,317 @@
+"""The HLS origin, asked in memory on a clock of its own."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urljoin
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from tests.audio.test_fmp4 import demux
+from tests.services.stream.hearing import STREAM, Answer, Doorkeeper, TonedLive, a_stream, ask
+from whispr.audio.packets import Codec, Quality, Rendition
+from whispr.errors import Code
+from whispr.services.stream.domain import Stream, StreamConfig, Visibility
+from whispr.services.stream.listener import Wish
+from whispr.services.stream.listening.hls import HlsOrigin
+from whispr.services.stream.listening.shelves import Shelves
+
+MASTER = f"/hls/{STREAM}/master.m3u8"
+
+
+@dataclass
+class Origin:
+    """An origin with one live stream."""
+
+    app: HlsOrigin
+    live: TonedLive
+    door: Doorkeeper
+    shelves: Shelves
+    nursery: trio.Nursery
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await ask(self.app, path, **headers)
+
+    async def variant(self, name: str = "aac-medium", **headers: str) -> str:
+        """The address of a rendition's playlist, as a new listener is told."""
+        master = await self.get(MASTER, **headers)
+        found = next(line for line in master.lines if line.endswith(f"{name}/live.m3u8"))
+        return urljoin(MASTER, found)
+
+    def later(self, path: str) -> Answer:
+        """Ask, and have the answer when it comes."""
+        pending = Answer()
+
+        async def run() -> None:
+            answer = await ask(self.app, path)
+            pending.__dict__.update(answer.__dict__)
+
+        self.nursery.start_soon(run)
+        return pending
+
+
+@asynccontextmanager
+async def origin(stream: Stream | None = None, seconds: float = 4.0, asks: str = "") -> AsyncIterator[Origin]:
+    live = TonedLive()
+    live.advance(seconds)
+    keeper = Doorkeeper(stream or a_stream(), asks)
+    shelves = Shelves(lambda stream_id: live if stream_id == STREAM else None)
+
+    async def describe(stream_id: str) -> Stream:
+        await trio.lowlevel.checkpoint()
+        return keeper.stream
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(shelves.run)
+        app = HlsOrigin(shelves, keeper, describe, lambda scope, headers: "192.0.2.1")
+        yield Origin(app, live, keeper, shelves, nursery)
+        nursery.cancel_scope.cancel(reason="the test is over")
+
+
+def files(playlist: Answer) -> list[str]:
+    return [line for line in playlist.lines if line.endswith(".m4s")]
+
+
+async def test_what_playlists_name_is_there_and_is_the_sound(autojump_clock: MockClock) -> None:
+    """Master, playlist, initialisation and every segment and part: the packets of the stream, bit for bit."""
+    async with origin(seconds=9.0) as o:
+        for name in ("aac-low", "opus-high"):
+            at = await o.variant(name)
+            playlist = await o.get(at)
+            base = re.search(r'MAP:URI="([^"]+)"', playlist.body.decode())
+            assert base is not None
+            init = (await o.get(urljoin(at, base[1]))).body
+            sound = [(await o.get(urljoin(at, file))).body for file in files(playlist)]
+            rendition = Rendition(Codec(name.split("-")[0]), Quality(name.split("-")[1]))
+            expected = o.live.packets(rendition, 0, o.live.now)
+            read = demux(init + b"".join(sound))[1]
+            assert read == expected[: len(read)]
+            assert len(read) > 300
+            for part in re.findall(r'EXT-X-PART:.*URI="([^"]+)"', playlist.body.decode()):
+                assert demux(init + (await o.get(urljoin(at, part))).body)[1][0] in expected
+
+
+async def test_a_playlist_is_held_back_until_it_has_what_was_asked_for(autojump_clock: MockClock) -> None:
+    """RFC 8216bis, 6.2.5.2: neither before nor a part later."""
+    async with origin(seconds=4.0) as o:
+        at = await o.variant()
+        await o.get(at)
+        held = o.later(f"{at}?_HLS_msn=2&_HLS_part=2")
+        await trio.testing.wait_all_tasks_blocked()
+        o.live.advance(0.6)
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.status == 0
+        o.live.advance(0.3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.status == 200
+        assert '2.2.m4s"' in held.body.decode()
+        assert held.lines[-4].endswith('PRELOAD-HINT:TYPE=PART,URI="../../aac-medium/2.3.m4s"')
+
+
+async def test_the_part_that_is_hinted_at_is_waited_for_and_no_other(autojump_clock: MockClock) -> None:
+    """RFC 8216bis, 6.2.6: the hinted part comes as soon as it is there; one after it is not found."""
+    async with origin(seconds=4.0) as o:
+        at = await o.variant()
+        hint = re.search(r'PRELOAD-HINT:TYPE=PART,URI="([^"]+)"', (await o.get(at)).body.decode())
+        assert hint is not None
+        held = o.later(urljoin(at, hint[1]))
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.status == 0
+        o.live.advance(0.4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.status == 200
+        later = await o.get(f"/hls/{STREAM}/aac-medium/3.5.m4s")
+        assert later.error is not None
+        assert later.error.code is Code.NOT_FOUND
+
+
+async def test_too_far_in_the_future_is_refused(autojump_clock: MockClock) -> None:
+    """RFC 8216bis, 6.2.5.2: more than two segments ahead is an error of the player's."""
+    async with origin() as o:
+        at = await o.variant()
+        refused = await o.get(f"{at}?_HLS_msn=5")
+        assert refused.error is not None
+        assert refused.error.fields == {"_HLS_msn": "at most 2 past the last segment, 1"}
+
+
+async def test_a_source_that_is_away_does_not_hold_listeners_for_ever(autojump_clock: MockClock) -> None:
+    """RFC 8216bis, 6.2.5.2: after three target durations, 503."""
+    async with origin() as o:
+        at = await o.variant()
+        await o.get(at)
+        answer = await o.get(f"{at}?_HLS_msn=3")
+        assert answer.error is not None
+        assert (answer.error.code, answer.error.retry_after_s) == (Code.UNAVAILABLE, 2.0)
+
+
+async def test_the_first_listener_starts_the_encoders_and_waits_for_a_segment(
+    autojump_clock: MockClock,
+) -> None:
+    """All renditions of a codec are taken, others not; an encoder that begins now is waited for."""
+    async with origin(seconds=0.7) as o:
+        at = await o.variant()
+        assert o.live.taken == []
+        held = o.later(at)
+        await trio.testing.wait_all_tasks_blocked()
+        assert {taken.rendition for taken in o.live.taken} == {Rendition(Codec.AAC, q) for q in Quality}
+        assert held.status == 0
+        o.live.advance(2.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.status == 200
+        assert files(held) == ["../../aac-medium/0.m4s"]
+
+
+async def test_a_stage_that_nobody_asks_for_is_taken_down(autojump_clock: MockClock) -> None:
+    """Half a minute after the last request no encoder runs for it."""
+    async with origin() as o:
+        at = await o.variant()
+        await o.get(at)
+        await trio.sleep(20)
+        await o.get(at)
+        await trio.sleep(29)
+        assert len(o.live.taken) == 4
+        await trio.sleep(2)
+        assert o.live.taken == []
+        assert len(o.shelves) == 0
+
+
+async def test_the_end_of_a_stream_wakes_who_waits_and_closes_its_playlists(
+    autojump_clock: MockClock,
+) -> None:
+    """Players hear of the end at once, and are told of it a little longer."""
+    async with origin() as o:
+        at = await o.variant()
+        await o.get(at)
+        held = o.later(f"{at}?_HLS_msn=3")
+        await trio.testing.wait_all_tasks_blocked()
+        o.live.end()
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.lines[-1] == "#EXT-X-ENDLIST"
+        await trio.sleep(20)
+        assert (await o.get(at)).lines[-1] == "#EXT-X-ENDLIST"
+        await trio.sleep(20)
+        gone = await o.get(at)
+        assert gone.error is not None
+        assert gone.error.code is Code.NOT_FOUND
+
+
+async def test_open_streams_are_cached_and_closed_ones_are_not(autojump_clock: MockClock) -> None:
+    """Sound never changes, playlists do; what is private says so."""
+    async with origin() as o:
+        at = await o.variant()
+        playlist = await o.get(at)
+        assert playlist.headers["cache-control"] == "private, no-cache"
+        sound = await o.get(urljoin(at, files(playlist)[0]))
+        assert sound.headers["cache-control"] == "public, max-age=600, immutable"
+        assert sound.headers["access-control-allow-origin"] == "*"
+        assert (await o.get(MASTER)).headers["cache-control"] == "no-store"
+
+
+async def test_playlists_are_compressed_for_players_that_read_that(autojump_clock: MockClock) -> None:
+    """Authoring specification, "Delivery": playlists are compressed with gzip."""
+    async with origin() as o:
+        at = await o.variant()
+        packed = await o.get(at, accept_encoding="gzip, br")
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.headers["vary"] == "accept-encoding"
+        assert gzip.decompress(packed.body) == (await o.get(at)).body
+
+
+async def test_a_private_stream_is_heard_with_a_session_alone(autojump_clock: MockClock) -> None:
+    """Without a token there is no session, without a session no playlist, and no file by its open address."""
+    async with origin(a_stream(Visibility.PRIVATE_STREAM), asks="secret") as o:
+        refused = await o.get(MASTER)
+        assert refused.error is not None
+        assert refused.error.reason == "invitation_required"
+        at = await o.variant(authorization="Bearer secret")
+        playlist = await o.get(at)
+        file = urljoin(at, files(playlist)[0])
+        sound = await o.get(file)
+        assert sound.headers["cache-control"].startswith("private")
+        assert o.door.sessions["session0"].figures.bytes_sent == len(sound.body)
+        forged = [each.replace("session0", "session9") for each in (file, at)]
+        for path in (f"/hls/{STREAM}/aac-medium/0.m4s", *forged):
+            answer = await o.get(path)
+            assert answer.error is not None
+            assert answer.error.code in (Code.NOT_FOUND, Code.PERMISSION_DENIED)
+
+
+async def test_whose_access_ends_gets_no_more(autojump_clock: MockClock) -> None:
+    """Also an answer that is being held back when it happens is not given."""
+    async with origin(a_stream(Visibility.PRIVATE_STREAM)) as o:
+        at = await o.variant()
+        held = o.later(f"{at}?_HLS_msn=2&_HLS_part=1")
+        await trio.testing.wait_all_tasks_blocked()
+        o.door.sessions.clear()
+        o.live.advance(1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.error is not None
+        assert held.error.reason == "session_ended"
+        assert (await o.get(at)).error is not None
+
+
+async def test_change_quality_swaps_the_files_under_the_same_playlist(autojump_clock: MockClock) -> None:
+    """What follows is of the pinned rendition, at the same places; AUTO gives the choice back to the player."""
+    async with origin() as o:
+        at = await o.variant("aac-high")
+        assert files(await o.get(at))[0] == "../../aac-high/0.m4s"
+        listener = o.door.sessions["session0"]
+        listener.wants(Wish(quality=Quality.LOW))
+        pinned = await o.get(at)
+        assert files(pinned)[0] == "../../aac-low/0.m4s"
+        assert 'MAP:URI="../../aac-high/init.mp4"' in pinned.body.decode()
+        assert listener.rendition is Quality.LOW
+        listener.wants(Wish())
+        assert files(await o.get(at))[0] == "../../aac-high/0.m4s"
+
+
+async def test_only_what_the_stream_offers_is_there(autojump_clock: MockClock) -> None:
+    """A stream of at most MEDIUM has no HIGH, in its master or elsewhere; the preferred quality comes first."""
+    async with origin(a_stream(config=StreamConfig(quality=Quality.MEDIUM))) as o:
+        o.door.wish = Wish(quality=Quality.LOW)
+        names = [line.split("/")[1] for line in (await o.get(MASTER)).lines if "live.m3u8" in line]
+        assert names == ["aac-low", "aac-medium", "opus-low", "opus-medium"]
+        at = (await o.variant("aac-low")).replace("aac-low", "aac-high")
+        answer = await o.get(at)
+        assert answer.error is not None
+        assert answer.error.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["no.m3u8", "aac-low/0.ts", "aac-low/-1.m4s", "mp3-low/0.m4s", "aac-low/99.m4s", "a/b/c/d", "x/aac-low/"],
+)
+async def test_what_is_not_there_is_not_found(path: str, autojump_clock: MockClock) -> None:
+    """And says so, whatever the path."""
+    async with origin() as o:
+        await o.get(await o.variant())
+        answer = await o.get(f"/hls/{STREAM}/{path}")
+        assert answer.error is not None
+        assert answer.error.code in (Code.NOT_FOUND, Code.PERMISSION_DENIED)
+
+
+async def test_a_stream_that_is_not_live_here_is_not_found(autojump_clock: MockClock) -> None:
+    """Nor does asking for it leave anything behind."""
+    async with origin() as o:
+        answer = await o.get(f"/hls/{STREAM[:-1]}9/aac-low/0.m4s")
+        assert answer.error is not None
+        assert answer.error.code is Code.NOT_FOUND
+        assert len(o.shelves) == 0
+
+
+async def test_foreign_pages_may_ask(autojump_clock: MockClock) -> None:
+    """Players on other origins send a preflight for their token; nothing but reading is allowed."""
+    async with origin() as o:
+        preflight = await ask(o.app, MASTER, "OPTIONS")
+        assert preflight.status == 204
+        assert preflight.headers["access-control-allow-headers"] == "authorization, range"
+        refused = await ask(o.app, MASTER, "POST")
+        assert refused.error is not None
+        assert refused.error.reason == "method_not_allowed"

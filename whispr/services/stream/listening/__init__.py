@@ -1,0 +1,1 @@
+"""Ways to hear a stream over HTTP and WebSocket."""
