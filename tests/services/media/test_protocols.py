@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whispr.adapters.signing import ensure_keys
 from whispr.asgi.conditions import Plan, disposition, http_date, plan
 from whispr.errors import WhisprError
 from whispr.services.media import tus, types
 from whispr.services.media.types import TypeFault
-from whispr.services.media.urls import Granted, SignedUrls, ensure_keys
+from whispr.services.media.urls import Granted, SignedUrls
 
 ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32

@@ -12,6 +12,7 @@ import trio
 
 from whispr.adapters.objects import Objects
 from whispr.adapters.postgres import Postgres
+from whispr.adapters.signing import ensure_keys
 from whispr.events import Consumer, Event
 from whispr.resilience.target import Target
 from whispr.services.media.domain import PART_BYTES, MediaLimits
@@ -24,7 +25,7 @@ from whispr.services.media.scanner import Scan, guarded, make_scan
 from whispr.services.media.servicer import Limiter, MediaServicer
 from whispr.services.media.store import MediaStore, message_gone, unlinked
 from whispr.services.media.uploads import Uploads
-from whispr.services.media.urls import SignedUrls, ensure_keys
+from whispr.services.media.urls import SignedUrls
 from whispr.services.media.worker import Worker
 
 __all__ = ["MIGRATIONS", "PATH", "MediaOptions", "MediaService"]
