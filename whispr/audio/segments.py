@@ -83,6 +83,8 @@ class Segmenter:
         self._gathered: list[Packet] = []
         self._start = -1
         """Where the part that is gathered begins; negative before the first."""
+        self._end = 0
+        """Where the last packet ended."""
 
     @property
     def first_whole(self) -> bool:
@@ -133,13 +135,15 @@ class Segmenter:
     def finish(self) -> None:
         """End: what is gathered is the last part, and a playlist says that no more will come."""
         if self._gathered:
-            last = self._gathered[-1]
-            self._close(last.pts + last.duration - self._start)
+            self._close(self._end - self._start)
         if self.segments:
             self.segments[-1].whole = True
         self.ended = True
 
     def _take(self, packet: Packet) -> None:
+        if packet.pts < self._end:
+            return  # has been taken: who begins with what is kept gets some of it again
+        self._end = packet.pts + packet.duration
         if self._start < 0:
             self._start = -(-packet.pts // PART) * PART
         elif packet.pts >= self._start + SEGMENT * self._window:

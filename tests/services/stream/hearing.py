@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,13 +11,14 @@ from typing import Any
 import trio
 
 from tests.audio.tones import tone
-from whispr.audio.packets import Packet, Quality, Rendition
+from whispr.audio.packets import CLOCK_HZ, Packet, Quality, Rendition
 from whispr.errors import WhisprError, denied
 from whispr.services.stream.access import Shown
 from whispr.services.stream.audience import HlsSession
 from whispr.services.stream.domain import Stream, Visibility
+from whispr.services.stream.engine.live import Live
 from whispr.services.stream.listener import Listener, Transport, Wish
-from whispr.services.stream.listening.sound import OnPackets
+from whispr.services.stream.listening.shelves import RENDITIONS
 
 STREAM = "0198f0a0-0000-7000-8000-000000000001"
 BEGAN_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -37,60 +38,35 @@ def a_stream(visibility: Visibility = Visibility.PUBLIC_STREAM, **more: Any) -> 
     )
 
 
-@dataclass
-class Taken:
-    """One subscription."""
+class TonedLive(Live):
+    """Goes on with a tone, as real packets, as far as `advance` says; each quality has a tone of its own."""
 
-    live: TonedLive
-    rendition: Rendition
-    on_packets: OnPackets
-
-    def close(self) -> None:
-        if self in self.live.taken:
-            self.live.taken.remove(self)
-
-
-class TonedLive:
-    """Sends a tone, as real packets, as far as `advance` says; each rendition a tone of its own."""
-
-    def __init__(self, hz: dict[Quality, float] | None = None) -> None:
-        self.stream_id = STREAM
-        self.started_at = BEGAN_AT
-        self.ended = trio.Event()
-        self.taken: list[Taken] = []
-        self.now = 0
-        self.kept = 12 * 48_000
+    def __init__(self, hz: dict[Quality, float] | None = None, *, on_demand: bool = False) -> None:
+        """`on_demand`: makes only the renditions that somebody hears, as the product does, not all from the start."""
+        super().__init__(STREAM, BEGAN_AT)
         self._hz = hz or {}
-
-    def subscribe(self, rendition: Rendition, on_packets: OnPackets) -> Taken:
-        taken = Taken(self, rendition, on_packets)
-        self.taken.append(taken)
-        return taken
+        self._all = [] if on_demand else list(RENDITIONS.values())
 
     def packets(self, rendition: Rendition, start: int, end: int) -> list[Packet]:
-        """The packets that are whole after `start` and by `end`: a second's, again and again."""
+        """The packets that begin from `start` on and are whole by `end`: a second's, again and again."""
         of_a_second = tone(rendition, 1.0, self._hz.get(rendition.quality, 440.0))
         size, count = of_a_second[0].duration, len(of_a_second)
         return [
             Packet(number * size, size, of_a_second[number % count].data)
-            for number in range(max(0, start // size), end // size)
+            for number in range(-(-start // size), end // size)
         ]
-
-    def recent(self, rendition: Rendition) -> Sequence[Packet]:
-        return self.packets(rendition, self.now - self.kept, self.now)
 
     def advance(self, seconds: float) -> None:
         """Let time pass on the stream's clock, batch by batch."""
-        until = self.now + round(seconds * 48_000)
-        while self.now < until:
-            before, self.now = self.now, min(until, self.now + BATCH)
-            for taken in tuple(self.taken):
-                packets = self.packets(taken.rendition, before, self.now)
-                if packets:
-                    taken.on_packets(packets)
-
-    def end(self) -> None:
-        self.ended.set()
+        until = self.now_pts + round(seconds * CLOCK_HZ)
+        while self.now_pts < until:
+            before, self.now_pts = self.now_pts, min(until, self.now_pts + BATCH)
+            for rendition in {*self._all, *self.wanted()}:
+                goes_on = self.next_pts(rendition)
+                start = before if goes_on is None else goes_on
+                self.publish(rendition, self.packets(rendition, start, self.now_pts))
+        for rendition in self.wanted():
+            self.track(rendition).flush()
 
 
 @dataclass

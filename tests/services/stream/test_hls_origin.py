@@ -18,7 +18,8 @@ from tests.audio.test_fmp4 import demux
 from tests.services.stream.hearing import STREAM, Answer, Doorkeeper, TonedLive, a_stream, ask
 from whispr.audio.packets import Codec, Quality, Rendition
 from whispr.errors import Code
-from whispr.services.stream.domain import Stream, StreamConfig, Visibility
+from whispr.services.stream.domain import Stream, Visibility
+from whispr.services.stream.engine.live import LINGER_S
 from whispr.services.stream.listener import Wish
 from whispr.services.stream.listening.hls import HlsOrigin
 from whispr.services.stream.listening.shelves import Shelves
@@ -58,8 +59,10 @@ class Origin:
 
 
 @asynccontextmanager
-async def origin(stream: Stream | None = None, seconds: float = 4.0, asks: str = "") -> AsyncIterator[Origin]:
-    live = TonedLive()
+async def origin(
+    stream: Stream | None = None, seconds: float = 4.0, asks: str = "", *, on_demand: bool = False
+) -> AsyncIterator[Origin]:
+    live = TonedLive(on_demand=on_demand)
     live.advance(seconds)
     keeper = Doorkeeper(stream or a_stream(), asks)
     shelves = Shelves(lambda stream_id: live if stream_id == STREAM else None)
@@ -90,7 +93,7 @@ async def test_what_playlists_name_is_there_and_is_the_sound(autojump_clock: Moc
             init = (await o.get(urljoin(at, base[1]))).body
             sound = [(await o.get(urljoin(at, file))).body for file in files(playlist)]
             rendition = Rendition(Codec(name.split("-")[0]), Quality(name.split("-")[1]))
-            expected = o.live.packets(rendition, 0, o.live.now)
+            expected = o.live.packets(rendition, 0, o.live.now_pts)
             read = demux(init + b"".join(sound))[1]
             assert read == expected[: len(read)]
             assert len(read) > 300
@@ -155,12 +158,12 @@ async def test_the_first_listener_starts_the_encoders_and_waits_for_a_segment(
     autojump_clock: MockClock,
 ) -> None:
     """All renditions of a codec are taken, others not; an encoder that begins now is waited for."""
-    async with origin(seconds=0.7) as o:
+    async with origin(seconds=0.7, on_demand=True) as o:
         at = await o.variant()
-        assert o.live.taken == []
+        assert o.live.wanted() == []
         held = o.later(at)
         await trio.testing.wait_all_tasks_blocked()
-        assert {taken.rendition for taken in o.live.taken} == {Rendition(Codec.AAC, q) for q in Quality}
+        assert set(o.live.wanted()) == {Rendition(Codec.AAC, q) for q in Quality}
         assert held.status == 0
         o.live.advance(2.0)
         await trio.testing.wait_all_tasks_blocked()
@@ -176,9 +179,9 @@ async def test_a_stage_that_nobody_asks_for_is_taken_down(autojump_clock: MockCl
         await trio.sleep(20)
         await o.get(at)
         await trio.sleep(29)
-        assert len(o.live.taken) == 4
-        await trio.sleep(2)
-        assert o.live.taken == []
+        assert len(o.live.wanted()) == 4
+        await trio.sleep(1 + LINGER_S)
+        assert o.live.wanted() == []
         assert len(o.shelves) == 0
 
 
@@ -191,7 +194,7 @@ async def test_the_end_of_a_stream_wakes_who_waits_and_closes_its_playlists(
         await o.get(at)
         held = o.later(f"{at}?_HLS_msn=3")
         await trio.testing.wait_all_tasks_blocked()
-        o.live.end()
+        o.live.end("stopped")
         await trio.testing.wait_all_tasks_blocked()
         assert held.lines[-1] == "#EXT-X-ENDLIST"
         await trio.sleep(20)
@@ -274,7 +277,8 @@ async def test_change_quality_swaps_the_files_under_the_same_playlist(autojump_c
 
 async def test_only_what_the_stream_offers_is_there(autojump_clock: MockClock) -> None:
     """A stream of at most MEDIUM has no HIGH, in its master or elsewhere; the preferred quality comes first."""
-    async with origin(a_stream(config=StreamConfig(quality=Quality.MEDIUM))) as o:
+    async with origin() as o:
+        o.live.top = Quality.MEDIUM
         o.door.wish = Wish(quality=Quality.LOW)
         names = [line.split("/")[1] for line in (await o.get(MASTER)).lines if "live.m3u8" in line]
         assert names == ["aac-low", "aac-medium", "opus-low", "opus-medium"]

@@ -35,7 +35,7 @@ from whispr.services.stream.domain import Stream, Visibility
 from whispr.services.stream.listener import Listener
 from whispr.services.stream.listening import metrics
 from whispr.services.stream.listening.compressed import Compressed
-from whispr.services.stream.listening.shelves import RENDITIONS, Shelf, Shelves, Stage, offered
+from whispr.services.stream.listening.shelves import RENDITIONS, Shelf, Shelves, Stage
 
 PATH: Final = re.compile(r"/hls/(?!recordings/)[0-9A-Za-z-]{1,64}/.+")
 """What of a gateway's paths is served here."""
@@ -119,12 +119,12 @@ class HlsOrigin:
         headers = Headers(scope=scope)
         address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
         session = await self._audience.open_session(stream_id, shown_by(scope), address, agent)
-        stream = session.listener.stream
-        self._stage(stream_id, stream)
-        begin_with = session.listener.quality or Quality.MEDIUM
-        order = sorted(
-            offered(stream), key=lambda each: (each.codec is not Codec.AAC, each.quality is not begin_with)
-        )
+        live = self._stage(stream_id, session.listener.stream).live
+        wished = session.listener.quality or Quality.MEDIUM
+        order: list[Rendition] = []
+        for codec in (Codec.AAC, Codec.OPUS):
+            first = live.best_for(wished, codec)
+            order += sorted(live.renditions(codec), key=lambda each: each != first)
         await _answer(send, 200, _OWN, playlist.master(order, session.token))
 
     async def _playlist(self, stream_id: str, session: str, name: str, scope: Scope, send: Send) -> None:
@@ -132,7 +132,7 @@ class HlsOrigin:
         listener = await self._listener(stream_id, session, scope)
         stage = self._stage(stream_id, listener.stream)
         asked = _shelf(stage, _rendition(name)).rendition
-        rendition = _pinned(listener, asked)
+        rendition = _pinned(listener, stage, asked)
         shelf = _shelf(stage, rendition)
         await _reach(shelf, directives)
         if self._audience.seen(stream_id, session) is None:
@@ -174,7 +174,7 @@ class HlsOrigin:
         return self._anonymous and stream.visibility in (Visibility.PUBLIC_STREAM, Visibility.UNLISTED)
 
 
-def _pinned(listener: Listener, asked: Rendition) -> Rendition:
+def _pinned(listener: Listener, stage: Stage, asked: Rendition) -> Rendition:
     """Return what a listener gets for a rendition: the one that ChangeQuality pinned, if one did.
 
     What they began with is where a player starts, which then chooses by itself.
@@ -182,8 +182,7 @@ def _pinned(listener: Listener, asked: Rendition) -> Rendition:
     wished = listener.quality
     if wished is None or wished is listener.stream.default_quality:
         return asked
-    pinned = Rendition(asked.codec, wished)
-    return pinned if pinned in offered(listener.stream) else asked
+    return stage.live.best_for(wished, asked.codec)
 
 
 def _rendition(name: str) -> Rendition:

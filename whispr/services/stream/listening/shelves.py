@@ -23,8 +23,11 @@ from whispr.audio.playlist import Report
 from whispr.audio.segments import Segmenter
 from whispr.errors import unavailable
 from whispr.services.stream.domain import Stream
+from whispr.services.stream.engine.live import Live, Subscription
 from whispr.services.stream.listening.compressed import Compressed
-from whispr.services.stream.listening.sound import Find, Live, Subscription
+
+Find = Callable[[str], Live | None]
+"""Finds a stream that is live in this process."""
 
 RENDITIONS: Final[Mapping[str, Rendition]] = {
     rendition.name: rendition
@@ -34,16 +37,6 @@ RENDITIONS: Final[Mapping[str, Rendition]] = {
 
 WAIT_S: Final = 3.0 * playlist.TARGET_S
 """How long a request waits for what is not there yet: past that, the source has gone (RFC 8216bis, 6.2.5.2)."""
-
-
-def offered(stream: Stream) -> list[Rendition]:
-    """Return the renditions that a stream's listeners may choose from."""
-    highest = stream.config.quality
-    return [
-        rendition
-        for rendition in RENDITIONS.values()
-        if highest is None or rendition.bitrate_bps <= highest.bitrate_bps
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +131,14 @@ class Stage:
         None for one that is not offered, and once the stream has ended.
         """
         found = self.shelves.get(rendition)
-        if found is not None or self.ended_at is not None or self.stream is None:
+        if found is not None or self.ended_at is not None:
             return found
-        renditions = offered(self.stream)
-        if rendition in renditions:
-            for other in renditions:
-                if other.codec is rendition.codec and other not in self.shelves:
-                    self.shelves[other] = Shelf(self, other, self._limits.window)
-        return self.shelves.get(rendition)
+        if rendition.bitrate_bps > self.live.top.bitrate_bps:
+            return None
+        for each in {*self.live.renditions(rendition.codec), rendition}:
+            if each not in self.shelves:
+                self.shelves[each] = Shelf(self, each, self._limits.window)
+        return self.shelves[rendition]
 
     def reports(self, mine: Shelf) -> list[Report]:
         """Say how far the other renditions of the same codec are."""
