@@ -83,7 +83,7 @@ class Receiver:
 
     __slots__ = (
         "_octets", "_packets", "address", "number", "payload_type", "peer", "protect", "resent", "resume",
-        "sendto", "since", "target", "track",
+        "sendto", "since", "target", "track", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,8 @@ class Receiver:
         self.protect = peer.protection.protect
         self.sendto = sendto
         self.address: Address = peer.address
+        self.wanted: Hashable = None
+        """The rendition it has or is to have."""
         self.track: Track | None = None
         self.target: Track | None = None
         self.resume: int | None = None
@@ -172,6 +174,7 @@ class Fanout:
 
     def move(self, receiver: Receiver, track: Hashable) -> None:
         """Change a peer to another rendition, at the next packet that this has."""
+        receiver.wanted = track
         target = self._tracks.setdefault(track, Track())
         if receiver.target is not None:
             del receiver.target.joining[receiver]

@@ -1,0 +1,223 @@
+"""WHIP and WHEP over HTTP: `/whip/{stream_id}`, `/whep/{stream_id}`, the sessions under them. An ASGI application.
+
+POST an offer, get 201 with the answer and the session's URL, whose secrecy is what allows to PATCH (candidates, ICE
+restart) and DELETE it. Candidates of clients are not needed: ours is the side that waits. Errors are raised, for the
+gateway to word them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from whispr.asgi.errors import HttpError
+from whispr.asgi.wire import ClientGoneError
+from whispr.errors import Code, invalid
+from whispr.services.stream.access import Shown, shown_by
+from whispr.services.stream.webrtc.sessions import Session, Sessions
+from whispr.webrtc import sdp
+from whispr.webrtc.ice import Credentials
+from whispr.webrtc.sdp import Offer, SdpError
+
+PATH: Final = re.compile(r"/(whip|whep)/([0-9A-Za-z_-]{1,64})(?:/([0-9A-Za-z_-]{1,64}))?")
+"""What of a gateway's paths is served here."""
+OFFER: Final = "application/sdp"
+FRAGMENT: Final = "application/trickle-ice-sdpfrag"
+
+_EXPOSED = "location, etag, link, accept-post, accept-patch, retry-after, www-authenticate"
+_ASKED = "authorization, content-type, if-match"
+_NO_STORE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks for by POST."""
+
+    stream_id: str
+    offer: Offer
+    shown: Shown
+    address: str
+    user_agent: str
+
+
+Open = Callable[[Request], Awaitable[tuple[Session, str]]]
+"""Begins a session and returns it with its answer. Raises WhisprError."""
+
+
+class WebRtcEndpoints:
+    """Serves WHIP and WHEP for one process."""
+
+    def __init__(
+        self,
+        publish: Open,
+        listen: Open,
+        sessions: Sessions,
+        *,
+        client_address: Callable[[Scope, Headers], str],
+        origins: Sequence[str] = (),
+        ice_servers: Sequence[str] = (),
+    ) -> None:
+        """`origins`: those whose pages may use it, `*` for all. `ice_servers`: STUN and TURN URLs told to clients."""
+        self._open = {"whip": publish, "whep": listen}
+        self._sessions = sessions
+        self._client_address = client_address
+        self._origins = frozenset(origins)
+        self._links = [f'<{url}>; rel="ice-server"' for url in ice_servers]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI 3). Raises WhisprError."""
+        found = PATH.fullmatch(scope["path"])
+        assert found is not None, "the gateway looked"
+        protocol, stream_id, session_id = found.groups()
+        headers = Headers(scope=scope)
+        shared = self._shared(headers)
+        try:
+            if scope["method"] == "OPTIONS":
+                await _answer(send, 204, self._options(session_id) | shared)
+            elif session_id is None:
+                await self._create(protocol, stream_id, scope, headers, receive, send, shared)
+            else:
+                session = self._sessions.get(protocol, stream_id, session_id)
+                await self._of_session(session, scope, headers, receive, send, shared)
+        except HttpError as error:
+            error.headers.update(shared)
+            raise
+
+    def _shared(self, headers: Headers) -> dict[str, str]:
+        """What pages of other origins need to be told (Fetch, section 3.2.3)."""
+        origin = headers.get("origin")
+        if origin is None or not ({"*", origin} & self._origins):
+            return {}
+        allowed = {"access-control-allow-origin": "*" if "*" in self._origins else origin, "vary": "origin"}
+        return allowed | {"access-control-expose-headers": _EXPOSED}
+
+    def _options(self, session_id: str | None) -> dict[str, str]:
+        """What can be done here (RFC 9725, section 4.2; RFC 5789, section 3.1)."""
+        methods = "OPTIONS, POST" if session_id is None else "OPTIONS, PATCH, DELETE"
+        accepts = {"accept-post": OFFER} if session_id is None else {"accept-patch": FRAGMENT}
+        said = accepts | {
+            "allow": methods,
+            "access-control-allow-methods": methods,
+            "access-control-allow-headers": _ASKED,
+            "access-control-max-age": "600",
+        }
+        return said | ({"link": ", ".join(self._links)} if self._links else {})
+
+    # Endpoints
+
+    async def _create(
+        self, protocol: str, stream_id: str, scope: Scope, headers: Headers, receive: Receive, send: Send,
+        shared: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        if scope["method"] != "POST":
+            raise _not_allowed(scope["method"], "OPTIONS, POST")
+        text = await _body(receive, headers, OFFER)
+        try:
+            offer = sdp.read_offer(text)
+        except SdpError as error:
+            raise invalid({"offer": str(error)}, "invalid_offer") from None
+        if protocol == "whip" and not offer.direction.sends:
+            raise invalid({"offer": "who publishes must offer to send"}, "invalid_offer")
+        if protocol == "whep" and not offer.direction.receives:
+            raise invalid({"offer": "who listens must offer to receive"}, "invalid_offer")
+        address, agent = self._client_address(scope, headers), headers.get("user-agent", "")[:256]
+        request = Request(stream_id, offer, shown_by(scope), address, agent)
+        session, answer = await self._open[protocol](request)
+        said = {
+            "content-type": OFFER,
+            "location": f"/{protocol}/{stream_id}/{session.id}",
+            "etag": session.etag,
+            "accept-patch": FRAGMENT,
+            **_NO_STORE,
+            **shared,
+        }
+        await _answer(send, 201, said, answer.encode(), self._links)
+
+    # Sessions
+
+    async def _of_session(
+        self, session: Session, scope: Scope, headers: Headers, receive: Receive, send: Send,
+        shared: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        if scope["method"] == "DELETE":
+            session.end("its client ended it")
+            await _answer(send, 200, {**_NO_STORE, **shared})
+        elif scope["method"] == "PATCH":
+            await self._patch(session, headers, receive, send, shared)
+        else:
+            raise _not_allowed(scope["method"], "OPTIONS, PATCH, DELETE")
+
+    async def _patch(
+        self, session: Session, headers: Headers, receive: Receive, send: Send, shared: Mapping[str, str]
+    ) -> None:
+        """Candidates, or an ICE restart (RFC 9725, sections 4.3.1 to 4.3.3)."""
+        condition = headers.get("if-match", "").strip()
+        text = await _body(receive, headers, FRAGMENT)
+        if not condition:
+            raise _precondition(428, "send If-Match with the session's ETag", "precondition_required")
+        credentials = _credentials(text)
+        if condition == "*":
+            if credentials == session.remote:
+                raise _precondition(412, "an ICE restart needs new credentials", "not_a_restart")
+            answer = session.restart(credentials)
+            said = {"content-type": FRAGMENT, "etag": session.etag, **_NO_STORE, **shared}
+            await _answer(send, 200, said, answer.encode())
+            return
+        if condition != session.etag or credentials != session.remote:
+            raise _precondition(412, "that ICE session is over", "other_ice_session")
+        # What the candidates say is not looked at: a client's checks show where it is. `.local` names least of all.
+        await _answer(send, 204, {**_NO_STORE, **shared})
+
+
+def _credentials(text: str) -> Credentials:
+    """Read the credentials of a fragment. Raises INVALID_ARGUMENT."""
+    try:
+        session, *media = sdp.parse_fragment(text)
+        return sdp.credentials_of(session, media[0] if media else session)
+    except SdpError as error:
+        raise invalid({"fragment": str(error)}, "invalid_fragment") from None
+
+
+def _precondition(status: int, message: str, reason: str) -> HttpError:
+    return HttpError(status, Code.FAILED_PRECONDITION, message, reason)
+
+
+def _not_allowed(method: str, allowed: str) -> HttpError:
+    return HttpError(405, Code.UNIMPLEMENTED, f"no {method} here", "method_not_allowed", {"allow": allowed})
+
+
+async def _body(receive: Receive, headers: Headers, wanted: str) -> str:
+    """Read a body of the wanted type. Raises 413, 415, INVALID_ARGUMENT, or ClientGoneError."""
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != wanted:
+        message = f"send {wanted}, not {given[:100] or 'nothing'}"
+        raise HttpError(415, Code.INVALID_ARGUMENT, message, "unsupported_media_type", {"accept": wanted})
+    pieces: list[bytes] = []
+    size, more = 0, True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise ClientGoneError("the client left in the middle of its offer")
+        pieces.append(event.get("body", b""))
+        size, more = size + len(pieces[-1]), event.get("more_body", False)
+        if size > sdp.OFFER_BYTES_MAX:
+            message = f"at most {sdp.OFFER_BYTES_MAX} bytes"
+            raise HttpError(413, Code.INVALID_ARGUMENT, message, "too_large")
+    try:
+        return b"".join(pieces).decode()
+    except UnicodeDecodeError:
+        raise invalid({"body": "not UTF-8"}) from None
+
+
+async def _answer(
+    send: Send, status: int, headers: Mapping[str, str], body: bytes = b"", links: Sequence[str] = ()
+) -> None:
+    raw = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+    raw += [(b"link", link.encode("latin-1")) for link in links]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
