@@ -63,22 +63,24 @@ class StaleReads:
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Answer one call; see the module."""
         actor = actor_on(call)
-        asked = call.whole_request if isinstance(call, ServerCall) else None
-        if actor is None or not actor.user_id or asked is None:
+        if actor is None or not actor.user_id or not isinstance(call, ServerCall):
             return await proceed()
-        assert isinstance(call, ServerCall)
-        key, changes = (call.method, actor.user_id, asked), self._answers.changes
+        call.keeps_request = True
+        changes = self._answers.changes
         try:
             answer = await proceed()
         except WhisprError as error:
-            found = self._answers.stand_in(key) if error.code in AWAY else None
+            if error.code not in AWAY or call.request is None:
+                raise
+            found = self._answers.stand_in(_key(call, actor.user_id))
             if found is None:
                 raise
             answer, age_s = found
             call.set_initial([(STALE_KEY, str(round(age_s)))])
             return answer
-        names = (actor.user_id, *_named(call.handler.parse_request(asked)))
-        self._answers.keep(key, answer, 0.0, names, changes, size=len(asked) + answer.ByteSize())
+        key = _key(call, actor.user_id)
+        size = len(key[2]) + answer.ByteSize()
+        self._answers.keep(key, answer, 0.0, (actor.user_id, *_named(call.request)), changes, size=size)
         return answer
 
     def forget(self, *ids: str) -> None:
@@ -88,6 +90,10 @@ class StaleReads:
     def forget_all(self) -> None:
         """Forget everything, as after a time in which changes may have been missed."""
         self._answers.forget_all()
+
+
+def _key(call: ServerCall, user_id: str) -> _Key:
+    return call.method, user_id, call.request.SerializeToString(deterministic=True)
 
 
 def _named(request: Any) -> list[str]:

@@ -71,7 +71,7 @@ async def test_redis_away(
             assert (await health(world))["status"] == "degraded"
             for number in range(5):
                 await send(world, group, text=f"during {number}")
-            got = [await _next_text(channel) for _ in range(5)]
+            got = [await next_text(channel) for _ in range(5)]
             assert got == [f"during {number}" for number in range(5)]
             limiter = world.node._limiter if world.node is not None else None
             assert limiter is not None
@@ -81,7 +81,7 @@ async def test_redis_away(
             await link.join()
             await status_of(world, "redis", "up")
             await send(world, group, text="after")
-            assert await _next_text(channel) == "after"
+            assert await next_text(channel) == "after"
 
 
 async def test_nats_away(
@@ -104,13 +104,13 @@ async def test_nats_away(
             async with open_phoenix(websocket, world.token("member")) as phoenix:
                 channel = await phoenix.join(f"conversation:{group}")
                 await send(world, group, text="before")
-                assert await _next_text(channel) == "before"
+                assert await next_text(channel) == "before"
                 await eventually(told_of)
                 link.cut()
                 await status_of(world, "nats", "down")
                 for number in range(10):
                     await send(world, group, text=f"during {number}")
-                got = [await _next_text(channel) for _ in range(10)]
+                got = [await next_text(channel) for _ in range(10)]
                 assert got == [f"during {number}" for number in range(10)]
                 held = await db.fetchval("SELECT count(*) FROM events.outbox")
                 assert held > 0
@@ -137,7 +137,7 @@ async def test_postgres_away(
         async with open_phoenix(websocket, world.token("member")) as phoenix:
             channel = await phoenix.join(f"conversation:{group}")
             await send(world, group, text="1 before")
-            assert await _next_text(channel) == "1 before"
+            assert await next_text(channel) == "1 before"
             link.cut()
             await status_of(world, "postgres", "down")
             assert (await health(world))["status"] == "down"
@@ -167,10 +167,10 @@ async def test_postgres_away(
             await status_of(world, "postgres", "up")
             expected = ["1 before", *(f"2 during {number}" for number in range(3))]
             assert await texts(world, group) == expected
-            assert sorted([await _next_text(channel) for _ in range(3)]) == expected[1:]
+            assert sorted([await next_text(channel) for _ in range(3)]) == expected[1:]
 
 
-async def _next_text(channel: Any) -> str:
+async def next_text(channel: Any) -> str:
     """The text of the next message."""
     with trio.fail_after(PATIENCE_S):
         while True:

@@ -45,7 +45,9 @@ class ServerCall(ServerSideCall):
         "ended_by",
         "handler",
         "inflated",
+        "keeps_request",
         "observed",
+        "request",
         "scope",
         "stream_id",
     )
@@ -69,6 +71,10 @@ class ServerCall(ServerSideCall):
         """Bytes of its message received last, if that came compressed."""
         self.observed = False
         """It has begun, and its observers are still to be told how it has ended."""
+        self.keeps_request = False
+        """Whether an interceptor has a use for the request once the handler has taken it."""
+        self.request: Any = None
+        """The message taken last, if it is kept."""
         self._finished = False
         self._connection = connection
         self._encoding_received = head.encoding
@@ -140,11 +146,6 @@ class ServerCall(ServerSideCall):
 
     # --- Messages -----------------------------------------------------------------------------------------
 
-    @property
-    def whole_request(self) -> bytes | None:
-        """The only message of a request that came in one piece, as it came, until the handler has taken it."""
-        return self._only
-
     def receive_now(self) -> Any:
         """The only message of a request that came in one piece; None when it did not. Raises as `receive_one`."""
         # Taken once, for a call that waits may wait for long, and has no use for it.
@@ -203,9 +204,12 @@ class ServerCall(ServerSideCall):
 
     def _parse(self, message: bytes) -> Any:
         try:
-            return self.handler.parse_request(message)
+            request = self.handler.parse_request(message)
         except DecodeError as error:
             raise WhisprError(Code.INTERNAL, "a request message does not parse") from error
+        if self.keeps_request:
+            self.request = request
+        return request
 
     async def send(self, message: Any) -> None:
         """Send a message of a stream, waiting while the client is slow to read."""
