@@ -31,6 +31,18 @@ test-resilience: _dev
 test-deployment *arguments: _dev _config-checkers
     {{ python }} -m pytest -m "slow or not slow" -rs tests/deployment {{ arguments }}
 
+# the alerts, by Prometheus' own tool: every expression, and when they fire
+test-alerts: _dev _promtool
+    {{ python }} -m pytest -m "slow or not slow" -rs tests/telemetry/test_dashboards.py
+
+# out of the distribution's package, which need not be installed
+[private]
+_promtool:
+    @folder="${XDG_CACHE_HOME:-$HOME/.cache}/whispr/prometheus"; \
+    command -v promtool > /dev/null || test -x $folder/usr/bin/promtool || { \
+        mkdir -p $folder && cd $folder && apt-get download -q prometheus && dpkg -x prometheus_*.deb . && rm *.deb || \
+        echo "promtool cannot be fetched"; }
+
 # in an environment of their own: nothing of Whispr's needs them
 [private]
 _config-checkers:
