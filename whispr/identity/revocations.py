@@ -58,6 +58,10 @@ class Revocations:
         """Whether the token with these claims has been ended."""
         return claims.session_id in self._until or claims.token_id in self._until
 
+    def ended(self, session_id: str) -> bool:
+        """Whether a session has been ended."""
+        return session_id in self._until
+
     def on_revoked(self, callback: OnRevoked) -> None:
         """Call `callback(session_id, reason)` whenever a session ends; it must not block or raise."""
         self._callbacks.append(callback)

@@ -226,6 +226,10 @@ class Identity:
             except (WhisprError, trio.TooSlowError) as error:
                 log.warning("keys_not_renewed", error=str(error) or "no answer")
 
+    def is_revoked(self, session_id: str) -> bool:
+        """Whether a session has been ended, as far as this process knows."""
+        return self._revocations.ended(session_id)
+
     def revoke(self, revocation: Revocation) -> None:
         """Refuse a session's tokens from now on, and tell those who hold its sockets."""
         self._revocations.add(revocation)

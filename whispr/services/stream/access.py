@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
-from whispr.services.stream.domain import Stream
+from whispr.errors import denied, not_found, unauthenticated
+from whispr.identity import Identity
+from whispr.ids import is_id
+from whispr.services.stream.domain import WRITE, Stream, not_running
+from whispr.services.stream.store import KEY_PREFIX, StreamStore, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,18 @@ def _basic_password(encoded: str) -> str:
         return ""
 
 
-class Access(Protocol):
-    """Decides about sources."""
+class Access:
+    """Decides about sources, and knows what streams are."""
+
+    def __init__(self, store: StreamStore, identity: Identity) -> None:
+        self._store = store
+        self._identity = identity
+
+    async def describe(self, stream_id: str) -> Stream:
+        """Return what a stream is. Raises NOT_FOUND, of what is no id too."""
+        if not is_id(stream_id):
+            raise not_found("stream", stream_id)
+        return await self._store.find(stream_id)
 
     async def source(self, stream_id: str, shown: Shown) -> Stream:
         """Return the stream that a source may send to.
@@ -58,3 +73,26 @@ class Access(Protocol):
         Raises UNAUTHENTICATED without a credential or with a wrong one, PERMISSION_DENIED (not_the_streamer,
         forbidden without stream:write), NOT_FOUND, FAILED_PRECONDITION (not_started, stream_ended).
         """
+        offered = shown.token or shown.password
+        if not offered:
+            raise unauthenticated("a source shows the stream's key, or its streamer's token")
+        stream = await self.describe(stream_id)
+        if offered.startswith(KEY_PREFIX) or not shown.token:
+            await self._check_key(stream, offered)
+        else:
+            await self._check_token(stream, offered)
+        refused = not_running(stream)
+        if refused is not None:
+            raise refused
+        return stream
+
+    async def _check_key(self, stream: Stream, key: str) -> None:
+        if not hmac.compare_digest(digest(key), await self._store.key_sha256(stream.id)):
+            raise unauthenticated("this is not the stream's key", reason="wrong_key")
+
+    async def _check_token(self, stream: Stream, token: str) -> None:
+        claims = await self._identity.authenticate(token, "stream")
+        if claims.user_id != stream.streamer_id:
+            raise denied("only its streamer sends to a stream", reason="not_the_streamer")
+        if not claims.allows(WRITE):
+            raise denied("your role may not stream: it needs stream:write")

@@ -7,21 +7,52 @@
 HLS listeners have no connection, but a session that lives while they poll:
 
     session = await audience.open_session(stream_id, shown_by(scope), address, user_agent)
-    ... `?s={session.token}` in every URL ...
+    ... `session.token` in every URL ...
     listener = audience.seen(stream_id, token) or await audience.resume(stream_id, token, address, user_agent)
+
+Access ends when the stream does, the listener is put out, their invitation is taken back, the sign-in they came with
+is ended, or their signed URL expires. Processes tell each other at once; and as that may be lost, each looks again
+every `RECHECK_S`. A listener counts against the stream's limit over all nodes, in Redis; while that is away, each
+process counts its own.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+import structlog
+import trio
+
+from whispr.audio.packets import Quality
+from whispr.errors import WhisprError, denied, exhausted, not_found, unauthenticated
+from whispr.identity import Identity
+from whispr.ids import is_id, new_id
+from whispr.services.stream import metrics
 from whispr.services.stream.access import Shown
-from whispr.services.stream.listener import Listener, Transport
+from whispr.services.stream.analytics import Counting
+from whispr.services.stream.domain import StreamLimits, Viewer, may_not_listen, viewer_of
+from whispr.services.stream.ledger import Coming, Going, Ledger
+from whispr.services.stream.listener import Listener, Transport, Wish
+from whispr.services.stream.livestate import Facts, LiveState
+from whispr.services.stream.notices import PUT_OUT, RECONSIDER, WISH, Notice, Notices
+from whispr.services.stream.store import StreamStore
+from whispr.services.stream.urls import HlsPass, ListenUrls
 
 SESSION_S: Final = 6.0
 """Three target durations: an HLS listener who does not ask for longer has left."""
+BEAT_S: Final = 5.0
+"""How often Redis is told who listens here."""
+SWEEP_S: Final = 1.0
+RECHECK_S: Final = 30.0
+REMEMBERED_MAX: Final = 10_000
+"""Listeners put out whose HLS sessions are refused, per process; they end by themselves in time."""
+
+log = structlog.get_logger("whispr.stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +63,410 @@ class HlsSession:
     token: str
 
 
-class Audience(Protocol):
+@dataclass(slots=True)
+class _Place:
+    """A listener here."""
+
+    listener: Listener
+    viewer: Viewer
+    ends_at: float
+    """Unix time at which their URL expires; 0 for never."""
+    scope: trio.CancelScope | None = None
+    """Of what serves them; None for an HLS session."""
+    seen_at: float = 0.0
+    """Of an HLS session, in Trio's time."""
+
+
+class Audience:
     """The listeners that this process serves."""
 
-    def listening(
+    def __init__(
+        self,
+        store: StreamStore,
+        live: LiveState,
+        ledger: Ledger,
+        notices: Notices,
+        identity: Identity,
+        urls: ListenUrls,
+        *,
+        limits: StreamLimits,
+        country_of: Callable[[str], str],
+        on_count: Callable[[str, int], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`country_of` knows addresses; `on_count` is told how many listen to a stream when that has changed."""
+        self._store = store
+        self._live = live
+        self._ledger = ledger
+        self._notices = notices
+        self._identity = identity
+        self._urls = urls
+        self._limits = limits
+        self._country_of = country_of
+        self._on_count = on_count
+        self._clock = clock
+        self._counting = Counting(live, clock)
+        self._places: dict[str, _Place] = {}
+        self._addresses: Counter[str] = Counter()
+        self._sessions: dict[str, str] = {}
+        """HLS token → listener id."""
+        self._put_out: OrderedDict[str, None] = OrderedDict()
+        self._counts: dict[str, int] = {}
+        self._doubtful: set[str] = set()
+        """Streams whose listeners are to be checked again."""
+        self._check_now = trio.Event()
+        notices.on(self._heard)
+        identity.on_revoked(self._session_ended)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def of(self, stream_id: str) -> list[Listener]:
+        """Return who listens to a stream here."""
+        return [place.listener for place in self._places.values() if place.listener.stream.id == stream_id]
+
+    # Coming
+
+    @asynccontextmanager
+    async def listening(
         self, stream_id: str, shown: Shown, transport: Transport, address: str, user_agent: str
-    ) -> AbstractAsyncContextManager[Listener]:
+    ) -> AsyncIterator[Listener]:
         """Admit a listener for the length of the block, which is cancelled when their access ends.
 
-        Raises UNAUTHENTICATED, PERMISSION_DENIED (invitation_required, premium_required, bad_signature,
-        url_expired), NOT_FOUND, FAILED_PRECONDITION (not_started, stream_ended), RESOURCE_EXHAUSTED
-        (stream_full, too_many_listeners).
+        Raises UNAUTHENTICATED, PERMISSION_DENIED (removed, premium_required, bad_signature, url_expired), NOT_FOUND
+        (of a private stream too), FAILED_PRECONDITION (not_started, stream_ended), RESOURCE_EXHAUSTED (stream_full,
+        too_many_listeners).
         """
+        place = await self._admit(stream_id, shown, transport, address, user_agent)
+        try:
+            with trio.CancelScope() as scope:
+                place.scope = scope
+                yield place.listener
+        finally:
+            self._leave(place, "left")
 
     async def open_session(self, stream_id: str, shown: Shown, address: str, user_agent: str) -> HlsSession:
         """Admit an HLS listener. Raises as `listening`."""
+        place = await self._admit(stream_id, shown, Transport.HLS, address, user_agent)
+        listener, viewer = place.listener, place.viewer
+        token = self._urls.hls_token(
+            HlsPass(
+                stream_id, listener.id, listener.user_id, listener.session_id, viewer.premium, viewer.trusted,
+                viewer.let_in, listener.quality.value if listener.quality else "", listener.joined_at, place.ends_at,
+            )
+        )  # fmt: skip
+        self._sessions[token] = listener.id
+        return HlsSession(listener, token)
 
     def seen(self, stream_id: str, token: str) -> Listener | None:
         """Keep an HLS listener alive; None when this process does not know the session: then `resume`."""
+        place = self._places.get(self._sessions.get(token, ""))
+        if place is None or place.listener.stream.id != stream_id or place.listener.ended.is_set():
+            return None
+        place.seen_at = trio.current_time()
+        return place.listener
 
     async def resume(self, stream_id: str, token: str, address: str, user_agent: str) -> Listener:
         """Go on with a session that another process opened, or that fell silent.
 
         Raises as `listening`, and PERMISSION_DENIED (bad_signature) for a token that is not ours.
         """
+        own = self._urls.hls_pass(token, stream_id)
+        if own.listener_id in self._put_out:
+            raise denied("you have been put out of this stream", reason="removed")
+        viewer = Viewer(own.user_id, own.premium, own.trusted, own.let_in)
+        wish = Wish(Quality(own.quality) if own.quality else None)
+        place = await self._enter(
+            stream_id, viewer, Transport.HLS, address, user_agent,
+            wish=wish, session_id=own.session_id, ends_at=own.ends_at, known_as=own.listener_id,
+        )  # fmt: skip
+        self._sessions[token] = place.listener.id
+        return place.listener
+
+    async def _admit(
+        self, stream_id: str, shown: Shown, transport: Transport, address: str, user_agent: str
+    ) -> _Place:
+        try:
+            viewer, session_id, quality, ends_at = await self._who(stream_id, shown)
+            return await self._enter(
+                stream_id, viewer, transport, address, user_agent,
+                wish=Wish(quality), session_id=session_id, ends_at=ends_at,
+            )  # fmt: skip
+        except WhisprError as error:
+            metrics.REFUSED.labels(error.reason).inc()
+            raise
+
+    async def _who(self, stream_id: str, shown: Shown) -> tuple[Viewer, str, Quality | None, float]:
+        """Read a credential: who it is, in which sign-in, what they want, and until when."""
+        if shown.token:
+            claims = await self._identity.authenticate(shown.token, "stream")
+            return viewer_of(claims), claims.session_id, None, 0.0
+        await trio.lowlevel.checkpoint()
+        if not shown.query:
+            return Viewer(), "", None, 0.0
+        granted = self._urls.check(shown.query, stream_id)
+        named = Viewer(granted.user_id, granted.premium, granted.trusted)
+        viewer = named if granted.user_id else Viewer(let_in=True)
+        return viewer, granted.session_id, granted.quality, float(granted.expires_at)
+
+    async def _enter(
+        self,
+        stream_id: str,
+        viewer: Viewer,
+        transport: Transport,
+        address: str,
+        user_agent: str,
+        *,
+        wish: Wish,
+        session_id: str,
+        ends_at: float,
+        known_as: str = "",
+    ) -> _Place:
+        if not is_id(stream_id):
+            raise not_found("stream", stream_id)
+        if session_id and self._identity.is_revoked(session_id):
+            raise unauthenticated("the session has been ended", reason="session_revoked")
+        standing = await self._store.standing(stream_id, viewer.user_id)
+        stream = standing.stream
+        refused = may_not_listen(
+            stream,
+            viewer,
+            invited=standing.invited,
+            removed=standing.removed,
+            anonymous=self._limits.anonymous,
+        )
+        if refused is not None:
+            raise refused
+        self._check_room(address, viewer.user_id)
+        listener = Listener(
+            known_as or new_id(),
+            stream,
+            user_id=viewer.user_id,
+            session_id=session_id,
+            transport=transport,
+            address=address,
+            user_agent=user_agent,
+            wish=wish if wish.quality else Wish(stream.default_quality, wish.volume),
+            joined_at=self._clock(),
+        )
+        place = _Place(listener, viewer, ends_at, seen_at=trio.current_time())
+        await self._count_in(place)
+        self._add(place)
+        return place
+
+    def _check_room(self, address: str, user_id: str) -> None:
+        """Refuse one address, or one person, with too many listeners here."""
+        most = self._limits.address_listeners
+        if most and self._addresses[address] >= most:
+            raise exhausted(f"at most {most} listeners from one address", reason="too_many_listeners")
+        most = self._limits.user_listeners
+        if most and user_id:
+            count = sum(place.listener.user_id == user_id for place in self._places.values())
+            if count >= most:
+                raise exhausted(f"at most {most} listeners of one person", reason="too_many_listeners")
+
+    async def _count_in(self, place: _Place) -> None:
+        """Take one of the stream's places. Raises RESOURCE_EXHAUSTED (stream_full)."""
+        stream = place.listener.stream
+        own = place.viewer.user_id == stream.streamer_id or place.viewer.trusted
+        limits = [most for most in (stream.config.max_listeners, self._limits.listeners) if most]
+        most = 0 if own or not limits else min(limits)
+        try:
+            admitted = await self._live.admit(stream.id, place.listener.id, most)
+        except WhisprError as error:
+            log.info("listeners_counted_here", error=str(error))
+            admitted = not most or len(self.of(stream.id)) < most
+        if not admitted:
+            raise exhausted(f"the stream has room for {most} listeners", reason="stream_full")
+
+    def _add(self, place: _Place) -> None:
+        listener = place.listener
+        self._places[listener.id] = place
+        self._addresses[listener.address] += 1
+        metrics.ADMITTED.labels(listener.transport.value).inc()
+        metrics.LISTENERS.labels(listener.transport.value).inc()
+        country = self._country_of(listener.address)
+        self._counting.begin(listener, country)
+        self._ledger.came(
+            Coming(
+                listener.id, listener.stream.id, listener.user_id, listener.transport.value, country,
+                listener.joined_at,
+            )
+        )  # fmt: skip
+        self._notices.tell(
+            Notice(
+                listener.stream.id,
+                "listener_joined",
+                {"listener_id": listener.id, "user_id": listener.user_id},
+            )
+        )
+
+    # Going
+
+    def _leave(self, place: _Place, reason: str) -> None:
+        """Count a listener out, for `reason` unless there was another before."""
+        listener = place.listener
+        if self._places.pop(listener.id, None) is None:
+            return
+        listener.end(reason)
+        self._addresses[listener.address] -= 1
+        if not self._addresses[listener.address]:
+            del self._addresses[listener.address]
+        metrics.LISTENERS.labels(listener.transport.value).dec()
+        qualities = self._counting.end(listener)
+        self._ledger.went(
+            Going(
+                listener.id, listener.stream.id, self._clock(), listener.reason, qualities,
+                listener.figures.rebuffers, listener.figures.dropped_frames, listener.figures.bytes_sent,
+            )
+        )  # fmt: skip
+        data = {"listener_id": listener.id, "user_id": listener.user_id, "reason": listener.reason}
+        self._notices.tell(Notice(listener.stream.id, "listener_left", data))
+
+    def _end(self, place: _Place, reason: str) -> None:
+        """Put a listener out."""
+        place.listener.end(reason)
+        metrics.PUT_OUT.labels(reason).inc()
+        if place.scope is not None:
+            place.scope.cancel(reason=reason)
+        else:
+            self._remember(place.listener.id)
+            self._leave(place, reason)
+
+    def _remember(self, listener_id: str) -> None:
+        self._put_out[listener_id] = None
+        if len(self._put_out) > REMEMBERED_MAX:
+            self._put_out.popitem(last=False)
+
+    def _session_ended(self, session_id: str, reason: str) -> None:
+        """End the listeners of a sign-in that has been ended."""
+        del reason
+        for place in list(self._places.values()):
+            if session_id and place.listener.session_id == session_id:
+                self._end(place, "session_revoked")
+
+    def _heard(self, notice: Notice) -> None:
+        """Do what concerns listeners here."""
+        if notice.kind == PUT_OUT:
+            self._put_out_all(notice)
+        elif notice.kind == WISH:
+            self._wished(notice)
+        elif notice.kind == RECONSIDER:
+            self._doubtful.add(notice.stream_id)
+            self._check_now.set()
+        elif notice.kind == "stream_stopped":
+            for place in self._of(notice.stream_id):
+                self._end(place, "stream_ended")
+
+    def _of(self, stream_id: str) -> list[_Place]:
+        return [place for place in self._places.values() if place.listener.stream.id == stream_id]
+
+    def _put_out_all(self, notice: Notice) -> None:
+        reason = str(notice.data.get("reason", "removed"))
+        listener_id, user_id = notice.data.get("listener_id"), notice.data.get("user_id")
+        if listener_id and reason != "left":
+            self._remember(str(listener_id))
+        for place in self._of(notice.stream_id):
+            if place.listener.id == listener_id or (user_id and place.listener.user_id == user_id):
+                self._end(place, reason)
+
+    def _wished(self, notice: Notice) -> None:
+        for place in self._of(notice.stream_id):
+            listener = place.listener
+            if listener.user_id != notice.data.get("user_id"):
+                continue
+            quality, volume = listener.wish.quality, listener.wish.volume
+            if "quality" in notice.data:
+                quality = Quality(notice.data["quality"]) if notice.data["quality"] else None
+            listener.wants(Wish(quality, int(notice.data.get("volume", volume))))
+
+    # Background
+
+    async def run(self) -> None:
+        """Keep count, and look after who may listen, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._beat_for_ever)
+            nursery.start_soon(self._sweep_for_ever)
+            nursery.start_soon(self._recheck_for_ever)
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            try:
+                await self.beat()
+            except WhisprError as error:
+                log.info("listeners_not_counted", error=str(error))
+            await trio.sleep(BEAT_S)
+
+    async def beat(self) -> None:
+        """Tell Redis who listens here. Raises UNAVAILABLE."""
+        here: dict[str, list[Facts]] = {stream_id: [] for stream_id in self._counts}
+        for place in self._places.values():
+            here.setdefault(place.listener.stream.id, []).append(self._counting.facts(place.listener))
+        gone = self._counting.take_gone()
+        for stream_id in gone:
+            here.setdefault(stream_id, [])
+        try:
+            for stream_id, ids in gone.items():
+                await self._live.leave(stream_id, ids)
+            counts = await self._live.beat(here)
+        except WhisprError:
+            self._counting.put_back_gone(gone)
+            raise
+        for stream_id, count in counts.items():
+            if self._counts.get(stream_id) != count:
+                self._on_count(stream_id, count)
+        await self._counting.flush(counts)
+        self._counts = {stream_id: counts[stream_id] for stream_id, facts in here.items() if facts}
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_S)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """End HLS sessions that fell silent, and listeners whose URLs have expired."""
+        silent, now = trio.current_time() - SESSION_S, self._clock()
+        for place in list(self._places.values()):
+            if 0 < place.ends_at <= now:
+                self._end(place, "url_expired")
+            elif place.scope is None and place.listener.transport is Transport.HLS and place.seen_at < silent:
+                self._leave(place, "left")
+        if len(self._sessions) > 2 * len(self._places) + 100:
+            self._sessions = {token: each for token, each in self._sessions.items() if each in self._places}
+
+    async def _recheck_for_ever(self) -> None:
+        while True:
+            self._check_now = trio.Event()
+            with trio.move_on_after(RECHECK_S) as all_is_quiet:
+                if not self._doubtful:
+                    await self._check_now.wait()
+            if all_is_quiet.cancelled_caught:
+                self._doubtful |= {place.listener.stream.id for place in self._places.values()}
+            streams, self._doubtful = self._doubtful, set()
+            try:
+                for stream_id in streams:
+                    await self.recheck(stream_id)
+            except WhisprError as error:
+                self._doubtful |= streams
+                log.info("listeners_not_checked", error=str(error))
+                await trio.sleep(SWEEP_S)
+
+    async def recheck(self, stream_id: str) -> None:
+        """Put out everybody here who may not listen any more. Raises UNAVAILABLE."""
+        for place in self._of(stream_id):
+            try:
+                standing = await self._store.standing(stream_id, place.viewer.user_id)
+            except WhisprError as error:
+                if error.reason != "not_found":
+                    raise
+                self._end(place, "stream_ended")
+                continue
+            refused = may_not_listen(
+                standing.stream,
+                place.viewer,
+                invited=standing.invited,
+                removed=standing.removed,
+                anonymous=self._limits.anonymous,
+            )
+            if refused is not None:
+                self._end(place, "uninvited" if refused.reason == "not_found" else refused.reason)

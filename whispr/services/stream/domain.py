@@ -10,7 +10,8 @@ from datetime import datetime
 import msgspec
 
 from whispr.audio.packets import Codec, Quality
-from whispr.errors import WhisprError, conflict
+from whispr.errors import WhisprError, conflict, denied, not_found, unauthenticated
+from whispr.tokens import Claims
 
 TITLE_CHARS_MAX = 200
 DESCRIPTION_CHARS_MAX = 4000
@@ -135,6 +136,66 @@ class StreamLimits:
     listen_url_s: float = 3600.0
     anonymous: bool = True
     """Whether people without an account listen to streams that are open to anybody."""
+
+
+MODERATE = "stream:moderate"
+"""The permission to end streams of others and put people out; administrators have it by `*:*`."""
+WRITE = "stream:write"
+"""The permission to make streams and send to them."""
+PREMIUM = "room:create_premium"
+"""A premium person is one whose role may do this, as in rooms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Somebody who wants to know of a stream or hear it."""
+
+    user_id: str = ""
+    """Empty for somebody without an account."""
+    premium: bool = False
+    trusted: bool = False
+    """Whether they moderate streams, or are a service."""
+    let_in: bool = False
+    """Whether they have a URL that lets whoever has it listen."""
+
+
+def viewer_of(claims: Claims) -> Viewer:
+    """Return who shows a token."""
+    if claims.is_service:
+        return Viewer(trusted=True)
+    return Viewer(claims.user_id, claims.allows(PREMIUM), claims.allows(MODERATE))
+
+
+def may_not_know(stream: Stream, viewer: Viewer, *, invited: bool) -> WhisprError | None:
+    """Return why somebody is not told of a stream: UNAUTHENTICATED to ask for a token, else NOT_FOUND."""
+    known = viewer.trusted or viewer.let_in or viewer.user_id == stream.streamer_id
+    if known or stream.visibility is not Visibility.PRIVATE_STREAM or invited:
+        return None
+    if not viewer.user_id:
+        return unauthenticated("the stream is for those who are invited: send a token, or use a signed URL")
+    return not_found("stream", stream.id)
+
+
+def may_not_listen(
+    stream: Stream, viewer: Viewer, *, invited: bool, removed: bool, anonymous: bool
+) -> WhisprError | None:
+    """Return why somebody may not hear a stream; `anonymous`: whether people without an account may at all.
+
+    UNAUTHENTICATED, NOT_FOUND, PERMISSION_DENIED (removed, premium_required), and as `not_running`.
+    """
+    refused = may_not_know(stream, viewer, invited=invited)
+    if refused is not None:
+        return refused
+    if viewer.trusted or viewer.user_id == stream.streamer_id:
+        return not_running(stream)
+    if removed:
+        return denied("you have been put out of this stream", reason="removed")
+    if not viewer.let_in:
+        if not viewer.user_id and (not anonymous or stream.visibility is Visibility.PREMIUM_ONLY):
+            return unauthenticated("this stream is for people with an account: send a token")
+        if stream.visibility is Visibility.PREMIUM_ONLY and not viewer.premium:
+            return denied("this stream is for premium people", reason="premium_required")
+    return not_running(stream)
 
 
 def not_running(stream: Stream) -> WhisprError | None:

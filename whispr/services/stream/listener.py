@@ -131,7 +131,7 @@ class Listener:
             self.rendition = rendition
 
     def end(self, reason: str) -> None:
-        """Let what serves them stop: `reason` is left, stream_ended, session_revoked, kicked, uninvited, …"""
+        """Let what serves them stop: `reason` is left, stream_ended, session_revoked, removed or another."""
         if not self.ended.is_set():
             self.reason = reason
             self.ended.set()
