@@ -20,7 +20,10 @@ from tests.integration.following import Follower
 from tests.integration.load import Sender, until_acked
 from tests.integration.test_resilience import alive
 from tests.product import UNLIMITED, Product, StartError, running, start
+from whispr.errors import WhisprError
 from whispr.realtime.client import Phoenix, Refused, open_phoenix
+from whispr.realtime.upgrade import Rejected
+from whispr.seats import TTL_S
 
 pytestmark = pytest.mark.timeout(240)  # each starts three processes, on a machine that may be busy
 
@@ -204,6 +207,31 @@ async def test_a_worker_that_goes_loses_nothing(fresh: Product, number: signal.S
     assert any(follower.joins > 1 for follower in followers)
     if number is signal.SIGTERM:
         assert {code for follower in followers for code in follower.codes} == {1012}
+
+
+@pytest.mark.slow
+async def test_a_persons_sockets_are_limited_over_all_workers(tmp_path: Path) -> None:
+    """The 21st is refused whichever worker it meets; a worker killed with some of them gives back as many."""
+    environ = {name: value for name, value in UNLIMITED.items() if not name.endswith("USER_SOCKETS")}
+    with running(tmp_path / "data", environ, "--workers", "2") as product:
+        _, token = product.sign_up("vera")
+        async with AsyncExitStack() as stack:
+            for _ in range(20):
+                await stack.enter_async_context(open_phoenix(product.websocket_url, token))
+            for _ in range(8):
+                with pytest.raises(Rejected, match="at most 20 sockets"):
+                    await stack.enter_async_context(open_phoenix(product.websocket_url, token))
+            lost = int(metric(product, "whispr_ws_sockets")["1"])
+            os.kill(pid_of(product, 1), signal.SIGKILL)
+            began, again = time.monotonic(), 0
+            while again < lost:
+                assert time.monotonic() < began + TTL_S + 20, f"{again} of {lost} came back"
+                with suppress(Rejected, OSError, WhisprError):
+                    await stack.enter_async_context(open_phoenix(product.websocket_url, token))
+                    again += 1
+            for _ in range(8):
+                with pytest.raises(Rejected, match="at most 20 sockets"):
+                    await stack.enter_async_context(open_phoenix(product.websocket_url, token))
 
 
 @pytest.mark.slow
