@@ -174,3 +174,14 @@ def test_a_service_token_is_renewed_before_it_expires(tmp_path: Path) -> None:
     now += 1
     assert token() != first
     assert verifier.verify(token()).username == "gateway"
+
+
+def test_a_service_token_outlives_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    """A token minted while the clock was ahead is not given out once it has been put right."""
+    ring = ensure_keys(tmp_path)
+    now = 1_800_003_600.0
+    token = ServiceToken(ring.signer, "gateway", clock=lambda: now)
+    verifier = Verifier(ring.public_keys, clock=lambda: now)
+    token()
+    now -= 3600
+    assert verifier.verify(token()).username == "gateway"

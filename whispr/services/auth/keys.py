@@ -242,7 +242,8 @@ def mint_service_token(
 class ServiceToken:
     """A callable that returns a service token with life left in it, minting anew when half has gone.
 
-    And when another key signs: the old one may be retired before its tokens have expired.
+    And when another key signs: the old one may be retired before its tokens have expired. And when the clock is
+    before the time of minting: it was set back, and by it the token is not valid yet.
     """
 
     def __init__(self, signer: Signer | Callable[[], Signer], name: str, clock: Clock = time.time) -> None:
@@ -251,14 +252,16 @@ class ServiceToken:
         self._clock = clock
         self._token = ""
         self._kid = ""
+        self._minted_at = 0.0
         self._renew_at = 0.0
 
     def __call__(self) -> str:
         """Return the token."""
         now = self._clock()
         signer = self._signer if isinstance(self._signer, Signer) else self._signer()
-        if now >= self._renew_at or signer.kid != self._kid:
+        if not self._minted_at <= now < self._renew_at or signer.kid != self._kid:
             self._token = mint_service_token(signer, self._name, clock=self._clock)
             self._kid = signer.kid
+            self._minted_at = now
             self._renew_at = now + SERVICE_TOKEN_LIFETIME_S / 2
         return self._token
