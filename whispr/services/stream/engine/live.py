@@ -206,9 +206,14 @@ class Live:
     # Upstream
 
     def wanted(self) -> list[Rendition]:
-        """Return the renditions to be made now."""
-        now = trio.current_time()
-        return [each for each, track in self._tracks.items() if track.wanted(now, LINGER_S)]
+        """Return the renditions to be made now; those that nobody hears any more are at rest from then on."""
+        now, wanted = trio.current_time(), []
+        for rendition, track in self._tracks.items():
+            if track.wanted(now, LINGER_S):
+                wanted.append(rendition)
+            elif track.next_pts is not None:
+                track.rest()
+        return wanted
 
     def publish(self, rendition: Rendition, packets: Sequence[Packet]) -> None:
         """Hand out packets that go on where the ones before ended."""

@@ -10,13 +10,51 @@ block simply ends. A stream whose source has gone goes on in silence for the gra
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
 
 from whispr.audio.packets import Quality
+from whispr.errors import conflict, exhausted
+from whispr.services.stream.engine import metrics
+from whispr.services.stream.engine.containers import Reader
+from whispr.services.stream.engine.ladder import Made
 from whispr.services.stream.engine.live import Live, Sound
+from whispr.services.stream.engine.production import Production
+
+STREAMS_PER_CORE: Final = 12
+"""Full ladders that a core encodes, measured, with room to spare."""
+BUSY_MAX: Final = 0.85
+"""Share of the cores that encoding may take before a new stream is refused."""
+BUSY_OVER_S: Final = 10.0
+AHEAD_S: Final = 0.5
+"""How far a source of a container may be before what is heard."""
+RETRY_S: Final = 30.0
+NEWS_MAX: Final = 64
+"""Things to be told about one stream; beyond, the oldest are left out. `ended` is always told, and last."""
+
+log = structlog.get_logger("whispr.stream")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How a node is set."""
+
+    streams: int = 0
+    """At most so many at once; 0 for `STREAMS_PER_CORE` times the cores."""
+    cores: int = 0
+    """Threads that encode at a time; 0 for as many as this process may use."""
+    takeover: bool = False
+    """Whether a second source of a stream takes the first one's place, rather than being refused."""
+    grace_s: float = 15.0
+    """How long a stream goes on in silence without a source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,32 +73,8 @@ class SourceOptions:
     """What the stream begins with."""
 
 
-class Feed(Protocol):
-    """One source's way in."""
-
-    @property
-    def live(self) -> Live:
-        """The stream it feeds."""
-
-    @property
-    def reason(self) -> str:
-        """Why its block was cancelled; empty while it was not."""
-
-    def opus(self, data: bytes, timestamp: int, *, lost: int = 0) -> None:
-        """Take an Opus packet, in order. `timestamp` in 1/48000 s, without wraps; `lost`: packets before it.
-
-        What is no Opus packet counts as lost.
-        """
-
-    async def container(self, chunks: AsyncIterator[bytes], form: str) -> None:
-        """Take a container's bytes to their end; waits where they come faster than they are heard.
-
-        Raises INVALID_ARGUMENT (unsupported_media, malformed_media).
-        """
-
-
-class Hooks(Protocol):
-    """What others do when something happens to a stream. Called in order, one at a time for each stream."""
+class Hooks:
+    """What others do when something happens to a stream: to be overridden. Called in order for each stream."""
 
     async def started(self, live: Live) -> None:
         """The first source has connected."""
@@ -68,23 +82,245 @@ class Hooks(Protocol):
     async def source_changed(self, live: Live) -> None:
         """A source has connected or gone: `live.source` says which."""
 
+    async def described(self, live: Live, facts: dict[str, str]) -> None:
+        """The source says what it plays: title, artist, album, genre, as far as it does."""
+
     async def ended(self, live: Live) -> None:
         """It is live no more: `live.reason` says why (stopped, source_gone, failed, shutdown)."""
 
 
-class Lives(Protocol):
-    """The live streams of a process."""
+class Feed:
+    """One source's way in."""
+
+    def __init__(
+        self, production: Production, tell: Callable[[dict[str, str]], None], reader: Reader
+    ) -> None:
+        self.reason = ""
+        """Why its block was cancelled; empty while it was not."""
+        self.scope = trio.CancelScope()
+        self._production = production
+        self._tell = tell
+        self._reader = reader
+
+    @property
+    def live(self) -> Live:
+        """The stream it feeds."""
+        return self._production.live
+
+    def opus(self, data: bytes, timestamp: int | None = None, *, lost: int = 0) -> None:
+        """Take an Opus packet, in order. `timestamp` in 1/48000 s, without wraps; `lost`: packets before it.
+
+        Without a timestamp it goes on where the one before ended. What is no Opus packet counts as lost.
+        """
+        if self.reason:
+            return
+        self.live.source.codec = "opus"
+        self._production.count(len(data))
+        self._production.opus(data, timestamp, lost)
+
+    async def container(self, chunks: AsyncIterator[bytes], form: str) -> None:
+        """Take a container's bytes to their end; waits where they come faster than they are heard.
+
+        `form` as `containers.FORMS` names it.
+        Raises INVALID_ARGUMENT (unsupported_media, malformed_media), and whatever `chunks` raises.
+        """
+        await self._reader.read(chunks, form, self._production, self.describe, AHEAD_S)
+
+    def describe(self, facts: dict[str, str]) -> None:
+        """Say what is played: `containers.TAGS`, as far as known."""
+        if facts and not self.reason:
+            self._tell(facts)
+
+    def end(self, reason: str) -> None:
+        """Cancel its block."""
+        if not self.reason:
+            self.reason = reason
+            self.scope.cancel(reason=reason)
+
+
+class _Held:
+    """A live stream, the source it has, and what is to be told about it."""
+
+    def __init__(self, production: Production) -> None:
+        self.production = production
+        self.feed: Feed | None = None
+        self.news: deque[Callable[[], Awaitable[None]]] = deque(maxlen=NEWS_MAX)
+        self.rung = trio.Event()
+        self.last = False
+        """Whether nothing more will be told."""
+
+    def tell(self, news: Callable[[], Awaitable[None]]) -> None:
+        self.news.append(news)
+        self.rung.set()
+
+
+class Lives:
+    """The live streams of a process. `run` must be running."""
+
+    def __init__(self, options: EngineOptions | None = None, hooks: Hooks | None = None) -> None:
+        self.options = options or EngineOptions()
+        self.hooks = hooks or Hooks()
+        """May be set until the first source connects."""
+        self._cores = self.options.cores or len(os.sched_getaffinity(0))
+        self._limiter = trio.CapacityLimiter(self._cores)
+        self._most = self.options.streams or STREAMS_PER_CORE * self._cores
+        self._reader = Reader(self._most)
+        self._held: dict[str, _Held] = {}
+        self._relayed: dict[str, Live] = {}
+        self._nursery: trio.Nursery | None = None
+        self._busy = 0.0
+        self._busy_at = 0.0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Make streams until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     def get(self, stream_id: str) -> Live | None:
-        """Find a stream that is live here."""
+        """Find a stream that is live here, made here or relayed."""
+        held = self._held.get(stream_id)
+        return held.production.live if held is not None else self._relayed.get(stream_id)
 
-    def __iter__(self) -> Iterator[Live]: ...
+    def made_here(self, stream_id: str) -> bool:
+        """Whether a stream's source is connected to this process, or was a moment ago."""
+        return stream_id in self._held
 
-    def source(self, stream_id: str, options: SourceOptions) -> AbstractAsyncContextManager[Feed]:
-        """Connect a source.
+    def __iter__(self) -> Iterator[Live]:
+        yield from [held.production.live for held in self._held.values()]
+        yield from list(self._relayed.values())
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, live: Live) -> None:
+        """Let a stream be found that another node makes and something here relays."""
+        assert live.stream_id not in self._held, "it is made here"
+        self._relayed[live.stream_id] = live
+
+    def remove(self, live: Live) -> None:
+        """Take back what `add` did."""
+        if self._relayed.get(live.stream_id) is live:
+            del self._relayed[live.stream_id]
+
+    def end(self, stream_id: str, reason: str) -> None:
+        """End a stream, if it is made here, and with it its source's connection."""
+        held = self._held.get(stream_id)
+        if held is not None:
+            held.production.stop(reason)
+
+    @asynccontextmanager
+    async def source(self, stream_id: str, options: SourceOptions) -> AsyncIterator[Feed]:
+        """Connect a source for the length of the block.
 
         Raises FAILED_PRECONDITION (source_connected), RESOURCE_EXHAUSTED (too_many_streams).
         """
+        held = await self._admit(stream_id, options)
+        production = held.production
+        feed = held.feed = Feed(production, partial(self._describe, held), self._reader)
+        metrics.SOURCES.labels(options.kind).inc()
+        production.grace_s = self.options.grace_s if options.grace_s is None else options.grace_s
+        production.connect(options.kind)
+        held.tell(lambda: self.hooks.source_changed(production.live))
+        try:
+            with feed.scope:
+                yield feed
+        finally:
+            feed.reason = feed.reason or "left"
+            if held.feed is feed:
+                held.feed = None
+                production.disconnect()
+                held.tell(lambda: self.hooks.source_changed(production.live))
 
-    def end(self, stream_id: str, reason: str) -> None:
-        """End a stream, if it is live here."""
+    async def _admit(self, stream_id: str, options: SourceOptions) -> _Held:
+        """Find or begin the stream, with nobody else as its source."""
+        await trio.lowlevel.checkpoint()
+        held = self._held.get(stream_id)
+        if held is None:
+            return self._begin(stream_id, options)
+        if held.feed is not None:
+            takes = self.options.takeover if options.takeover is None else options.takeover
+            if not takes:
+                metrics.REFUSED.labels("source_connected").inc()
+                raise conflict("the stream has a source that is connected", "source_connected")
+            held.feed.end("another source took over")
+            held.feed = None
+        return held
+
+    def _begin(self, stream_id: str, options: SourceOptions) -> _Held:
+        self._check_room()
+        assert self._nursery is not None, "it runs"
+        production = Production(stream_id, self, grace_s=self.options.grace_s, top=options.top)
+        production.live.sound = options.sound or Sound()
+        held = self._held[stream_id] = _Held(production)
+        self._relayed.pop(stream_id, None)
+        held.tell(lambda: self.hooks.started(production.live))
+        self._nursery.start_soon(self._hold, held)
+        return held
+
+    def _check_room(self) -> None:
+        """Refuse what this machine has no room for."""
+        if len(self._held) >= self._most:
+            why = f"this node makes {len(self._held)} streams, which is its limit"
+        elif self.busy > BUSY_MAX:
+            why = f"this node's encoders are busy {self.busy:.0%} of the time"
+        else:
+            return
+        metrics.REFUSED.labels("too_many_streams").inc()
+        raise exhausted(why, RETRY_S, reason="too_many_streams")
+
+    async def _hold(self, held: _Held) -> None:
+        """Be a stream's task: make it, tell of it, and say that it has ended."""
+        production, hooks = held.production, self.hooks
+        metrics.LIVE.inc()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tell_all, held)
+                await production.run()
+                self._held.pop(production.live.stream_id, None)
+                if held.feed is not None:
+                    held.feed.end(f"the stream ended: {production.live.reason}")
+                held.last = True
+                held.tell(lambda: hooks.ended(production.live))
+        finally:
+            self._held.pop(production.live.stream_id, None)
+            metrics.LIVE.dec()
+
+    async def _tell_all(self, held: _Held) -> None:
+        """Tell one thing after another, until the stream's end is told."""
+        while not (held.last and not held.news):
+            await held.rung.wait()
+            held.rung = trio.Event()
+            while held.news:
+                news = held.news.popleft()
+                try:
+                    await news()
+                except Exception:
+                    log.exception("stream_hook_failed", stream_id=held.production.live.stream_id)
+
+    def _describe(self, held: _Held, facts: dict[str, str]) -> None:
+        held.tell(lambda: self.hooks.described(held.production.live, facts))
+
+    # Workers
+
+    async def climb(self, work: Callable[[], Made]) -> Made:
+        """Run a stream's work in a thread; as many at a time as there are cores."""
+        made = await trio.to_thread.run_sync(work, limiter=self._limiter)
+        self._note_busy(made.cpu_s)
+        return made
+
+    @property
+    def busy(self) -> float:
+        """Return the share of the cores that encoding took in the last seconds, 0 to 1."""
+        self._note_busy(0.0)
+        return self._busy / BUSY_OVER_S / self._cores
+
+    def _note_busy(self, cpu_s: float) -> None:
+        """Keep a sum that forgets: what is `BUSY_OVER_S` ago counts a third."""
+        now = trio.current_time()
+        self._busy *= 0.5 ** ((now - self._busy_at) / BUSY_OVER_S * 1.4427)
+        self._busy += cpu_s
+        self._busy_at = now

@@ -1,0 +1,238 @@
+"""A stream that is made here: its source, its clock, and the task that makes renditions of what comes.
+
+Every `TICK_S` the task takes what has come, has it decoded, measured and encoded in a worker thread, one hop for all
+of it, and hands out the packets. A source's own Opus packets need no thread: where they serve as a rendition they are
+handed out as they come. Which renditions those are is decided at each tick: those that ask for about the source's
+bitrate or more, while the streamer's volume leaves the sound as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from whispr.audio.opus import PACKET, SILENCE, concealment
+from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Quality, Rendition
+from whispr.services.stream.engine import metrics
+from whispr.services.stream.engine.bitrate import Bitrate
+from whispr.services.stream.engine.encoders import silence
+from whispr.services.stream.engine.ladder import Ladder, Made
+from whispr.services.stream.engine.line import Kind, Line, Piece
+from whispr.services.stream.engine.live import FITS, Levels, Live
+from whispr.services.stream.engine.meters import Gain
+
+TICK_S: Final = 0.1
+PACKET_STALL_S: Final = 0.3
+"""How long packets may fail to come before they are concealed."""
+CONTAINER_STALL_S: Final = 1.0
+"""The same over TCP, which delivers late but all."""
+SILENT_LUFS: Final = -60.0
+SILENT_S: Final = 5.0
+"""So long nothing is to be heard before it is said that the source is silent."""
+LOSS_WEIGHT: Final = 0.02
+"""Of the newest tick in the share that is lost: it is that of about 5 s."""
+
+log = structlog.get_logger("whispr.stream")
+
+
+class Workers(Protocol):
+    """Where encoding is done."""
+
+    async def climb(self, work: Callable[[], Made]) -> Made:
+        """Run it in a thread, when one is free."""
+
+
+class Production:
+    """One stream's making. `run` it."""
+
+    def __init__(self, stream_id: str, workers: Workers, *, grace_s: float, top: Quality | None) -> None:
+        now = trio.current_time()
+        self.live = Live(stream_id, datetime.now(UTC), top=top)
+        self.line = Line(now)
+        self.grace_s = grace_s
+        self._workers = workers
+        self._ladder: Ladder | None = None
+        self._passing: set[Rendition] = set()
+        self._bitrate = Bitrate()
+        self._last_packet = SILENCE
+        self._quiet_at: float | None = None
+        self._away_at: float | None = now
+        self._counted = (0, 0)
+        """Pieces lost, and all, as last counted."""
+        self._scope = trio.CancelScope()
+
+    # The source
+
+    def connect(self, kind: str) -> None:
+        """A source begins."""
+        source, now = self.live.source, trio.current_time()
+        source.kind, source.connected, source.away_since = kind, True, None
+        source.codec, source.lossless, source.loss = "", False, 0.0
+        source.bitrate_bps = 0
+        source.connections += 1
+        self._away_at = self._quiet_at = None
+        self._bitrate = Bitrate()
+        self.line.connect(now, PACKET_STALL_S)
+
+    def read_container(self, codec: str, *, lossless: bool) -> None:
+        """What the source sends comes in a container, over TCP."""
+        self.live.source.codec, self.live.source.lossless = codec, lossless
+        self.line.stall_s = CONTAINER_STALL_S
+
+    def disconnect(self) -> None:
+        """Its source is gone; the stream goes on in silence."""
+        self.live.source.connected = False
+        self.live.source.away_since, self.live.source.silent_since = datetime.now(UTC), None
+        self._away_at = trio.current_time()
+        self.line.disconnect()
+
+    def opus(self, data: bytes, timestamp: int | None = None, lost: int = 0) -> None:
+        """Take a packet of the source's, as `Feed.opus` says. Its bytes are counted by `count`."""
+        self.line.opus(data, trio.current_time(), timestamp, lost)
+        self._passing = {each for each in self._passing if self._pass_on(each)}
+        self.live.now_pts = self.line.head
+
+    def pcm(self, data: bytes) -> None:
+        """Take samples of the source's: 16 bits, stereo, 48 kHz."""
+        self.line.pcm(data, trio.current_time())
+        self.live.now_pts = self.line.head
+
+    def count(self, size: int) -> None:
+        """Note that bytes have come from the source."""
+        # By the sound's own time: what comes in a burst is no higher bitrate.
+        if self._bitrate.add(size, self.line.head / CLOCK_HZ):
+            self.live.source.bitrate_bps = self._bitrate.bps
+        metrics.RECEIVED.inc(size)
+
+    # The task
+
+    async def run(self) -> None:
+        """Make the stream until it ends, which is when `live.ended` is set."""
+        reason = "shutdown"
+        try:
+            with self._scope:
+                reason = await self._make()
+        except Exception:
+            reason = "failed"
+            log.exception("stream_failed", stream_id=self.live.stream_id)
+        finally:
+            self.live.end(self.live.reason or reason)
+
+    def stop(self, reason: str) -> None:
+        """End the stream."""
+        self.live.reason = self.live.reason or reason
+        self._scope.cancel(reason=f"the stream ends: {reason}")
+
+    async def _make(self) -> str:
+        """Return why it ends."""
+        self._ladder = await trio.to_thread.run_sync(Ladder)
+        due = trio.current_time()
+        while True:
+            due += TICK_S
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            if now - due > 1.0:
+                due = now  # this machine was away for a while; there is no use in ticking after it
+            if self._away_at is not None and now - self._away_at >= self.grace_s:
+                return "source_gone"
+            self.line.paused = self.live.paused
+            self.line.tick(now)
+            await self._tick(self._ladder)
+
+    async def _tick(self, ladder: Ladder) -> None:
+        encode = self._decide()
+        pieces = self.line.take()
+        self.live.now_pts = self.line.head
+        if not pieces:
+            return
+        sound = self.live.sound
+        made = await self._workers.climb(lambda: ladder.climb(pieces, encode, sound))
+        for rendition, packets in made.packets.items():
+            self._hand_out(rendition, packets)
+        self._note(made)
+
+    def _decide(self) -> dict[Rendition, int | None]:
+        """Hand out what passes through; return what is to be encoded, and where each has to go on."""
+        live, encode = self.live, dict[Rendition, int | None]()
+        wanted = live.wanted()
+        self._passing = {each for each in wanted if self._passes(each) and self._pass_on(each)}
+        for rendition in wanted:
+            if rendition not in self._passing:
+                encode[rendition] = live.next_pts(rendition)
+        return encode
+
+    def _passes(self, rendition: Rendition) -> bool:
+        if rendition.codec is not Codec.OPUS or Gain.is_needed(self.live.sound):
+            return False
+        return 0 < self._bitrate.bps * FITS <= rendition.bitrate_bps
+
+    def _pass_on(self, rendition: Rendition) -> bool:
+        """Hand out the source's packets up to now; False where one of them is none."""
+        begin = self.live.next_pts(rendition)
+        if begin is None:
+            begin = self.line.head - PACKET
+        fresh = []
+        for piece in reversed(self.line.history):
+            if piece.pts < begin:
+                break
+            fresh.append(piece)
+        if fresh and fresh[-1].pts != begin:
+            return False
+        packets = [self._packet(piece) for piece in reversed(fresh)]
+        good = [packet for packet in packets if packet is not None]
+        if len(good) < len(packets):
+            return False
+        self.live.publish(rendition, good)
+        return True
+
+    def _packet(self, piece: Piece) -> Packet | None:
+        """Return the packet that stands for a piece, None where it has to be encoded."""
+        if piece.kind is Kind.OPUS:
+            self._last_packet = piece.data
+            return Packet(piece.pts, PACKET, piece.data)
+        if piece.kind is Kind.LOST:
+            return Packet(piece.pts, PACKET, concealment(self._last_packet))
+        if piece.kind is Kind.SILENCE:
+            return Packet(piece.pts, PACKET, SILENCE)
+        return None
+
+    def _hand_out(self, rendition: Rendition, packets: Sequence[Packet]) -> None:
+        """Hand out what was encoded, from where the rendition goes on."""
+        begin = self.live.next_pts(rendition)
+        if begin is not None:
+            packets = [packet for packet in packets if packet.pts >= begin]
+            if packets and packets[0].pts > begin:
+                packets = [*silence(rendition, begin, packets[0].pts), *packets]
+        self.live.publish(rendition, packets)
+
+    # Figures
+
+    def _note(self, made: Made) -> None:
+        """Keep the figures of a tick."""
+        source, line = self.live.source, self.line
+        metrics.ENCODING.inc(made.cpu_s)
+        line.lost += made.failed
+        lost, came = line.lost - self._counted[0], line.came - self._counted[1]
+        self._counted = line.lost, line.came
+        metrics.LOST.inc(lost)
+        source.lost += lost
+        if came:
+            source.loss += (min(1.0, lost / came) - source.loss) * LOSS_WEIGHT
+        metrics.LEFT_OUT.inc(line.left_out)
+        line.left_out = 0
+        if made.levels is not None:
+            self.live.levels = made.levels
+            self._note_silence(made.levels)
+
+    def _note_silence(self, levels: Levels) -> None:
+        source, now = self.live.source, trio.current_time()
+        if not source.connected or levels.momentary_lufs > SILENT_LUFS:
+            self._quiet_at = source.silent_since = None
+        elif self._quiet_at is None:
+            self._quiet_at = now
+        elif source.silent_since is None and now - self._quiet_at >= SILENT_S:
+            source.silent_since = datetime.now(UTC) - timedelta(seconds=now - self._quiet_at)
