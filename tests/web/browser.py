@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -117,7 +118,7 @@ class Page:
             case "Log.entryAdded" if parameters["entry"]["source"] in ("security", "violation", "javascript"):
                 self.problems.append(parameters["entry"]["text"])
             case "Network.requestWillBeSent":
-                self.hosts.add(parameters["request"]["url"].split("/")[2])
+                self.hosts.add(urlsplit(parameters["request"]["url"].removeprefix("blob:")).netloc)
 
     async def look(self, *, width: int = 1280, height: int = 800, dark: bool = False) -> None:
         """Be of a size, and in a system that is light or dark."""
@@ -143,6 +144,11 @@ class Page:
         with trio.fail_after(PATIENCE_S):
             await self._loaded.wait()
 
+    async def reload_kept(self, text: str) -> None:
+        """Assert that a text which waits to be sent is kept where a reload finds it."""
+        kept = "Object.entries(sessionStorage).filter(([name]) => name.startsWith('whispr.outbox')).join()"
+        assert text in await self.evaluate(kept)
+
     async def evaluate(self, script: str) -> Any:
         """Evaluate an expression in the page, or a promise of one. Raises PageError."""
         with trio.fail_after(PATIENCE_S):
@@ -159,8 +165,8 @@ class Page:
         script = (
             "new Promise((done) => { const look = () => { let found; try { found = (() => ("
             + condition
-            + "))(); } catch { found = null; } found ? done(found === true ? true : String(found)) : setTimeout(look, 50); };"
-            " look(); })"
+            + "))(); } catch { found = null; }"
+            " found ? done(found === true ? true : String(found)) : setTimeout(look, 50); }; look(); })"
         )
         try:
             return await self.evaluate(script)

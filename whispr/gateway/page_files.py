@@ -32,6 +32,8 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+_FILE_HEADERS = {**_HEADERS, "content-security-policy": "default-src 'none'"}
+"""Of what a page loads: looked at by itself, it does nothing."""
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _SOCKET_PATH = "/socket/websocket"
 
@@ -89,7 +91,7 @@ def _served(file: Traversable, name: str, places: Places) -> Callable[[Request],
     is_page = name.endswith(".html")
 
     async def serve(request: Request) -> Response:
-        own = page_headers(places, request.headers.get("host", "")) if is_page else _HEADERS
+        own = page_headers(places, request.headers.get("host", "")) if is_page else _FILE_HEADERS
         headers = {**own, "etag": etag}
         if matches(request.headers.get("if-none-match", ""), etag):
             return Response(status_code=304, headers=headers)

@@ -7,9 +7,9 @@ import { Poll, status, table, tile, workerChooser } from "./parts.js";
 import { Plot } from "./plot.js";
 
 const EVERY_MS = 2000;
-const rate = (value) => (value >= 100 ? number(Math.round(value)) : value.toFixed(value >= 10 ? 0 : 1));
+const rate = (value) => (value >= 10 || Number.isInteger(value) ? number(Math.round(value)) : value.toFixed(1));
 const latency = (value) => duration(value < 0.01 ? Math.round(value * 10_000) / 10_000 : value);
-const millis = (value) => (value === null ? "–" : value < 1 ? `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms` : `${value.toFixed(1)} s`);
+const millis = (value) => (value === null ? "–" : value === 0 ? "0" : value < 1 ? `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms` : `${value.toFixed(1)} s`);
 
 export class Overview {
   #before = null;

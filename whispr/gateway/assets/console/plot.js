@@ -9,6 +9,7 @@ import { h } from "../shared/dom.js";
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, TOP, BOTTOM] = [480, 150, 46, 8, 18];
 const SPAN_S = 300;
+const SPAN_S_MIN = 60;
 
 function draw(tag, attributes, text) {
   const made = document.createElementNS(SVG, tag);
@@ -47,16 +48,20 @@ export class Plot {
 
   #draw(now) {
     const top = Math.max(this.floor, ceiling(Math.max(0, ...this.#points.flatMap(({ values }) => values.map((value) => value ?? 0)))));
-    const x = (at) => LEFT + (WIDTH - LEFT - 6) * (1 - (now - at) / SPAN_S);
+    // A page that was just opened has little to show: the time axis grows with it.
+    const span = Math.min(SPAN_S, Math.max(SPAN_S_MIN, Math.ceil((now - this.#points[0].at) / 60) * 60));
+    const x = (at) => LEFT + (WIDTH - LEFT - 6) * (1 - (now - at) / span);
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
     const parts = [];
     for (const share of [0, 0.5, 1]) {
       parts.push(draw("line", { x1: LEFT, x2: WIDTH - 6, y1: y(top * share), y2: y(top * share), class: "grid" }),
         draw("text", { x: LEFT - 6, y: y(top * share) + 4, class: "tick", "text-anchor": "end" }, this.format(top * share)));
     }
-    for (const minutes of [5, 4, 3, 2, 1]) {
-      parts.push(draw("text", { x: x(now - 60 * minutes), y: HEIGHT - 4, class: "tick", "text-anchor": minutes === 5 ? "start" : "middle" }, `−${minutes} min`));
+    for (let minutes = 1; minutes <= span / 60; minutes++) {
+      const anchor = minutes === span / 60 ? "start" : "middle";
+      parts.push(draw("text", { x: x(now - 60 * minutes), y: HEIGHT - 4, class: "tick", "text-anchor": anchor }, `−${minutes} min`));
     }
+    parts.push(draw("text", { x: WIDTH - 6, y: HEIGHT - 4, class: "tick", "text-anchor": "end" }, "now"));
     this.lines.forEach((_, index) => {
       let [path, pen] = ["", "M"];
       for (const { at, values } of this.#points) {
