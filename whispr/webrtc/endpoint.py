@@ -92,6 +92,11 @@ class Endpoint:
 
     # Peers
 
+    @property
+    def peers(self) -> int:
+        """How many there are, connected or on the way there."""
+        return len(self._addresses)
+
     def admit(self, offer: Offer) -> Peer:
         """Take a client in that has made an offer. Raises RESOURCE_EXHAUSTED when there are too many."""
         if len(self._addresses) >= self._options.peers_max:

@@ -23,13 +23,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final
 
 import trio
-from pylibsrtp import Error
 
 from whispr.audio.packets import CLOCK_HZ, Packet
 from whispr.webrtc import metrics, rtcp, rtp
 from whispr.webrtc.ice import Address
 from whispr.webrtc.peer import Peer
 from whispr.webrtc.rtcp import Nack
+from whispr.webrtc.srtp import SrtpError
 
 PACKET_TICKS: Final = CLOCK_HZ // 50
 RING: Final = 128
@@ -78,12 +78,16 @@ class Track:
         return not self.joining and not any(self.members.values())
 
 
+def _nobody() -> None:
+    """Nobody wants to know."""
+
+
 class Receiver:
     """One peer that hears the stream."""
 
     __slots__ = (
-        "_octets", "_packets", "address", "number", "payload_type", "peer", "protect", "resent", "resume",
-        "sendto", "since", "target", "track", "wanted",
+        "_octets", "_packets", "address", "number", "on_report", "payload_type", "peer", "protect", "resent",
+        "resume", "sendto", "since", "target", "track", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +110,8 @@ class Receiver:
         self.since = 0
         """The first number of the present rendition."""
         self.resent = 0
+        self.on_report: Callable[[], None] = _nobody
+        """Called about once a second, when it is told the time."""
         self._packets = self._octets = 0
 
     def counts(self) -> tuple[int, int]:
@@ -260,7 +266,7 @@ class Fanout:
                     receiver.sendto(receiver.protect(made), receiver.address)
                 except OSError as error:
                     metrics.lost(error)
-                except Error:
+                except SrtpError:
                     metrics.UNPROTECTED.inc()
             sent += len(members)
         metrics.SENT.inc(sent)
@@ -314,6 +320,8 @@ class Fanout:
             receiver.sendto(receiver.protect(made), receiver.address)
         except OSError as error:
             metrics.lost(error)
+        except SrtpError:
+            metrics.UNPROTECTED.inc()
 
     def report(self, slice_number: int, unix_s: float) -> None:
         """Tell a tenth of the peers the time (RFC 3550, section 6.4.1): to be called ten times a second."""
@@ -322,6 +330,7 @@ class Fanout:
         for receiver in self._receivers:
             if receiver.number % REPORT_SLICES == slice_number % REPORT_SLICES:
                 receiver.resent = 0
+                receiver.on_report()
                 packets, octets = receiver.counts()
                 if packets:
                     self._report(receiver, ntp, packets, octets, cname)

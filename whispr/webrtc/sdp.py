@@ -240,7 +240,7 @@ class Local:
 def candidate_lines(addresses: Sequence[tuple[str, int]]) -> list[str]:
     """Write host candidates of UDP, the first preferred (RFC 8839, section 5.1; priorities: RFC 8445, 5.1.2.1)."""
     return [
-        f"{number} 1 udp {(126 << 24) | ((65535 - number) << 8) | 255} {host} {port} typ host"
+        f"{number} 1 udp {(126 << 24) | ((65536 - number) << 8) | 255} {host} {port} typ host"
         for number, (host, port) in enumerate(addresses, 1)
     ]
 

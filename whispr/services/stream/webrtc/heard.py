@@ -17,8 +17,6 @@ from whispr.services.stream.webrtc.sessions import Session
 from whispr.webrtc import rtcp
 from whispr.webrtc.rtcp import Item, Nack, Report
 
-FIGURES_S: Final = 1.0
-"""Between what is said of a listener."""
 START: Final = Quality.MEDIUM
 """What AUTO begins with."""
 
@@ -42,10 +40,10 @@ class Heard:
         peer = self._session.peer
         peer.on_rtcp = self._said
         self._listener.on_wish(self._follow)
+        self._receiver.on_report = self._figure
         metrics.LISTENERS.inc()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._figures)
                 nursery.start_soon(self._until_stream_ends, nursery.cancel_scope)
                 await self._session.closed.wait()
                 nursery.cancel_scope.cancel(reason="the listener left")
@@ -100,11 +98,6 @@ class Heard:
         chosen = self._auto.report(report.fraction_lost, round_trip_s, now)
         if self._listener.wish.quality is None:
             self._change(chosen)
-
-    async def _figures(self) -> None:
-        while True:
-            await trio.sleep(FIGURES_S)
-            self._figure()
 
     def _figure(self) -> None:
         """Say what was sent."""
