@@ -46,6 +46,22 @@ class Conversations:
         self.previews.append((topic, messages))
 
 
+class Heard:
+    """Notes the events of a topic."""
+
+    def __init__(self, node: Node, topic: str) -> None:
+        self._node = node
+        self._topic = topic
+
+    def hear(self, event: str, payload: bytes, seq: int | None) -> None:
+        del payload, seq
+        self._node.got.setdefault(self._topic, []).append(event)
+        self._node.more.set()
+
+    def fell_behind(self) -> None:
+        raise AssertionError("no order is kept here")
+
+
 class Node:
     """A node's hub and its end of the bus."""
 
@@ -60,13 +76,7 @@ class Node:
 
     def listen(self, topic: str) -> Any:
         """Follow a topic; returns what ends it."""
-
-        def tap(event: str, payload: bytes, seq: int | None) -> None:
-            del payload, seq
-            self.got.setdefault(topic, []).append(event)
-            self.more.set()
-
-        return self.hub.listen(topic, tap)
+        return self.hub.listen(topic, Heard(self, topic))
 
     async def until(self, topic: str, event: str) -> list[str]:
         """Wait for an event; return all there were."""

@@ -115,7 +115,7 @@ async def test_random_clients_and_services_leak_nothing(seed: int) -> None:
                 nursery.cancel_scope.cancel(reason="the storm is over")
             hub = server.hub
             await hub.drain()
-            for name in ("_topics", "_users", "sockets"):
+            for name in ("_audiences", "_taps", "_followers", "_users", "sockets"):
                 assert not getattr(hub, name), name
             assert not any(hub.presence_state(f"wild:{n}") for n in range(TOPICS))
     errors = {entry["event"] for entry in logs if entry["log_level"] == "error"}

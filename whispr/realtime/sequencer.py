@@ -129,6 +129,16 @@ class Sequencer:
             self._send(order.base(seq, change), filled=False)
         self._look(topic, order)
 
+    async def begin(self, topic: str) -> None:
+        """Have a topic with a subscriber begin where the database is, if it has not begun. Raises WhisprError."""
+        order = self._orders.get(topic)
+        if order is None or order.based:
+            await trio.lowlevel.checkpoint()
+            return
+        heads = await self._source.heads([topic])
+        if self._orders.get(topic) is order and not order.based:
+            self.joined(topic, *heads.get(topic, (0, 0)))
+
     def offer(self, said: Said) -> None:
         """Send a broadcast when its turn comes."""
         order = self._orders.get(said.topic)

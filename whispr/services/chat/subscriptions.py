@@ -5,6 +5,8 @@ reader was put out, the room was closed, the session ended, the token ran out, o
 the error says from which seq to go on. So that a bus that was away hides no removal for long, membership is
 asked for again now and then.
 
+Numbered events come in their order, whichever node they happened on, with those that the bus has lost.
+
 With `since_seq` the reader first gets messages from the history. Messages that arrive meanwhile may be dropped
 from the queue, for the history is read until it has passed them: no gap, no duplicate.
 """
@@ -90,6 +92,10 @@ class Reader:
             self.end(denied("you are no longer in this room", reason=reason))
         elif event == "room_closed":
             self.end(conflict("the room is closed", "room_closed"))
+
+    def fell_behind(self) -> None:
+        """End: what the room has missed is too much to be read before what comes."""
+        self.end(unavailable("too many of the room's events were missed; go on from the last seq"))
 
     def wants(self, event: str) -> bool:
         """Tell whether the reader asked for this type of event."""
@@ -187,10 +193,10 @@ class Subscriptions:
         self._check_count(user_id)
         reader = Reader(user_id, session_id, types, self._queue_len_max)
         reader.replaying = since_seq is not None
-        stop = self._hub.listen(topic, reader.hear)
+        stop = self._hub.listen(topic, reader)
         self._readers.add(reader)
         try:
-            await self._hub.in_force(topic)
+            await self._hub.begin(topic)
             now_at = await last_seq()
             reader.floor = now_at if since_seq is None else since_seq
             yield RoomEvent("subscribed", 0, datetime.now(UTC), msgspec.json.encode({"seq": reader.floor}))
