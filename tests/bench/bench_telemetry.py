@@ -3,7 +3,8 @@
 The handler echoes 22 bytes, so the call is all runtime and the share of telemetry as large as it can be. Each way is
 a process of its own; rounds take turns among them, and the least CPU of each counts, which cancels a noisy machine's
 moods. Ways: none; metrics; what every process has (metrics, logs of one in a thousand calls that went well); that and
-tracing at its default ratio; that and every call traced. Options: --calls, --rounds.
+tracing at its default ratio; that and every call traced. Spans go to a collector, in a process of its own, that takes
+them all. Options: --calls, --rounds.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import trio
@@ -44,7 +46,7 @@ def interceptors(way: str, side: str, tracer: Any) -> Sequence[Any]:
     return around
 
 
-def serve(way: str, side: str, calls: int) -> None:
+def serve(way: str, side: str, calls: int, collector: str) -> None:
     """Serve, and for the client's side make the calls too, in this process."""
     import purerpc
     from google.protobuf.wrappers_pb2 import StringValue
@@ -71,7 +73,7 @@ def serve(way: str, side: str, calls: int) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             with ExitStack() as stack:
-                exporter = Exporter("http://127.0.0.1:9", {"service.name": "bench"})
+                exporter = Exporter(collector, {"service.name": "bench"})
                 tracer = tracing.Tracer(1.0 if way == "traced" else TRACE_RATIO, exporter.record)
                 if way in ("tracing", "traced"):
                     stack.enter_context(tracing.tracing_with(tracer))
@@ -119,9 +121,52 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100.0
 
 
-def measured(way: str, side: str, calls: int) -> float:
+class _Collector(BaseHTTPRequestHandler):
+    """Takes spans, and forgets them."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:  # http.server's name
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
+        """Say nothing."""
+
+
+def collect() -> None:
+    """Serve as the collector."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
+        print(server.server_port, flush=True)
+        server.serve_forever()
+
+
+@contextmanager
+def collecting() -> Iterator[str]:
+    """A collector's URL."""
+    command = [sys.executable, "-m", "tests.bench.bench_telemetry", "--collect"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def measured(way: str, side: str, calls: int, collector: str) -> float:
     """CPU microseconds a call."""
-    command = [sys.executable, "-m", "tests.bench.bench_telemetry", "--serve", way, side, str(calls)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.bench_telemetry",
+        "--serve",
+        way,
+        side,
+        str(calls),
+        collector,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
@@ -137,12 +182,12 @@ def measured(way: str, side: str, calls: int) -> float:
             process.kill()
 
 
-def compare(title: str, side: str, ways: Sequence[str], rounds: int, calls: int) -> None:
+def compare(title: str, side: str, ways: Sequence[str], rounds: int, calls: int, collector: str) -> None:
     """Measure all ways in turns, and print the least of each."""
     found: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
-            found[way].append(measured(way, side, calls))
+            found[way].append(measured(way, side, calls, collector))
     print(f"\n{title}")
     least = min(found["none"])
     for way, values in found.items():
@@ -153,15 +198,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--calls", type=int, default=200_000, help="per measurement")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--collect", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        way, side, calls = arguments.serve
-        serve(way, side, int(calls))
+    if arguments.collect:
+        collect()
         return
-    compare("served: 8 connections of 16 calls", "server", SERVERS, arguments.rounds, arguments.calls)
-    both = f"made and served in one process, {TASKS} tasks on a channel; around the calls made"
-    compare(both, "client", CHANNELS, arguments.rounds, arguments.calls // 4)
+    if arguments.serve:
+        way, side, number, url = arguments.serve
+        serve(way, side, int(number), url)
+        return
+    rounds, calls = arguments.rounds, arguments.calls
+    with collecting() as collector:
+        compare("served: 8 connections of 16 calls", "server", SERVERS, rounds, calls, collector)
+        both = f"made and served in one process, {TASKS} tasks on a channel; around the calls made"
+        compare(both, "client", CHANNELS, rounds, calls // 4, collector)
 
 
 if __name__ == "__main__":

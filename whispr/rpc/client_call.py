@@ -6,6 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import trio
+from google.protobuf.message import Message
 
 from whispr.errors import Code, WhisprError, exhausted, unavailable
 from whispr.http2.errors import ErrorCode
@@ -37,6 +38,7 @@ class ClientCall(Call):
         "_attempts",
         "_channel",
         "_connection",
+        "_deadline",
         "_encoding",
         "_inbox",
         "_kept",
@@ -53,6 +55,7 @@ class ClientCall(Call):
         "heads",
         "initial_metadata",
         "limit_s",
+        "message",
         "previous_attempts",
         "trailing_metadata",
         "wait_for_ready",
@@ -66,9 +69,10 @@ class ClientCall(Call):
         wait_for_ready: bool | None = None,
         compression: str | None = None,
     ) -> None:
-        # Only interceptors can ask before the call starts, and it takes as long as all the rest of this.
-        deadline = trio.current_effective_deadline() if channel.interceptors else inf
-        super().__init__(method, metadata, channel.target, deadline)
+        super().__init__(method, metadata, channel.target, inf)
+        self._deadline: float | None = None
+        self.message: Message | None = None
+        """The only message of the request, for a call that has one."""
         self.initial_metadata: Metadata | None = None
         """The server's, once it has come."""
         self.trailing_metadata = NO_METADATA
@@ -103,6 +107,17 @@ class ClientCall(Call):
         """Connections that were lost before anything of the call was sent."""
         self._looking: trio.CancelScope | None = None
         """Around the search for another connection."""
+
+    @property
+    def deadline(self) -> float:
+        """On Trio's clock; infinity for none. Found out when somebody asks: that takes as long as making the call."""
+        if self._deadline is None:
+            self._deadline = trio.current_effective_deadline()
+        return self._deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None:
+        self._deadline = deadline
 
     @property
     def peer_identity(self) -> PeerIdentity | None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import trio
 
 from whispr.errors import Code
-from whispr.rpc.call import NO_METADATA, Call, current_call
+from whispr.rpc.call import NO_METADATA, Call, Metadata, current_call
 from whispr.rpc.interceptors import Proceed, cancelled_code
 from whispr.rpc.statuses import status_of
 from whispr.telemetry.tracing import (
@@ -32,6 +32,7 @@ from whispr.telemetry.tracing import (
 
 _STATE = "trace"
 _SPAN = "span"
+_UNSAMPLED_ALONE = Metadata([(TRACEPARENT, UNSAMPLED.traceparent)])
 _Running = Coroutine[Any, Any, Any]
 
 
@@ -99,6 +100,9 @@ def _unrecorded() -> Context | None:
 
 def _tell(call: Call, context: Context) -> None:
     """Name the trace in a call's metadata, in place of what was passed on."""
+    if context is UNSAMPLED and not call.metadata:
+        call.metadata = _UNSAMPLED_ALONE
+        return
     pairs = [pair for pair in call.metadata if pair[0] not in (TRACEPARENT, TRACESTATE)]
     pairs.append((TRACEPARENT, context.traceparent))
     if context.state:
@@ -108,9 +112,6 @@ def _tell(call: Call, context: Context) -> None:
 
 async def _recorded(span: Span, call: Call, running: Awaitable[Any]) -> Any:
     """Run a call to its end, and keep its span (OpenTelemetry's semantic conventions for RPC)."""
-    service, _, method = span.name.partition("/")
-    span.attributes |= {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-    span.set("network.peer.address" if span.kind is Kind.SERVER else "server.address", call.peer)
     try:
         return await running
     except trio.Cancelled:
@@ -121,5 +122,12 @@ async def _recorded(span: Span, call: Call, running: Awaitable[Any]) -> Any:
         span.code = Code.INTERNAL if status is None else status.code
         raise
     finally:
-        span.set("rpc.grpc.status_code", span.code.value)
+        service, _, method = span.name.partition("/")
+        span.attributes |= {
+            "rpc.system": "grpc",
+            "rpc.service": service,
+            "rpc.method": method,
+            "network.peer.address" if span.kind is Kind.SERVER else "server.address": call.peer,
+            "rpc.grpc.status_code": span.code.value,
+        }
         span.end()

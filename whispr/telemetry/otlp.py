@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 import httpx
 import structlog
 import trio
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 from prometheus_client import Counter
 
 from whispr import __version__
-from whispr.errors import Code
+from whispr.telemetry import otlp_wire
 from whispr.telemetry.tracing import AttributeValue, Span
 
 PATH = "/v1/traces"
@@ -51,6 +50,8 @@ class Exporter:
         self._queue: deque[Span] = deque()
         self._batch: list[Span] = []
         """Under way, or to be sent again."""
+        self._body = b""
+        """The batch in protobuf, once it has been sent."""
         self._attempts = 0
         self._enough = trio.Event()
 
@@ -82,8 +83,10 @@ class Exporter:
         self._enough = trio.Event()
         taken = True
         while taken and (self._batch or self._queue):
-            while self._queue and len(self._batch) < BATCH_LEN_MAX:
-                self._batch.append(self._queue.popleft())
+            if not self._body:
+                while self._queue and len(self._batch) < BATCH_LEN_MAX:
+                    self._batch.append(self._queue.popleft())
+                self._body = encode(self._resource, self._batch)
             taken = await self._post(client)
 
     async def _post(self, client: httpx.AsyncClient) -> bool:
@@ -92,7 +95,7 @@ class Exporter:
         with trio.move_on_after(POST_S):
             try:
                 headers = {"content-type": "application/x-protobuf"}
-                answer = await client.post(self._url, content=self._encoded(), headers=headers)
+                answer = await client.post(self._url, content=self._body, headers=headers)
             except (httpx.HTTPError, OSError) as error:
                 why = str(error) or type(error).__name__
             else:
@@ -111,38 +114,17 @@ class Exporter:
         return False
 
     def _done(self) -> None:
-        self._batch = []
+        self._batch, self._body = [], b""
         self._attempts = 0
-
-    def _encoded(self) -> bytes:
-        return encode(self._resource, self._batch)
 
 
 def encode(resource: Resource, spans: Sequence[Span]) -> bytes:
     """Put spans into the body of an export request."""
     scope = InstrumentationScope(name="whispr", version=__version__)
-    scoped = trace_pb2.ScopeSpans(scope=scope, spans=[_span(span) for span in spans])
-    of_resource = trace_pb2.ResourceSpans(resource=resource, scope_spans=[scoped])
-    return ExportTraceServiceRequest(resource_spans=[of_resource]).SerializeToString()
-
-
-def _span(span: Span) -> trace_pb2.Span:
-    failed = span.code is not Code.OK
-    return trace_pb2.Span(
-        trace_id=bytes.fromhex(span.context.trace_id),
-        span_id=bytes.fromhex(span.context.span_id),
-        parent_span_id=bytes.fromhex(span.parent_id),
-        trace_state=span.context.state,
-        flags=1,
-        name=span.name,
-        kind=trace_pb2.Span.SpanKind.ValueType(span.kind),
-        start_time_unix_nano=span.begun_ns,
-        end_time_unix_nano=span.ended_ns,
-        attributes=_attributes(span.attributes),
-        status=trace_pb2.Status(code=trace_pb2.Status.STATUS_CODE_ERROR, message=span.code.name)
-        if failed
-        else None,
-    )
+    scoped = trace_pb2.ScopeSpans(scope=scope).SerializeToString() + otlp_wire.spans(spans)
+    of_resource = trace_pb2.ResourceSpans(resource=resource).SerializeToString()
+    of_resource += otlp_wire.field(2, scoped)
+    return otlp_wire.field(1, of_resource)
 
 
 def _attributes(values: Mapping[str, AttributeValue]) -> list[KeyValue]:
