@@ -144,11 +144,6 @@ class Page:
         with trio.fail_after(PATIENCE_S):
             await self._loaded.wait()
 
-    async def reload_kept(self, text: str) -> None:
-        """Assert that a text which waits to be sent is kept where a reload finds it."""
-        kept = "Object.entries(sessionStorage).filter(([name]) => name.startsWith('whispr.outbox')).join()"
-        assert text in await self.evaluate(kept)
-
     async def evaluate(self, script: str) -> Any:
         """Evaluate an expression in the page, or a promise of one. Raises PageError."""
         with trio.fail_after(PATIENCE_S):

@@ -7,7 +7,7 @@ not know.
 Everything a playlist names is relative to it:
 
     master.m3u8                       <session>/<rendition>/live.m3u8
-    <session>/<rendition>/live.m3u8   <beginning>, <prefix><msn>.m4s, <prefix><msn>.<part>.m4s
+    <session>/<rendition>/live.m3u8   <prefix>init.mp4, <prefix><msn>.m4s, <prefix><msn>.<part>.m4s
 """
 
 from __future__ import annotations
@@ -113,14 +113,13 @@ def live(
     began_at: datetime,
     *,
     prefix: str,
-    beginning: str = "init.mp4",
     reports: Iterable[Report] = (),
     skip: bool = False,
 ) -> bytes:
     """Return the media playlist of a live rendition, as far as it is; there must be a segment.
 
-    `began_at`: when the stream's clock was 0. `prefix`: before the names of segments and parts. `beginning`: the
-    initialisation segment. `skip`: as a delta update, if that leaves out anything.
+    `began_at`: when the stream's clock was 0. `prefix`: before the names of files. `skip`: as a delta update, if that
+    leaves out anything.
     """
     segments = list(segmenter.segments)
     end = segments[-1].start + segments[-1].duration
@@ -131,7 +130,7 @@ def live(
     if skipped:
         lines.append(f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}")
     else:
-        lines.append(f'#EXT-X-MAP:URI="{beginning}"')
+        lines.append(f'#EXT-X-MAP:URI="{prefix}init.mp4"')
     for segment in segments[skipped:]:
         parts = end - segment.start <= _LISTED_PARTS and not segmenter.ended
         lines += _segment_lines(segment, began_at, prefix, parts=parts)

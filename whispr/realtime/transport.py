@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Collection, Hashable
+from contextlib import suppress
 from itertools import accumulate
 from typing import Protocol
 
@@ -155,6 +156,14 @@ class Transport:
     def blocked(self) -> bool:
         """Whether the kernel's buffer is full."""
         return self._blocked
+
+    def limit_unsent(self, size: int) -> None:
+        """Have the kernel hold at most about `size` bytes that are not on their way, for what must not be late.
+
+        Past them the socket is `blocked` (TCP_NOTSENT_LOWAT, tcp(7)). Nothing where there is no such limit.
+        """
+        with suppress(OSError):
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
     def send(self, frame: bytes) -> None:
         """Send, or keep for later, one whole frame; drop it when the connection is ending. Never waits or raises."""

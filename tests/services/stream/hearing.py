@@ -45,7 +45,8 @@ class TonedLive(Live):
         """`on_demand`: makes only the renditions that somebody hears, as the product does, not all from the start."""
         super().__init__(STREAM, BEGAN_AT)
         self._hz = hz or {}
-        self._all = [] if on_demand else list(RENDITIONS.values())
+        for rendition in () if on_demand else RENDITIONS.values():
+            self.subscribe(rendition, lambda packets: None)
 
     def packets(self, rendition: Rendition, start: int, end: int) -> list[Packet]:
         """The packets that begin from `start` on and are whole by `end`: a second's, again and again."""
@@ -61,12 +62,11 @@ class TonedLive(Live):
         until = self.now_pts + round(seconds * CLOCK_HZ)
         while self.now_pts < until:
             before, self.now_pts = self.now_pts, min(until, self.now_pts + BATCH)
-            for rendition in {*self._all, *self.wanted()}:
+            for rendition in self.wanted():
                 goes_on = self.next_pts(rendition)
                 start = before if goes_on is None else goes_on
                 self.publish(rendition, self.packets(rendition, start, self.now_pts))
-        for rendition in self.wanted():
-            self.track(rendition).flush()
+                self.track(rendition).flush()
 
 
 @dataclass
@@ -125,6 +125,9 @@ class Doorkeeper:
         token = f"session{len(self.sessions)}"
         self.sessions[token] = listener
         return HlsSession(listener, token)
+
+    def put_out(self, token: str, reason: str) -> None:
+        self.sessions.pop(token).end(reason)
 
     def seen(self, stream_id: str, token: str) -> Listener | None:
         self.seen_count += 1

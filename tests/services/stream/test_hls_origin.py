@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 from urllib.parse import urljoin
 
 import pytest
@@ -60,7 +61,12 @@ class Origin:
 
 @asynccontextmanager
 async def origin(
-    stream: Stream | None = None, seconds: float = 4.0, asks: str = "", *, on_demand: bool = False
+    stream: Stream | None = None,
+    seconds: float = 4.0,
+    asks: str = "",
+    *,
+    on_demand: bool = False,
+    shared_files: bool = False,
 ) -> AsyncIterator[Origin]:
     live = TonedLive(on_demand=on_demand)
     live.advance(seconds)
@@ -73,7 +79,13 @@ async def origin(
 
     async with trio.open_nursery() as nursery:
         await nursery.start(shelves.run)
-        app = HlsOrigin(shelves, keeper, describe, lambda scope, headers: "192.0.2.1")
+        app = HlsOrigin(
+            shelves,
+            cast(Any, keeper),
+            describe,
+            lambda scope, headers: "192.0.2.1",
+            shared_files=shared_files,
+        )
         yield Origin(app, live, keeper, shelves, nursery)
         nursery.cancel_scope.cancel(reason="the test is over")
 
@@ -115,7 +127,7 @@ async def test_a_playlist_is_held_back_until_it_has_what_was_asked_for(autojump_
         await trio.testing.wait_all_tasks_blocked()
         assert held.status == 200
         assert '2.2.m4s"' in held.body.decode()
-        assert held.lines[-4].endswith('PRELOAD-HINT:TYPE=PART,URI="../../aac-medium/2.3.m4s"')
+        assert held.lines[-4].endswith('PRELOAD-HINT:TYPE=PART,URI="2.3.m4s"')
 
 
 async def test_the_part_that_is_hinted_at_is_waited_for_and_no_other(autojump_clock: MockClock) -> None:
@@ -168,14 +180,18 @@ async def test_the_first_listener_starts_the_encoders_and_waits_for_a_segment(
         o.live.advance(2.0)
         await trio.testing.wait_all_tasks_blocked()
         assert held.status == 200
-        assert files(held) == ["../../aac-medium/0.m4s"]
+        assert files(held) == ["0.m4s"]
 
 
 async def test_a_stage_that_nobody_asks_for_is_taken_down(autojump_clock: MockClock) -> None:
     """Half a minute after the last request no encoder runs for it."""
-    async with origin() as o:
+    async with origin(on_demand=True) as o:
         at = await o.variant()
-        await o.get(at)
+        pending = o.later(at)
+        await trio.testing.wait_all_tasks_blocked()
+        o.live.advance(2.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pending.status == 200
         await trio.sleep(20)
         await o.get(at)
         await trio.sleep(29)
@@ -205,16 +221,33 @@ async def test_the_end_of_a_stream_wakes_who_waits_and_closes_its_playlists(
         assert gone.error.code is Code.NOT_FOUND
 
 
-async def test_open_streams_are_cached_and_closed_ones_are_not(autojump_clock: MockClock) -> None:
-    """Sound never changes, playlists do; what is private says so."""
+async def test_sound_never_changes_and_playlists_do(autojump_clock: MockClock) -> None:
+    """Caches are told; what is a listener's own is private."""
     async with origin() as o:
         at = await o.variant()
         playlist = await o.get(at)
         assert playlist.headers["cache-control"] == "private, no-cache"
         sound = await o.get(urljoin(at, files(playlist)[0]))
-        assert sound.headers["cache-control"] == "public, max-age=600, immutable"
+        assert sound.headers["cache-control"] == "private, max-age=600, immutable"
         assert sound.headers["access-control-allow-origin"] == "*"
         assert (await o.get(MASTER)).headers["cache-control"] == "no-store"
+        shared = await o.get(f"/hls/{STREAM}/aac-medium/0.m4s")
+        assert shared.error is not None
+
+
+async def test_files_of_open_streams_can_have_one_address_for_all(autojump_clock: MockClock) -> None:
+    """Where a cache in front is to keep them; those of other streams have not."""
+    for visibility in (Visibility.PUBLIC_STREAM, Visibility.PRIVATE_STREAM):
+        async with origin(a_stream(visibility), shared_files=True) as o:
+            at = await o.variant()
+            file = urljoin(at, files(await o.get(at))[0])
+            sound = await o.get(file)
+            if visibility is Visibility.PUBLIC_STREAM:
+                assert file == f"/hls/{STREAM}/aac-medium/0.m4s"
+                assert sound.headers["cache-control"] == "public, max-age=600, immutable"
+            else:
+                assert "session0" in file
+                assert (await o.get(f"/hls/{STREAM}/aac-medium/0.m4s")).error is not None
 
 
 async def test_playlists_are_compressed_for_players_that_read_that(autojump_clock: MockClock) -> None:
@@ -252,7 +285,7 @@ async def test_whose_access_ends_gets_no_more(autojump_clock: MockClock) -> None
         at = await o.variant()
         held = o.later(f"{at}?_HLS_msn=2&_HLS_part=1")
         await trio.testing.wait_all_tasks_blocked()
-        o.door.sessions.clear()
+        o.door.put_out("session0", "kicked")
         o.live.advance(1.0)
         await trio.testing.wait_all_tasks_blocked()
         assert held.error is not None
@@ -260,19 +293,23 @@ async def test_whose_access_ends_gets_no_more(autojump_clock: MockClock) -> None
         assert (await o.get(at)).error is not None
 
 
-async def test_change_quality_swaps_the_files_under_the_same_playlist(autojump_clock: MockClock) -> None:
-    """What follows is of the pinned rendition, at the same places; AUTO gives the choice back to the player."""
+async def test_change_quality_swaps_the_sound_in_the_files_a_player_asks_for(
+    autojump_clock: MockClock,
+) -> None:
+    """What is asked for is of the pinned rendition, at the same places; AUTO gives the choice back to the player."""
     async with origin() as o:
         at = await o.variant("aac-high")
-        assert files(await o.get(at))[0] == "../../aac-high/0.m4s"
-        listener = o.door.sessions["session0"]
+        playlist = await o.get(at)
+        file, listener = urljoin(at, files(playlist)[1]), o.door.sessions["session0"]
+        high = await o.get(file)
         listener.wants(Wish(quality=Quality.LOW))
-        pinned = await o.get(at)
-        assert files(pinned)[0] == "../../aac-low/0.m4s"
-        assert 'MAP:URI="../../aac-high/init.mp4"' in pinned.body.decode()
+        low = await o.get(file)
+        assert low.body == (await o.get(file.replace("aac-high", "aac-low"))).body
+        assert len(low.body) < len(high.body)
+        assert (await o.get(at)).body == playlist.body
         assert listener.rendition is Quality.LOW
         listener.wants(Wish())
-        assert files(await o.get(at))[0] == "../../aac-high/0.m4s"
+        assert (await o.get(file)).body == high.body
 
 
 async def test_only_what_the_stream_offers_is_there(autojump_clock: MockClock) -> None:

@@ -1,17 +1,18 @@
 """The HLS origin: an ASGI application that serves live streams with low latency, and plainly to old players.
 
-    /hls/<stream>/master.m3u8                              admits a listener; needs what the stream asks of them
-    /hls/<stream>/<session>/<rendition>/live.m3u8          of that listener; may wait for what is asked for
-    /hls/<stream>/<rendition>/init.mp4|<msn>.m4s|<msn>.<part>.m4s            of streams that are open to anybody
-    /hls/<stream>/<session>/<rendition>/…                                    of others: checked for each file
+    /hls/<stream>/master.m3u8                        admits a listener; needs what the stream asks of them
+    /hls/<stream>/<session>/<rendition>/live.m3u8    the listener's playlist; may wait for what is asked for
+    /hls/<stream>/<session>/<rendition>/init.mp4, <msn>.m4s, <msn>.<part>.m4s
+    /hls/<stream>/<rendition>/…                      the same files for all, of streams that are open to anybody
 
 A session in the path, rather than in a query, makes every URL in a playlist relative and the same for all: playlists
-are rendered and compressed once for all listeners, and files of open streams have one URL, for caches to keep.
+are rendered and compressed once for all listeners. Files are asked for under the session, which ends with the
+listener's access; where a cache in front is to keep them, open streams can have one URL of each for all instead.
 
 A player that has parts asks for the playlist that will have the next one, and for that part itself, before they are
 there; both answers are held back until they are (RFC 8216bis, 6.2.5.2 and 6.3.7). Players choose their rendition
-themselves. Whose quality was pinned by ChangeQuality gets the files of that one under the playlist they follow: all
-renditions of a codec are cut alike and decode alike, so nothing is heard of the change.
+themselves. Whose quality was pinned by ChangeQuality gets the sound of that one in the files of whichever they ask
+for: all renditions of a codec are cut alike and decode alike, so nothing is heard of the change.
 """
 
 from __future__ import annotations
@@ -80,13 +81,17 @@ class HlsOrigin:
         address_of: AddressOf,
         *,
         anonymous: bool = True,
+        shared_files: bool = False,
     ) -> None:
-        """`anonymous`: whether streams open to anybody are open to people without an account."""
+        """`anonymous`: whether streams open to anybody are open to people without an account.
+
+        `shared_files`: whether files of such streams have one URL for all.
+        """
         self._shelves = shelves
         self._audience = audience
         self._describe = describe
         self._address_of = address_of
-        self._anonymous = anonymous
+        self._shared_files = shared_files and anonymous
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises WhisprError."""
@@ -107,7 +112,8 @@ class HlsOrigin:
             case [session, rendition, file]:
                 listener = await self._listener(stream_id, session, scope)
                 stage = self._stage(stream_id, listener.stream)
-                data = await _file(stage, rendition, file)
+                asked = _rendition(rendition)
+                data = await _file(stage, asked, _pinned(listener, stage, asked), file)
                 listener.report(bytes_sent=len(data))
                 await _answer(send, 200, _CLOSED_SOUND, data)
             case [rendition, file]:
@@ -131,17 +137,13 @@ class HlsOrigin:
         directives = read_directives(scope["query_string"].decode("latin-1"))
         listener = await self._listener(stream_id, session, scope)
         stage = self._stage(stream_id, listener.stream)
-        asked = _shelf(stage, _rendition(name)).rendition
-        rendition = _pinned(listener, stage, asked)
-        shelf = _shelf(stage, rendition)
+        shelf = _shelf(stage, _rendition(name))
         await _reach(shelf, directives)
-        if self._audience.seen(stream_id, session) is None:
+        if listener.ended.is_set():
             raise denied("the session has ended", "session_ended")
-        listener.report(rendition=rendition.quality)
-        above = "../../" if self._is_open(listener.stream) else "../"
-        beginning = f"{above}{asked.name}/init.mp4"
-        made = shelf.playlist(f"{above}{rendition.name}/", beginning, skip=directives.skip)
-        await _answer_text(scope, send, made)
+        listener.report(rendition=_pinned(listener, stage, shelf.rendition).quality)
+        prefix = f"../../{name}/" if self._shares_files(listener.stream) else ""
+        await _answer_text(scope, send, shelf.playlist(prefix, skip=directives.skip))
 
     async def _listener(self, stream_id: str, session: str, scope: Scope) -> Listener:
         """Return whose session it is. Raises as `Audience.resume`."""
@@ -153,13 +155,14 @@ class HlsOrigin:
         return listener
 
     async def _open_file(self, stream_id: str, rendition: str, file: str) -> bytes:
-        """Return a file of a stream that is open to anybody; of others there is none without a session."""
+        """Return a file that has one URL for all. Raises NOT_FOUND where files are had by a session alone."""
         stage = self._stage(stream_id)
         if stage.stream is None:
             stage.stream = await self._describe(stream_id)
-        if not self._is_open(stage.stream):
+        if not self._shares_files(stage.stream):
             raise not_found("file", file)
-        return await _file(stage, rendition, file)
+        asked = _rendition(rendition)
+        return await _file(stage, asked, asked, file)
 
     def _stage(self, stream_id: str, stream: Stream | None = None) -> Stage:
         """Return the stage of a live stream, which is told what is known of it now. Raises NOT_FOUND."""
@@ -170,8 +173,8 @@ class HlsOrigin:
             stage.stream = stream
         return stage
 
-    def _is_open(self, stream: Stream) -> bool:
-        return self._anonymous and stream.visibility in (Visibility.PUBLIC_STREAM, Visibility.UNLISTED)
+    def _shares_files(self, stream: Stream) -> bool:
+        return self._shared_files and stream.visibility in (Visibility.PUBLIC_STREAM, Visibility.UNLISTED)
 
 
 def _pinned(listener: Listener, stage: Stage, asked: Rendition) -> Rendition:
@@ -218,15 +221,18 @@ async def _reach(shelf: Shelf, asked: Directives) -> None:
     await shelf.until(lambda: segmenter.has(msn, asked.part))
 
 
-async def _file(stage: Stage, name: str, file: str) -> bytes:
-    """Return a file, waiting for the part that comes next. Raises NOT_FOUND, UNAVAILABLE."""
-    shelf = _shelf(stage, _rendition(name))
+async def _file(stage: Stage, asked: Rendition, given: Rendition, file: str) -> bytes:
+    """Return a file of a rendition, with the sound of the one `given` instead, waiting for the part that comes next.
+
+    Raises NOT_FOUND, UNAVAILABLE.
+    """
+    beginning, shelf = _shelf(stage, asked).init, _shelf(stage, given)
     match = _FILE.fullmatch(file)
     data = None
     if match is None:
         pass
     elif match[1]:
-        data = shelf.init
+        data = beginning
     elif match[3]:
         data = await _part(shelf, int(match[2]), int(match[3]))
     else:

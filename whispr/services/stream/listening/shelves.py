@@ -63,16 +63,16 @@ class Shelf:
         self.init = init_segment(rendition)
         self._stage = stage
         self._waiting = trio.lowlevel.ParkingLot()
-        self._rendered: dict[tuple[str, str, bool], tuple[int, Compressed]] = {}
+        self._rendered: dict[tuple[str, bool], tuple[int, Compressed]] = {}
         self._subscription = self._open(stage.live)
 
     def _open(self, live: Live) -> Subscription:
         self._take(live.recent(self.rendition))
         return live.subscribe(self.rendition, self._take)
 
-    def playlist(self, prefix: str, beginning: str, *, skip: bool) -> Compressed:
+    def playlist(self, prefix: str, *, skip: bool) -> Compressed:
         """Return the playlist as it is now; there must be a whole segment. See `playlist.live`."""
-        stage, key = self._stage, (prefix, beginning, skip)
+        stage, key = self._stage, (prefix, skip)
         known = self._rendered.get(key)
         if known is not None and known[0] == stage.version:
             return known[1]
@@ -80,7 +80,6 @@ class Shelf:
             self.segmenter,
             stage.live.started_at,
             prefix=prefix,
-            beginning=beginning,
             reports=stage.reports(self),
             skip=skip,
         )
