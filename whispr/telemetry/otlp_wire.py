@@ -49,7 +49,7 @@ def _span(span: Span) -> bytes:
 
 @lru_cache(1024)
 def _name(name: str) -> bytes:
-    return field(5, name.encode())
+    return field(5, name.encode("utf-8", "replace"))
 
 
 @lru_cache(64)
@@ -65,7 +65,7 @@ def _attribute(key: str, value: AttributeValue) -> bytes:
 def _value(value: AttributeValue) -> bytes:
     """An `AnyValue`; an integer of more than 64 bits is cut to them."""
     if isinstance(value, str):
-        return field(1, value.encode())
+        return field(1, value.encode("utf-8", "replace"))
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
