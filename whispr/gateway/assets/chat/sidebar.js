@@ -18,8 +18,8 @@ export class Sidebar {
       avatar(user.display_name, user.id),
       h("div", { class: "who" }, h("strong", {}, user.display_name), h("span", { class: "quiet" }, `@${user.username}`)),
       iconButton("exit", "Sign out", () => page.session.signOut()));
-    this.element = h("div", { class: "sidebar" },
-      h("header", { class: "sidebar-head" },
+    this.element = h("aside", { class: "sidebar", "aria-label": "Conversations and account" },
+      h("div", { class: "sidebar-head" },
         h("h1", {}, "Messages"),
         iconButton("hash", "Browse rooms", () => this.browse()),
         iconButton("plus", "New conversation", () => this.write(), { class: "icon-button filled" })),

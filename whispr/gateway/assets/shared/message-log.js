@@ -23,7 +23,8 @@ export class MessageLog {
 
   constructor({ api, session, people }, talk, { onReply }) {
     Object.assign(this, { api, people, talk, onReply, me: session.user.id });
-    this.list = h("ol", { class: "messages", role: "log", "aria-label": "Messages", "aria-live": "off", tabindex: "0" });
+    // Additions are announced in our own words: what is drawn again, such as a receipt, is nothing new.
+    this.list = h("div", { class: "messages", role: "log", "aria-label": "Messages", "aria-live": "off", tabindex: "0" });
     this.start = h("p", { class: "log-start quiet" });
     this.newer = h("button", { type: "button", class: "to-end", hidden: true, onclick: () => this.toEnd(true) },
       icon("down"), h("span", {}, "New messages"));
@@ -127,12 +128,13 @@ export class MessageLog {
     const name = this.people.name(message.sender_id);
     const at = new Date(message.sent_at);
     if (message.message_type === "system") {
-      return h("li", { class: "note", tabindex: "-1" }, message.text || "");
+      return h("p", { class: "note", tabindex: "-1" }, message.text || "");
     }
     const time = h("time", { datetime: message.sent_at, title: full(at) }, clock(at));
-    const head = follows ? h("span", { class: "sr-only" }, `${name}, `, time.cloneNode(true))
+    const head = follows ? null
       : h("div", { class: "head" }, h("span", { class: "name" }, mine ? "You" : name), time);
-    const row = h("li", { class: `message${mine ? " mine" : ""}${follows ? " follows" : ""}`, tabindex: "-1", "data-seq": message.seq },
+    const label = `${mine ? "You" : name}, ${clock(at)}`;
+    const row = h("article", { class: `message${mine ? " mine" : ""}${follows ? " follows" : ""}`, tabindex: "-1", "aria-label": label, "data-seq": message.seq },
       h("div", { class: "side" }, follows ? null : avatar(name, message.sender_id)),
       h("div", { class: "bubble" }, head, this.#body(message), this.#reactions(message)),
       message.deleted_at ? null : this.#actions(message, mine));
@@ -230,7 +232,7 @@ export class MessageLog {
 
   #pendingRow(entry) {
     const failed = entry.state === "failed";
-    return h("li", { class: `message mine pending${failed ? " failed" : ""}`, tabindex: "-1" },
+    return h("article", { "aria-label": "You, not sent yet", class: `message mine pending${failed ? " failed" : ""}`, tabindex: "-1" },
       h("div", { class: "side" }, avatar(this.people.name(this.me), this.me)),
       h("div", { class: "bubble" },
         h("div", { class: "head" }, h("span", { class: "name" }, "You"),
@@ -287,7 +289,7 @@ export class MessageLog {
 }
 
 function dayRow(message) {
-  return h("li", { class: "day" }, h("span", {}, dayName(new Date(message.sent_at))));
+  return h("p", { class: "day" }, h("span", {}, dayName(new Date(message.sent_at))));
 }
 
 const dayOf = (message) => new Date(message.sent_at).toDateString();
