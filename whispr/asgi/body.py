@@ -51,6 +51,19 @@ class LengthBody:
         return body, rest
 
 
+class EndlessBody:
+    """What comes until the client closes its side: a source of live sound, of HTTP as Icecast speaks it."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def take(self, received: bytes) -> tuple[bytes, bytes]:
+        """Return all of it."""
+        return received, b""
+
+
 class _At(Enum):
     SIZE = auto()
     DATA = auto()

@@ -213,7 +213,8 @@ class Connection:
             self._scope.cancel(reason="the client has gone")
 
     def _is_abandoned(self, exchange: Exchange) -> bool:
-        return not exchange.response.complete and self.wire.is_gone()
+        # Who sends without end closes one side to say that this was all; what has come is yet to be taken.
+        return not exchange.response.complete and not exchange.endless and self.wire.is_gone()
 
 
 def _is_about_leaving(error: BaseException | None) -> bool:

@@ -3,6 +3,10 @@
 Reading happens only when the application asks, so a slow application holds the client back; writing waits for
 the socket, so a slow client holds the application back. After its answer is complete, or the client has gone,
 or the rest of the request had to be refused, all that an application receives is `http.disconnect`.
+
+The extension `whispr.endless` is for sources of live sound, whose requests say nothing of the body that they have
+(https://www.icecast.org/docs/): the application sends it with what the client waits for, and receives what comes
+until the client closes its side. A client that half closes is answered, and not taken for one that has left.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class Exchange:
     """What the application is given for one request."""
 
     __slots__ = (
-        "_connection", "_expects", "_given", "_waiting", "_wire", "gone", "head", "refusal", "response",
+        "_connection", "_expects", "_given", "_waiting", "_wire", "endless", "gone", "head", "refusal", "response",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, head: RequestHead, response: ResponseWriter) -> None:
@@ -43,6 +47,8 @@ class Exchange:
         self._waiting: trio.CancelScope | None = None
         self.gone = False
         """Whether the client has left before its answer was complete."""
+        self.endless = False
+        """Whether the body lasts until the client closes its side."""
         self.refusal: Refusal | None = None
         """Why the rest of the request is not read."""
 
@@ -82,11 +88,15 @@ class Exchange:
             data = await self._wire.receive()
         if gap.cancelled_caught:
             raise Refusal(408, "body_too_slow", f"nothing of the body has come for {gap_s:g} s")
-        if not data:
+        reader = self._connection.reader
+        if data:
+            reader.feed(data)
+        elif self.endless:
+            reader.end()
+            reader.body()
+        else:
             self.gone = True
-            return False
-        self._connection.reader.feed(data)
-        return True
+        return bool(data) or self.endless
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Answer in the application's place, if it has not begun to."""
@@ -125,6 +135,8 @@ class Exchange:
             await self._send_path(message["path"])
         elif kind == "http.response.zerocopysend":
             await self._send_part(message)
+        elif kind == "whispr.endless":
+            await self._begin_endless(message.get("say", b""), message.get("answered", False))
         else:
             raise AppError(f"{kind!r} is not part of an HTTP answer")
 
@@ -144,6 +156,25 @@ class Exchange:
             raise
         if not more:
             self._completed()
+
+    async def _begin_endless(self, say: bytes, answered: bool) -> None:
+        """Receive without end: the extension `whispr.endless`.
+
+        `say`: what the client waits for, as it is written; `answered`: whether that is the answer's head.
+        """
+        head, response = self.head, self.response
+        if head.chunked or head.body_length or response.started or self.endless:
+            raise AppError("only a request that says nothing of a body can be received without end")
+        self.endless, self._given, self._expects = True, False, False
+        response.keep_alive = False
+        self._connection.reader.begin_endless()
+        if answered:
+            response.answered()
+        try:
+            await self._wire.send(say)
+        except ClientGoneError:
+            self._lost()
+            raise
 
     def _lost(self) -> None:
         """The answer did not get through, even if the application has given all of it."""

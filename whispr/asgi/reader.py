@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from whispr.asgi.body import BodyDecoder, ChunkedBody, LengthBody
+from whispr.asgi.body import BodyDecoder, ChunkedBody, EndlessBody, LengthBody
 from whispr.asgi.limits import HttpLimits
 from whispr.asgi.refusals import Refusal, bad_request
 from whispr.asgi.request import HeadParser, Known, RequestHead
@@ -108,6 +108,17 @@ class RequestReader:
         else:
             self._body = LengthBody(request.body_length)
 
+    def begin_endless(self) -> None:
+        """Take all that comes from now on for the body of the last head, which said of none."""
+        assert self._body is None, "it has a body"
+        self._body = EndlessBody()
+        self._body_bytes = 0
+
+    def end(self) -> None:
+        """Take it that the client has sent the last of an endless body."""
+        assert isinstance(self._body, EndlessBody), "others say themselves where they end"
+        self._body.done = True
+
     def body(self) -> bytes:
         """Take what has come of the body; nothing if more has to come first. Raises Refusal."""
         decoder = self._body
@@ -116,7 +127,7 @@ class RequestReader:
         body, self._buffer = decoder.take(self._buffer)
         self._body_bytes += len(body)
         maximum = self._limits.body_bytes
-        if maximum and self._body_bytes > maximum:
+        if maximum and self._body_bytes > maximum and not isinstance(decoder, EndlessBody):
             raise _too_large(maximum)
         if decoder.done:
             self._body = None

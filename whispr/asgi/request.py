@@ -26,6 +26,7 @@ ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 EXTENSIONS: Final[dict[str, dict[str, object]]] = {
     "http.response.pathsend": {},
     "http.response.zerocopysend": {},
+    "whispr.endless": {},
 }
 
 _SPECIAL: Final = frozenset(

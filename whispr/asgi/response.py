@@ -140,6 +140,11 @@ class ResponseWriter:
         self.complete = not more
         return head + framed if framed else head
 
+    def answered(self) -> None:
+        """Note that the head has been written by somebody else, and that no body goes with it."""
+        assert not self._status, "an answer begins once"
+        self._status, self.started, self.keep_alive = 200, True, False
+
     def file(self, size: int) -> tuple[bytes, int]:
         """Return the head for a file of `size` bytes, and how many of them to send. Raises AppError."""
         if not self._status or self.started:

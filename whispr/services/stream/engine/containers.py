@@ -54,7 +54,28 @@ _READ_BYTES: Final = 1024
 
 log = structlog.get_logger("whispr.stream")
 
+_MAGIC: Final = (
+    (0, b"OggS", "ogg"), (0, b"\x1a\x45\xdf\xa3", "webm"), (0, b"fLaC", "flac"), (0, b"RIFF", "wav"),
+    (4, b"ftyp", "mp4"), (0, b"ID3", "mp3"),
+)  # fmt: skip
+SNIFF_BYTES: Final = 12
+
 Describe = Callable[[dict[str, str]], None]
+
+
+def form_of(media_type: str, beginning: bytes) -> str:
+    """Name the container that begins so: sources are known to send another type than what they say.
+
+    Returns nothing for what is none of `FORMS`.
+    """
+    for at, magic, form in _MAGIC:
+        if beginning[at : at + len(magic)] == magic:
+            return form
+    if len(beginning) > 1 and beginning[0] == 0xFF and beginning[1] & 0xF6 == 0xF0:
+        return "aac"  # a header of ADTS, whose layer is 0 (ISO/IEC 13818-7, 6.2)
+    if len(beginning) > 1 and beginning[0] == 0xFF and beginning[1] & 0xE0 == 0xE0:
+        return "mp3"
+    return TYPES.get(media_type.partition(";")[0].strip().lower(), "")
 
 
 class Reader:

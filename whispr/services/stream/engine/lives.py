@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -73,8 +73,8 @@ class SourceOptions:
     """What the stream begins with."""
 
 
-class Hooks:
-    """What others do when something happens to a stream: to be overridden. Called in order for each stream."""
+class Hooks(Protocol):
+    """What others do when something happens to a stream. Called in order, one at a time for each stream."""
 
     async def started(self, live: Live) -> None:
         """The first source has connected."""
@@ -82,11 +82,27 @@ class Hooks:
     async def source_changed(self, live: Live) -> None:
         """A source has connected or gone: `live.source` says which."""
 
-    async def described(self, live: Live, facts: dict[str, str]) -> None:
+    async def described(self, live: Live, facts: Mapping[str, str]) -> None:
         """The source says what it plays: title, artist, album, genre, as far as it does."""
 
     async def ended(self, live: Live) -> None:
         """It is live no more: `live.reason` says why (stopped, source_gone, failed, shutdown)."""
+
+
+class NoHooks:
+    """Nobody does anything."""
+
+    async def started(self, live: Live) -> None:
+        """Do nothing."""
+
+    async def source_changed(self, live: Live) -> None:
+        """Do nothing."""
+
+    async def described(self, live: Live, facts: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    async def ended(self, live: Live) -> None:
+        """Do nothing."""
 
 
 class Feed:
@@ -159,7 +175,7 @@ class Lives:
 
     def __init__(self, options: EngineOptions | None = None, hooks: Hooks | None = None) -> None:
         self.options = options or EngineOptions()
-        self.hooks = hooks or Hooks()
+        self.hooks: Hooks = hooks or NoHooks()
         """May be set until the first source connects."""
         self._cores = self.options.cores or len(os.sched_getaffinity(0))
         self._limiter = trio.CapacityLimiter(self._cores)
