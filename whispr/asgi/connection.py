@@ -157,7 +157,7 @@ class Connection:
         response = exchange.response
         if exchange.refusal is not None:
             return
-        if exchange.gone:
+        if exchange.gone or isinstance(error, ClientGoneError):  # an application, too, gives up a client
             metrics.CLIENTS_GONE.inc()
             if _is_about_leaving(error):
                 return
