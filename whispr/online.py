@@ -31,6 +31,7 @@ import trio
 from whispr.errors import Code, WhisprError
 from whispr.realtime.hub import Hub
 from whispr.realtime.link import State
+from whispr.resilience.breaker import Breaker, BreakerRules
 
 GATHER_S = 0.1
 """How long changes are gathered before they are written."""
@@ -52,6 +53,7 @@ FLUSH_S = 2.0
 WITHDRAW_S = 1.0
 AWAY_S = 1.0
 """How long answers are local after Redis was found away."""
+_AWAY = BreakerRules(failures_in_a_row=1, open_s=AWAY_S, open_s_max=AWAY_S)
 
 STATUSES = ("online", "away", "busy", "offline")
 """What a person may show; whoever shows offline is connected all the same."""
@@ -185,7 +187,7 @@ class Online:
         self._links: dict[tuple[str, str], None] = {}
         """(topic, user) to be written."""
         self._stirred = trio.Event()
-        self._away_until = float("-inf")
+        self._breaker = Breaker(_AWAY, trio.current_time)
         if hub is not None:
             self.attach(hub)
 
@@ -408,17 +410,24 @@ class Online:
 
     async def _patiently(self, ask: Callable[..., Any], *args: Any) -> Any:
         """Return the answer; None when Redis is away, was so just now, or does not answer within PATIENCE_S."""
-        if trio.current_time() < self._away_until:
+        ticket = self._breaker.admit()
+        if ticket is None:
             await trio.lowlevel.checkpoint()
             return None
-        with trio.move_on_after(PATIENCE_S):
-            try:
-                return await ask(*args)
-            except WhisprError as error:
-                if error.code is not Code.UNAVAILABLE:
-                    raise
+        try:
+            with trio.move_on_after(PATIENCE_S):
+                try:
+                    answer = await ask(*args)
+                except WhisprError as error:
+                    if error.code is not Code.UNAVAILABLE:
+                        raise
+                else:
+                    self._breaker.succeeded(ticket)
+                    return answer
+            self._breaker.failed(ticket)
+        finally:
+            self._breaker.abandoned(ticket)  # changes nothing once it has been told how it went
         log.warning("online_local", for_s=AWAY_S)
-        self._away_until = trio.current_time() + AWAY_S
         return None
 
 

@@ -147,7 +147,7 @@ def collect() -> None:
 def collecting() -> Iterator[str]:
     """A collector's URL."""
     command = [sys.executable, "-m", "tests.bench.bench_telemetry", "--collect"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"

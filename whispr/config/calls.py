@@ -32,7 +32,8 @@ class CallSettings(Section):
     retry_tokens: Annotated[float, Field(ge=1)] = 20
     """A target's budget: a failure takes one, nobody tries again while half are gone, ten successes give one back."""
     hedge_s: Annotated[float, Field(ge=0)] = 0
-    """When a read that is slow is asked a second time beside the first; 0 never."""
+    """When a read that is slow is asked a second time beside the first; 0 never. Of any method whose proto says
+    `NO_SIDE_EFFECTS`, and of no other, whatever is set; a rule says it for one method."""
     breaker_failures: Annotated[int, Field(ge=1, le=100)] = 5
     """Failures in a row that open a target's breaker; half of the last hundred outcomes do, too."""
     breaker_open_s: Annotated[float, Field(gt=0)] = 1
