@@ -40,7 +40,7 @@ export class Events {
     const facts = JSON.stringify(page);
     if (!page || facts === this.drawn) return;
     this.drawn = facts;
-    this.letters.replaceChildren(table("Dead letters", ["Number", "Consumer", "Event", "Died", { name: "Attempts", right: true }, "Error", ""],
+    this.letters.replaceChildren(table("Dead letters", ["Number", "Consumer", "Event", "Died", { name: "Attempts", right: true }, "Error", "Actions"],
       page.letters.map((letter) => this.#row(letter)), "None: every event has been handled."));
     this.more.replaceChildren(...(page.letters.length > 1 ? [
       h("button", { type: "button", onclick: () => this.#act("replay", { all: true }) }, "Replay all"),

@@ -49,8 +49,10 @@ class Console {
     const [title, Section] = SECTIONS[name] || SECTIONS.overview;
     this.section?.stop();
     for (const link of this.links) {
-      if (link.textContent === title) link.setAttribute("aria-current", "page");
+      const here = link.textContent === title;
+      if (here) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
+      if (here) link.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
     document.title = `${title} · Whispr console`;
     this.section = new Section(this);

@@ -30,7 +30,7 @@ export class Overview {
     this.busiest = h("div", {});
     this.element = h("div", { class: "stack" },
       h("dl", { class: "tiles" }, Object.values(this.tiles)),
-      h("section", { class: "plots", "aria-label": "The last five minutes" }, Object.values(this.plots).map((plot) => plot.element)),
+      h("section", {}, h("h2", { class: "sr-only" }, "The last minutes"), h("div", { class: "plots" }, Object.values(this.plots).map((plot) => plot.element))),
       h("section", {}, h("div", { class: "section-head" }, h("h2", {}, "Services and dependencies"),
         workerChooser(console.workers, console.workers[0], (worker) => { this.#worker = worker; this.#askHealth(); })), this.health),
       h("section", {}, h("h2", {}, "Busiest calls"), this.busiest));

@@ -18,7 +18,7 @@ export function table(caption, columns, rows, empty = "Nothing.") {
   if (!body.length) body.push(h("tr", {}, h("td", { colspan: columns.length, class: "quiet" }, empty)));
   return h("div", { class: "table-scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", {}, h("caption", { class: "sr-only" }, caption),
-      h("thead", {}, h("tr", {}, heads.map(({ name, right }) => h("th", { scope: "col", class: right ? "right" : null }, name)))),
+      h("thead", {}, h("tr", {}, heads.map(({ name, right }) => h("th", { scope: "col", class: right ? "right" : null }, name === "Actions" ? h("span", { class: "sr-only" }, name) : name)))),
       h("tbody", {}, body)));
 }
 

@@ -48,7 +48,7 @@ export class People {
         h("span", { class: "tag" }, user.role), user.is_active ? null : status("closed account")),
       h("p", { class: "quiet" }, `Signed up ${full(new Date(user.created_at))}. `, h("code", {}, user.id)),
       h("h3", {}, "Sessions"),
-      table("Sessions", ["Device", "Address", "Signed in", "Last seen", ""], sessions.map((session) => [session.device || "unnamed", session.address || "–",
+      table("Sessions", ["Device", "Address", "Signed in", "Last seen", "Actions"], sessions.map((session) => [session.device || "unnamed", session.address || "–",
         moment(session.created_at), moment(session.last_seen_at),
         h("button", { type: "button", class: "small danger", "aria-label": `End the session on ${session.device || "an unnamed device"}`,
           onclick: () => this.#end(user, [session]) }, "End")]), "None: nobody is signed in to it."),

@@ -28,7 +28,7 @@ export class Realtime {
     this.workers.replaceChildren(table("Workers", ["Worker", right("Sockets"), right("People"), right("Channels"), right("Topics")],
       census.workers.map((each) => [each.worker, figure(each.sockets), figure(each.users), figure(each.channels), figure(each.topics)])));
     const most = Math.max(1, ...census.topics.map((each) => each.members));
-    this.topics.replaceChildren(table("Largest topics", ["Topic", right("Members"), ""],
+    this.topics.replaceChildren(table("Largest topics", ["Topic", right("Members"), "Share"],
       census.topics.map(({ topic, members }) => [h("code", {}, topic), number(members), h("meter", { min: 0, max: most, value: members, "aria-label": `${members} of at most ${most}` })]),
       "Nobody has joined anything."));
   }
