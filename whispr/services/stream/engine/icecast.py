@@ -35,7 +35,7 @@ _MOUNT: Final = re.compile(r"/ingest/([0-9A-Za-z_-]{1,64})")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _GO_ON: Final = b"HTTP/1.0 200 OK\r\n\r\n"
 _METHODS: Final = ("PUT", "POST", "SOURCE")
-_DONE: Final = b'<?xml version="1.0"?>\n<iceresponse><message>Metadata update successful</message><return>1</return></iceresponse>'
+_DONE: Final = b"<iceresponse><message>Metadata update successful</message><return>1</return></iceresponse>"
 
 Describe = Callable[[str, Mapping[str, str]], Awaitable[None]]
 """Takes what a stream plays now: title, artist, album, genre."""

@@ -13,3 +13,5 @@ LEFT_OUT = Counter(
     "whispr_stream_left_out", "Pieces of 20 ms that were not encoded because the machine was too slow."
 )
 ENCODING = Counter("whispr_stream_encoding_seconds", "CPU time spent on decoding, measuring and encoding.")
+RECORDING = Gauge("whispr_stream_recording", "Recordings that this process makes.")
+RECORDED = Counter("whispr_stream_recorded", "Recordings that were ended and stored.")
