@@ -52,6 +52,7 @@ class ClientCall(Call):
         "compress",
         "ended",
         "error",
+        "extra_head",
         "heads",
         "initial_metadata",
         "limit_s",
@@ -86,6 +87,8 @@ class ClientCall(Call):
         """Whether messages sent from now on are compressed, when the call has an encoding."""
         self.limit_s = inf
         """What the call may take, however far the deadline of its caller is. The connection sees to that."""
+        self.extra_head: tuple[bytes, int] | None = None
+        """More of the header block, encoded, and its size in a list: what is the same for very many calls."""
         self.previous_attempts = 0
         """Calls that this one is made in place of, or beside, by policy: the server is told."""
         self.heads: list[Metadata] | None = None
@@ -162,6 +165,9 @@ class ClientCall(Call):
         if fields:
             block += encode(fields)
             size += list_bytes(fields)
+        if self.extra_head is not None:
+            block += self.extra_head[0]
+            size += self.extra_head[1]
         size_max = connection.core.peer_header_list_bytes_max
         if size > size_max:
             connection.unused()

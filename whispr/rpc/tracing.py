@@ -14,7 +14,9 @@ from typing import Any, cast
 import trio
 
 from whispr.errors import Code
-from whispr.rpc.call import NO_METADATA, Call, Metadata, current_call
+from whispr.http2.headers import encode, list_bytes
+from whispr.rpc.call import NO_METADATA, Call, current_call
+from whispr.rpc.client_call import ClientCall
 from whispr.rpc.interceptors import Proceed, cancelled_code
 from whispr.rpc.statuses import status_of
 from whispr.telemetry.tracing import (
@@ -32,7 +34,9 @@ from whispr.telemetry.tracing import (
 
 _STATE = "trace"
 _SPAN = "span"
-_UNSAMPLED_ALONE = Metadata([(TRACEPARENT, UNSAMPLED.traceparent)])
+_UNSAMPLED = [(TRACEPARENT, UNSAMPLED.traceparent)]
+_UNSAMPLED_HEAD = (encode(_UNSAMPLED), list_bytes(_UNSAMPLED))
+"""What nearly all calls say, once and for all."""
 _Running = Coroutine[Any, Any, Any]
 
 
@@ -100,8 +104,8 @@ def _unrecorded() -> Context | None:
 
 def _tell(call: Call, context: Context) -> None:
     """Name the trace in a call's metadata, in place of what was passed on."""
-    if context is UNSAMPLED and not call.metadata:
-        call.metadata = _UNSAMPLED_ALONE
+    if context is UNSAMPLED and isinstance(call, ClientCall) and TRACEPARENT not in call.metadata:
+        call.extra_head = _UNSAMPLED_HEAD
         return
     pairs = [pair for pair in call.metadata if pair[0] not in (TRACEPARENT, TRACESTATE)]
     pairs.append((TRACEPARENT, context.traceparent))
