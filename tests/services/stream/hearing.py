@@ -18,7 +18,7 @@ from whispr.services.stream.audience import HlsSession
 from whispr.services.stream.domain import Stream, Visibility
 from whispr.services.stream.engine.live import Live
 from whispr.services.stream.listener import Listener, Transport, Wish
-from whispr.services.stream.listening.shelves import RENDITIONS
+from whispr.services.stream.listening.shelves import RENDITIONS, Find
 
 STREAM = "0198f0a0-0000-7000-8000-000000000001"
 BEGAN_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -137,6 +137,16 @@ class Doorkeeper:
         await trio.lowlevel.checkpoint()
         self.resumed.append(token)
         raise denied("not one of ours", "bad_signature")
+
+
+def finder(live: TonedLive) -> Find:
+    """Finds the one stream there is."""
+
+    async def find(stream_id: str) -> Live | None:
+        await trio.lowlevel.checkpoint()
+        return live if stream_id == STREAM else None
+
+    return find
 
 
 @dataclass

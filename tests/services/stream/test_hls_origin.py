@@ -16,7 +16,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.audio.test_fmp4 import demux
-from tests.services.stream.hearing import STREAM, Answer, Doorkeeper, TonedLive, a_stream, ask
+from tests.services.stream.hearing import STREAM, Answer, Doorkeeper, TonedLive, a_stream, ask, finder
 from whispr.audio.packets import Codec, Quality, Rendition
 from whispr.errors import Code
 from whispr.services.stream.domain import Stream, Visibility
@@ -71,7 +71,7 @@ async def origin(
     live = TonedLive(on_demand=on_demand)
     live.advance(seconds)
     keeper = Doorkeeper(stream or a_stream(), asks)
-    shelves = Shelves(lambda stream_id: live if stream_id == STREAM else None)
+    shelves = Shelves(finder(live))
 
     async def describe(stream_id: str) -> Stream:
         await trio.lowlevel.checkpoint()

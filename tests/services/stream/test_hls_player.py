@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 import trio
 
-from tests.services.stream.hearing import STREAM, Doorkeeper, TonedLive
+from tests.services.stream.hearing import STREAM, Doorkeeper, TonedLive, finder
 from tests.services.stream.player import CHROMIUM, in_real_time, installed_players, served
 from tests.web.browser import Page, chromium
 from whispr.audio.packets import Quality
@@ -56,7 +56,7 @@ async def playing(tmp_path: Path, *, on_demand: bool = False, **options: Any) ->
     installed_players()
     live, door = TonedLive(TONES, on_demand=on_demand), Doorkeeper()
     live.started_at = datetime.now(UTC)
-    shelves = Shelves(lambda stream_id: live if stream_id == STREAM else None)
+    shelves = Shelves(finder(live))
 
     async def describe(stream_id: str) -> Stream:
         await trio.lowlevel.checkpoint()

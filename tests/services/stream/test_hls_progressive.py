@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from tests.audio.test_fmp4 import opened
 from tests.audio.test_small_formats import unweave
-from tests.services.stream.hearing import STREAM, Doorkeeper, TonedLive
+from tests.services.stream.hearing import STREAM, Doorkeeper, TonedLive, finder
 from whispr.asgi.wire import ClientGoneError
 from whispr.audio.ogg import page_at
 from whispr.audio.packets import Codec, Packet, Quality, Rendition
@@ -107,7 +107,7 @@ async def radio(seconds: float = 5.0) -> AsyncIterator[Radio]:
             return made.metadata
 
         app = Progressive(
-            lambda stream_id: live if stream_id == STREAM else None,
+            finder(live),
             cast(Any, door),
             lambda scope, headers: "192.0.2.1",
             metadata_of,

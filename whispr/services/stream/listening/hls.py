@@ -111,7 +111,7 @@ class HlsOrigin:
                 await self._playlist(stream_id, session, rendition, scope, send)
             case [session, rendition, file]:
                 listener = await self._listener(stream_id, session, scope)
-                stage = self._stage(stream_id, listener.stream)
+                stage = await self._stage(stream_id, listener.stream)
                 asked = _rendition(rendition)
                 data = await _file(stage, asked, _pinned(listener, stage, asked), file)
                 listener.report(bytes_sent=len(data))
@@ -125,7 +125,7 @@ class HlsOrigin:
         headers = Headers(scope=scope)
         address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
         session = await self._audience.open_session(stream_id, shown_by(scope), address, agent)
-        live = self._stage(stream_id, session.listener.stream).live
+        live = (await self._stage(stream_id, session.listener.stream)).live
         wished = session.listener.quality or Quality.MEDIUM
         order: list[Rendition] = []
         for codec in (Codec.AAC, Codec.OPUS):
@@ -136,7 +136,7 @@ class HlsOrigin:
     async def _playlist(self, stream_id: str, session: str, name: str, scope: Scope, send: Send) -> None:
         directives = read_directives(scope["query_string"].decode("latin-1"))
         listener = await self._listener(stream_id, session, scope)
-        stage = self._stage(stream_id, listener.stream)
+        stage = await self._stage(stream_id, listener.stream)
         shelf = _shelf(stage, _rendition(name))
         await _reach(shelf, directives)
         if listener.ended.is_set():
@@ -156,7 +156,7 @@ class HlsOrigin:
 
     async def _open_file(self, stream_id: str, rendition: str, file: str) -> bytes:
         """Return a file that has one URL for all. Raises NOT_FOUND where files are had by a session alone."""
-        stage = self._stage(stream_id)
+        stage = await self._stage(stream_id)
         if stage.stream is None:
             stage.stream = await self._describe(stream_id)
         if not self._shares_files(stage.stream):
@@ -164,9 +164,9 @@ class HlsOrigin:
         asked = _rendition(rendition)
         return await _file(stage, asked, asked, file)
 
-    def _stage(self, stream_id: str, stream: Stream | None = None) -> Stage:
+    async def _stage(self, stream_id: str, stream: Stream | None = None) -> Stage:
         """Return the stage of a live stream, which is told what is known of it now. Raises NOT_FOUND."""
-        stage = self._shelves.stage(stream_id)
+        stage = await self._shelves.stage(stream_id)
         if stage is None:
             raise not_found("live stream", stream_id)
         if stream is not None:

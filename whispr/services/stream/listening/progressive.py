@@ -9,7 +9,7 @@ What is sent comes in *pages* of 0.16 s, cut at the same places of the stream's 
 listener, so a page is made once for all of them, and another rendition goes on with the next page: Ogg pages even are
 numbered by the clock. A listener begins with the last few seconds, to fill its buffer.
 
-A listener's queue is bounded. Who does not keep up goes on at the live edge; who takes nothing for `CUT_S` is cut off.
+A listener's queue is bounded. Who does not keep up goes on at the live edge; who takes nothing for `CUT_S` is let go.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class Progressive:
         if scope["method"] not in ("GET", "HEAD"):
             allowed = {"allow": "GET, HEAD"}
             raise HttpError(405, Code.UNIMPLEMENTED, "only GET and HEAD", "method_not_allowed", allowed)
-        live = self._find(match[1]) if match is not None else None
+        live = await self._find(match[1]) if match is not None else None
         if match is None or live is None:
             raise not_found("live stream", scope["path"].removeprefix("/listen/"))
         headers = Headers(scope=scope)

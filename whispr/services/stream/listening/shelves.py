@@ -10,7 +10,7 @@ Whoever waits for a part that is not there yet is woken by it. Bytes are made on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,8 +26,8 @@ from whispr.services.stream.domain import Stream
 from whispr.services.stream.engine.live import Live, Subscription
 from whispr.services.stream.listening.compressed import Compressed
 
-Find = Callable[[str], Live | None]
-"""Finds a stream that is live in this process."""
+Find = Callable[[str], Awaitable[Live | None]]
+"""Finds a stream that is live, here or on another node."""
 
 RENDITIONS: Final[Mapping[str, Rendition]] = {
     rendition.name: rendition
@@ -166,11 +166,12 @@ class Shelves:
     def __len__(self) -> int:
         return len(self._stages)
 
-    def stage(self, stream_id: str) -> Stage | None:
-        """Return the stage of a stream that is live here, or was a moment ago."""
+    async def stage(self, stream_id: str) -> Stage | None:
+        """Return the stage of a stream that is live, or was a moment ago."""
         stage = self._stages.get(stream_id)
         if stage is None or stage.live.ended.is_set():
-            live = self._find(stream_id)
+            live = await self._find(stream_id)
+            stage = self._stages.get(stream_id)  # another request may have put it up meanwhile
             if live is not None and not live.ended.is_set() and (stage is None or live is not stage.live):
                 stage = self._put_up(live)
         if stage is not None:

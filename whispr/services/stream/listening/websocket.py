@@ -212,7 +212,7 @@ class SocketSound:
         elif now - self._behind_since > CUT_S:
             metrics.CUT.labels("websocket").inc()
             self.end()
-            self._link.push("audio_stopped", {"reason": "too_slow"})
+            self._listener.end("too_slow")
 
     def _send(self, packets: Sequence[Packet]) -> None:
         assert self._subscription is not None, "it is what calls"
