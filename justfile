@@ -52,6 +52,10 @@ _config-checkers:
         {{ uv }} --no-config pip install -q --python $checkers/bin/python check-jsonschema kubernetes-validate || \
         { rm -rf $checkers; echo "the checkers of schemas cannot be installed"; }; }
 
+# the chat page and the console in headless Chromium, with axe-core and screenshots
+test-web *arguments: _dev
+    {{ python }} -m pytest -m slow -n0 -rs tests/web tests/integration/test_on_a_terminal.py {{ arguments }}
+
 # every REST operation, with what its OpenAPI document allows and does not: no answer may be a server error
 test-api *arguments: _dev
     {{ python }} -m pytest -m slow tests/integration/test_api_schema.py {{ arguments }}
