@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from whispr import peers as peers_module
 from whispr import peers_metrics as metrics
+from whispr.adapters import bus as bus_module
 from whispr.adapters import bus_feed
 from whispr.adapters.bus import Bus, open_bus
 from whispr.bridge import Bridge
@@ -28,14 +31,16 @@ class Conversations:
         self.changes: list[Broadcast] = []
         self.previews: list[tuple[str, Sequence[bytes]]] = []
         self.lost: list[str] = []
+        self.since: list[datetime] = []
 
     def relay_previews(self, relay: object) -> None:
         """Not needed."""
 
-    def missed_changes(self) -> None:
-        """Not needed."""
+    def missed_changes(self, since: datetime) -> None:
+        self.since.append(since)
 
-    def missed(self, topic: str) -> None:
+    def missed(self, topic: str, since: datetime) -> None:
+        assert since < datetime.now(UTC)
         self.lost.append(topic)
 
     def heard(self, broadcast: Broadcast) -> None:
@@ -180,3 +185,39 @@ def test_subjects_are_safe_and_apart() -> None:
     subjects = {subject_of(topic) for topic in topics}
     assert len(subjects) == len(topics)
     assert all(s.removeprefix(peers_module.TOPICS).isalnum() for s in subjects)
+
+
+async def test_a_node_that_could_not_send_says_since_when(
+    bridge: Bridge, backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than its queue holds is lost on the way out: the others, who cannot notice, are told."""
+    monkeypatch.setattr(peers_module, "LOOK_S", 0.02)
+    monkeypatch.setattr(bus_module, "OUTBOX_LEN_MAX", 10)
+    async with nodes(bridge, backends) as (one, two):
+        two.conversations.since.clear()
+        before = datetime.now(UTC)
+        for n in range(50):
+            one.hub.broadcast("user:1", "event", n)
+        with trio.fail_after(10):
+            while not two.conversations.since:
+                await wait_all_tasks_blocked(0.01)
+        assert two.conversations.since[0] < before
+        assert not one.conversations.since[1:], "a node does not hear itself"
+
+
+async def test_a_bus_that_was_away_is_made_good_on_both_sides(
+    bridge: Bridge, backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was cut off looks again itself, and has those look whom it may have had something to tell."""
+    monkeypatch.setattr(peers_module, "NOTICED_S", 0.0)
+    async with nodes(bridge, backends) as (one, two):
+        for node in (one, two):
+            node.conversations.since.clear()
+        last = one.peers._whole_at
+        one.hub.broadcast("user:1", "event", {})
+        one.peers._is_back(one.hub, cast("Any", one.conversations))
+        assert [each.timestamp() for each in one.conversations.since] == [pytest.approx(last)]
+        with trio.fail_after(10):
+            while not two.conversations.since:
+                await wait_all_tasks_blocked(0.01)
+        assert two.conversations.since == one.conversations.since

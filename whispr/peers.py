@@ -13,13 +13,18 @@ snapshot and a beat for every topic.
 
 All this is at most once. Where something is missed, whether the bus was away, a reader lagged on one topic, or the
 server was slow to confirm a subscription, the hub is told to look (`Hub.suspect`); copies of presences show by
-themselves what they lack; and remembered permissions are forgotten whenever the bus comes back.
+themselves what they lack; and whenever the bus comes back remembered permissions are forgotten, and conversations
+make good what has no numbers (`whispr.conversations.regaining`). What a node could not send, for it was cut off or
+had more than its queue holds, the others cannot miss by themselves: so it tells them since when.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from hashlib import blake2b
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -36,9 +41,15 @@ TOPICS = "whispr.realtime.topics."
 EVERYBODY = "whispr.realtime.everybody"
 BLOCKS = "whispr.users.blocks"
 PRESENCE = "whispr.realtime.presence"
+GAPS = "whispr.realtime.gaps"
 
 ADDRESSED_MAX = 64
 """Members of a conversation up to which each is sent previews on their own topic."""
+
+LOOK_S = 1.0
+"""How often it is looked whether the bus is there, and whether what is sent fits into its queue."""
+NOTICED_S = 15.0
+"""How late it may be noticed that the bus is away, or that something was lost."""
 
 TOGETHER = 50
 """Messages delivered between two turns of other tasks."""
@@ -63,11 +74,22 @@ def subject_of(topic: str) -> str:
     return TOPICS + blake2b(topic.encode(), digest_size=16).hexdigest()
 
 
+class Gap(msgspec.Struct, array_like=True, frozen=True):
+    """Broadcasts of a node may have been lost since then."""
+
+    since: datetime
+
+
 class Peers:
     """The other nodes."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._whole_at = time.time()
+        """When the bus was there last, in Unix seconds."""
+        self._said_at = 0.0
+        """When something was broadcast last."""
+        self._dropped = 0
         self._feed: Feed | None = None
         self._topics: dict[str, str] = {}
         """Subject → topic, of those with somebody here."""
@@ -77,6 +99,7 @@ class Peers:
     def relay(self, broadcast: Broadcast) -> None:
         """Pass on a broadcast of this node."""
         packed = _BROADCAST + broadcast.pack()
+        self._said_at = time.time()
         self._bus.publish(subject_of(broadcast.topic), packed)
         if concerns_every_node(broadcast):
             self._bus.publish(EVERYBODY, packed)
@@ -139,12 +162,14 @@ class Peers:
             await nursery.start(self._hear_topics, hub, conversations)
             await nursery.start(self._hear_presence, hub)
             await nursery.start(self._hear_blocks, conversations)
+            await nursery.start(self._hear_gaps, conversations)
+            nursery.start_soon(self._look)
             task_status.started()
 
     async def _hear_topics(
         self, hub: Hub, conversations: Conversations, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        forget = self._bus.on_up(hub.suspect)
+        forget = self._bus.on_up(lambda: self._is_back(hub, conversations))
         try:
             async with self._bus.feed() as feed:
                 self._feed = feed
@@ -168,9 +193,9 @@ class Peers:
             log.warning("broadcasts_missed", topic=topic)
             if topic is not None:
                 hub.suspect(topic)
-                conversations.resuming.missed(topic)
+                conversations.missed(topic, _lately())
             elif item.subject == EVERYBODY:
-                conversations.missed_changes()
+                conversations.missed_changes(_lately())
             return
         metrics.HEARD.labels(
             "all" if item.subject == EVERYBODY else "topic" if topic is not None else "unwanted"
@@ -196,19 +221,55 @@ class Peers:
                     log.warning("presence_unreadable", error=str(error))
 
     async def _hear_blocks(self, conversations: Conversations, *, task_status: trio.TaskStatus[None]) -> None:
-        forget = self._bus.on_up(conversations.missed_changes)
-        try:
-            async with self._bus.subscribe(BLOCKS) as messages:
-                task_status.started()
-                async for message in messages:
-                    try:
-                        people = msgspec.json.decode(message.payload, type=tuple[str, str])
-                    except msgspec.MsgspecError as error:
-                        log.warning("block_unreadable", error=str(error))
-                        continue
-                    conversations.people_changed(*people)
-        finally:
-            forget()
+        async with self._bus.subscribe(BLOCKS) as messages:
+            task_status.started()
+            async for message in messages:
+                try:
+                    people = msgspec.json.decode(message.payload, type=tuple[str, str])
+                except msgspec.MsgspecError as error:
+                    log.warning("block_unreadable", error=str(error))
+                    continue
+                conversations.people_changed(*people)
+
+    # Gaps
+
+    def _is_back(self, hub: Hub, conversations: Conversations) -> None:
+        """Have everything looked at again: what was said while the bus was away was not heard, here or elsewhere."""
+        since = self._whole_at - NOTICED_S
+        hub.suspect()
+        conversations.missed_changes(datetime.fromtimestamp(since, UTC))
+        if self._said_at >= since:
+            self._tell_gap(since)
+
+    def _tell_gap(self, since: float) -> None:
+        metrics.GAPS.inc()
+        self._bus.publish(GAPS, msgspec.msgpack.encode(Gap(datetime.fromtimestamp(since, UTC))))
+
+    async def _look(self) -> NoReturn:
+        """Note when the bus was there last; tell the others when its queue has been too short."""
+        while True:
+            if self._bus.dropped != self._dropped and self._bus.connected:
+                self._dropped = self._bus.dropped
+                self._tell_gap(min(self._whole_at, time.time() - NOTICED_S))
+            if self._bus.connected:
+                self._whole_at = time.time()
+            await trio.sleep(LOOK_S)
+
+    async def _hear_gaps(self, conversations: Conversations, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self._bus.subscribe(GAPS) as messages:
+            task_status.started()
+            async for message in messages:
+                try:
+                    gap = msgspec.msgpack.decode(message.payload, type=Gap)
+                except msgspec.MsgspecError as error:
+                    log.warning("gap_unreadable", error=str(error))
+                    continue
+                conversations.missed_changes(gap.since)
+
+
+def _lately() -> datetime:
+    """Return when what is noticed now may have happened."""
+    return datetime.fromtimestamp(time.time() - NOTICED_S, UTC)
 
 
 def _show(previews: Previews, topic: str | None, hub: Hub, conversations: Conversations) -> None:

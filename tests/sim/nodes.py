@@ -119,6 +119,7 @@ class SimBus:
         self._outbox: list[tuple[str, bytes]] = []
         self._on_up: list[Callable[[], None]] = []
         self.dead = False
+        self.dropped = 0
         server.ends.append(self)
 
     @property
@@ -270,10 +271,10 @@ class NoConversations:
     def relay_previews(self, relay: object) -> None:
         """There are none."""
 
-    def missed(self, topic: str) -> None:
+    def missed(self, topic: str, since: object) -> None:
         """Nothing is remembered."""
 
-    def missed_changes(self) -> None:
+    def missed_changes(self, since: object = None) -> None:
         """Nothing is remembered."""
 
     def people_changed(self, one: str, other: str) -> None:

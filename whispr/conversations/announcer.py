@@ -97,11 +97,6 @@ class Announcer:
         payload = msgspec.json.decode(broadcast.payload)
         self._note(broadcast.topic, broadcast.event, payload)
 
-    def missed(self) -> None:
-        """Tell everybody connected here that what concerns them may have been missed: the bus was away."""
-        for user_id in {socket.session.user_id for socket in self._hub.sockets}:
-            self._hub.deliver(Broadcast(user_topic(user_id), "resync", b"{}"))
-
     def changed(self, change: Change, **more: object) -> None:
         """Broadcast a change to those who have joined, with `more` that is not in the log."""
         topic, payload = topic_of(change.conversation_kind, change.conversation_id), change.payload(**more)

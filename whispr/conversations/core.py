@@ -7,6 +7,7 @@ Built once per process, whichever of the two services run there. It owns the log
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import trio
 
@@ -22,6 +23,7 @@ from whispr.conversations.membership import Membership
 from whispr.conversations.operations import Limiter, Operations
 from whispr.conversations.permissions import Metadata, Permissions
 from whispr.conversations.privacy import Privacy
+from whispr.conversations.regaining import Regaining, now
 from whispr.conversations.reordering import Missing
 from whispr.conversations.resuming import Resuming
 from whispr.conversations.search_index import SearchIndex
@@ -68,6 +70,7 @@ class Conversations:
         self.membership = Membership(db, limits)
         self.resuming = Resuming(db, hub, limits)
         self.announcer = Announcer(hub, self.store, permissions, self.resuming.forget)
+        self._regaining = Regaining(db, hub)
         hub.keep_order(Missing(db))
         hub.on_filled = self.announcer.heard
         self._watchers: list[Callable[[Sequence[Message]], None]] = []
@@ -121,12 +124,17 @@ class Conversations:
         self.announcer.people_changed(one, other)
         self.visibility.changed(one, other)
 
-    def missed_changes(self) -> None:
-        """Ask everything again, as after a time in which nothing was heard of changes."""
+    def missed(self, topic: str, since: datetime) -> None:
+        """Make good what broadcasts of a topic, lost since then, would have told."""
+        self.resuming.missed(topic)
+        self._regaining.missed(since, topic)
+
+    def missed_changes(self, since: datetime | None = None) -> None:
+        """Ask everything again, as after a time in which nothing was heard of changes: since then, or just now."""
         self.announcer.missed_changes()
         self.visibility.anything_changed()
         self.resuming.forget_all()
-        self.announcer.missed()
+        self._regaining.missed(since or now())
 
     def heard(self, broadcast: Broadcast) -> None:
         """Take note of what another node broadcast."""
@@ -142,6 +150,7 @@ class Conversations:
             await nursery.start(self.log.run)
             await nursery.start(self.resuming.run)
             nursery.start_soon(self.announcer.run)
+            nursery.start_soon(self._regaining.run)
             nursery.start_soon(self.operations.deliveries.run)
             nursery.start_soon(self.operations.schedule.run)
             nursery.start_soon(self.expiry.run)

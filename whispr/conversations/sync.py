@@ -51,6 +51,11 @@ class _Cursor(msgspec.Struct, array_like=True, frozen=True):
     after: Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)] = _LOWEST
 
 
+def cursor_at(moment: datetime) -> str:
+    """Return the cursor that a first answer at that moment would have had."""
+    return to_token(_Cursor(moment))
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """Where a member's watermarks are."""
 

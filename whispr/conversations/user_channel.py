@@ -4,8 +4,8 @@ In: update_status, get_conversations, mark_all_read, sync. Out: new_message (a p
 socket has not joined), conversation_invitation, conversation_updated (of the conversation, or of what the person
 keeps for themselves: read_seq and unread_count, draft, archived, muted_until), message_deleted (by the person for
 themselves), delivery_status, scheduled_failed, notification (of the notification service), resync (events may have
-been missed: call sync), presence_state and presence_diff of the person's own devices and of their contacts, as far
-as these show themselves.
+been missed: call sync with its `cursor` as `since`), presence_state and presence_diff of the person's own devices and
+of their contacts, as far as these show themselves.
 """
 
 from __future__ import annotations

@@ -189,6 +189,10 @@ class Topics:
         """Return the joined links of a topic."""
         return tuple(link for link in self._audiences.get(topic, ()) if link.state is State.JOINED)
 
+    def joined_topics(self) -> tuple[str, ...]:
+        """Return the topics with links here."""
+        return tuple(self._audiences)
+
     def kick(self, topic: str, user_id: str, event: str | None = None, payload: object = None) -> int:
         """Close the user's channels of a topic after an optional last event. Returns how many."""
         links = [link for link in self._audiences.get(topic, ()) if link.session.user_id == user_id]
