@@ -65,6 +65,15 @@ def test_a_short_secret_is_a_bad_setting(tmp_path: Path) -> None:
     assert "a" * 32 not in repr(settings(tmp_path, hs256_secret="a" * 32))
 
 
+def test_keys_of_other_kinds_do_not_sign(tmp_path: Path) -> None:
+    """A process that was given a token starts again, though a service has left keys of its own in the folder."""
+    token = tmp_path / "token"
+    token.write_text("given")
+    own = settings(tmp_path, service_token_file=str(token))
+    ensure_keys(own.data_dir / "keys" / "media")
+    assert Credentials(own, issues=False).service_token() == "given"
+
+
 def test_published_keys_and_the_own_secret_are_trusted(tmp_path: Path) -> None:
     """Away from the auth service, keys are what it publishes, and secrets what was configured."""
     own = settings(tmp_path, hs256_secret="s" * 32)

@@ -69,8 +69,8 @@ class Credentials:
         try:
             if issues:
                 ensure_keys(self._folder, self._secrets)
-            elif not self._folder.is_dir() and not self._secrets():
-                return None
+            elif not any(self._folder.glob("*.pem")) and not self._secrets():
+                return None  # the folder may be there all the same, with keys of other kinds in folders of their own
             return Keys(self._folder, self._secrets)
         except KeyFolderError as error:
             raise conflict(str(error), "keys_unusable") from error

@@ -39,6 +39,26 @@ async def test_other_commands(cache: Cache) -> None:
     assert await cache.command("ZRANGE", "z", 0, -1) == [b"one", b"two"]
 
 
+async def test_a_server_that_takes_no_writes_is_away(cache: Cache) -> None:
+    """What is refused for the server's state, as when its disk is full, is UNAVAILABLE, however it was sent."""
+    script = "return redis.call('SET', KEYS[1], ARGV[1])"
+    refusals = []
+    await cache.command("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        for write in (
+            cache.set("a", "1"),
+            cache.pipeline([("SET", "a", "1")]),
+            cache.script("0" * 40, script, ["a"], ["1"]),
+        ):
+            with pytest.raises(WhisprError) as error:
+                await write
+            refusals.append(error.value.code)
+    finally:
+        await cache.command("CONFIG", "SET", "min-replicas-to-write", 0)
+    assert refusals == [Code.UNAVAILABLE] * 3
+    assert await cache.get("a") is None
+
+
 async def test_a_cancelled_command_does_not_confuse_the_next(cache: Cache) -> None:
     """A reply that arrives after its caller has gone is never taken for another's."""
     for _ in range(5):

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from whispr.adapters.rate_limit import RateLimiter
@@ -45,6 +45,9 @@ _AWAY = (
     OSError,
     CancelledByAsyncio,
 )
+_NOT_NOW = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")
+"""First words of refusals that are the server's state, such as a full disk, and no error of the command's. In a
+pipeline, other words come before."""
 
 
 class Cache:
@@ -145,6 +148,13 @@ class Cache:
         except _AWAY as error:
             away = unavailable(f"the cache is away ({type(error).__name__})")
             away.by_peer = isinstance(error, _ALIVE)
+            raise away from error
+        except ResponseError as error:
+            word = next((word for word in _NOT_NOW if word in str(error)), None)
+            if word is None:
+                raise
+            away = unavailable(f"the cache takes nothing now ({word})")
+            away.by_peer = True
             raise away from error
 
     async def _close(self) -> None:
