@@ -43,6 +43,8 @@ CALL_S = 10.0
 PEOPLE = ("stranger", "member", "moderator", "owner", "admin")
 """Roles that sign in. `admin` is of the whole installation and a member of nothing."""
 ROLES = ("anonymous", *PEOPLE, "service")
+ACCOUNT_ROLES = {"admin": "admin", "owner": "premium"}
+"""Of those whose accounts have more than a person's usual role: owners of streams need it."""
 
 
 @dataclass
@@ -220,7 +222,7 @@ async def acquainted(settings: Settings, db: Postgres, ports: Mapping[str, int])
         }
         world = World(ports, db, settings, channels, _signer(settings), owasp_hasher().hash(PASSWORD))
         for role in PEOPLE:
-            world.people[role] = await world.sign_up("admin" if role == "admin" else "user")
+            world.people[role] = await world.sign_up(ACCOUNT_ROLES.get(role, "user"))
         yield world
 
 

@@ -37,6 +37,7 @@ from whispr.progress import Progress
 from whispr.services import notification, user
 from whispr.services.auth.service import MIGRATIONS as AUTH_MIGRATIONS
 from whispr.services.media.service import MIGRATIONS as MEDIA_MIGRATIONS
+from whispr.services.stream.service import MIGRATIONS as STREAM_MIGRATIONS
 from whispr.workers import Workers
 
 MIGRATIONS = (
@@ -46,6 +47,7 @@ MIGRATIONS = (
     Owner("users", user.MIGRATIONS),
     Owner("media", MEDIA_MIGRATIONS),
     Owner("notifications", notification.MIGRATIONS),
+    Owner("streams", STREAM_MIGRATIONS),
 )
 """Who owns which schema, in the order in which their migrations run."""
 

@@ -25,7 +25,12 @@ from whispr.services.media.service import MediaOptions
 from whispr.services.notification.notifier import Options as NotificationOptions
 from whispr.services.notification.requests import Addresses
 from whispr.services.notification.service import Setup as PushSetup
+from whispr.services.stream.domain import StreamLimits as AudioLimits
+from whispr.services.stream.engine.lives import EngineOptions
+from whispr.services.stream.service import StreamOptions
+from whispr.services.stream.webrtc.service import WebRtcSetup
 from whispr.services.user.service import UserLimits
+from whispr.webrtc.endpoint import Options as WebRtcOptions
 
 NEVER_REACHED = 2**31 - 1
 
@@ -213,6 +218,40 @@ def media(settings: Settings) -> MediaOptions:
         workers=own.workers,
         scan_command=own.scan_command,
         scan_clamd=own.scan_clamd,
+    )
+
+
+def streaming(settings: Settings) -> StreamOptions:
+    """Limits and choices of live audio."""
+    own, limits = settings.stream, settings.limits
+    return StreamOptions(
+        key_folder=own.key_dir or settings.data_dir / "keys" / "streams",
+        work_folder=settings.data_dir / "streams",
+        countries_file=own.countries_file,
+        idle_s=own.idle_s,
+        engine=EngineOptions(streams=limits.node_streams, takeover=own.takeover, grace_s=own.grace_s),
+        webrtc=WebRtcSetup(
+            host=settings.bind_host("stream"),
+            port=own.webrtc_port,
+            endpoint=WebRtcOptions(advertised=own.webrtc_addresses),
+            origins=settings.gateway.cors_origins,
+            ice_servers=own.webrtc_ice_servers,
+        ),
+        limits=AudioLimits(
+            user_streams=limits.user_streams,
+            user_streams_per_hour=limits.user_streams_per_hour,
+            listeners=limits.stream_listeners,
+            address_listeners=limits.address_listeners,
+            user_listeners=limits.user_listeners,
+            invitations=limits.stream_invitations,
+            recording_days=limits.recording_days,
+            subscriptions=limits.user_subscriptions,
+            event_queue=limits.room_event_queue,
+            page_size=limits.page_size,
+            page_size_max=limits.page_size_max,
+            listen_url_s=own.listen_url_s,
+            anonymous=own.anonymous,
+        ),
     )
 
 

@@ -71,11 +71,13 @@ from whispr.services.media.service import MediaService
 from whispr.services.messaging.service import MessagingService
 from whispr.services.notification.service import NotificationService
 from whispr.services.notification.surroundings import Services as NotificationNeighbours
+from whispr.services.stream.service import StreamService, Surroundings
 from whispr.services.user.service import UserService
 from whispr.stale_reads import StaleReads
 from whispr.task_facts import describe_service
 from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
+from whispr.v1.chat_grpc import ChatServiceStub
 from whispr.v1.media_grpc import MediaServiceStub
 from whispr.v1.messaging_grpc import MessagingServiceStub
 from whispr.v1.user_grpc import UserServiceStub
@@ -171,6 +173,7 @@ class Node:
         self._conversations: Conversations | None = None
         self._conversing = False
         self._chat: ChatService | None = None
+        self._stream: StreamService | None = None
         self._gateway: Gateway | None = None
         self._operating = Operating(self._observing, self._report, lambda: self._hub, db, bus, shared=shared)
         self._endpoints: list[Endpoint] = list(self._operating.endpoints)
@@ -180,7 +183,11 @@ class Node:
     @staticmethod
     def sections(services: Sequence[str]) -> list[str]:
         """Name the listeners that a process with these services has."""
-        return ["gateway", *(["websocket"] if {"messaging", "chat"} & set(services) else []), *services]
+        return [
+            "gateway",
+            *(["websocket"] if {"messaging", "chat", "stream"} & set(services) else []),
+            *services,
+        ]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start everything, then report; serve until cancelled.
@@ -226,8 +233,9 @@ class Node:
                     nursery.start_soon(self._gateway.drain)
                 if self._hub is not None:
                     nursery.start_soon(self._hub.drain)
-            if self._chat is not None:
-                self._chat.drain()
+            for service in (self._chat, self._stream):
+                if service is not None:
+                    service.drain()
             if self._conversations is not None:
                 await self._conversations.drain()
             if self._consuming is not None:
@@ -262,6 +270,7 @@ class Node:
         makers: Mapping[str, Callable[[], Service]] = {
             "auth": self._make_auth, "user": self._make_user, "messaging": self._make_messaging,
             "notification": self._make_notification, "media": self._make_media, "chat": self._make_chat,
+            "stream": self._make_stream,
         }  # fmt: skip
         service = makers[name]()
         if self._conversations is not None and not self._conversing:
@@ -445,6 +454,25 @@ class Node:
             setup=limits.pushes(self._settings),
             options=limits.notifications(self._settings),
         )
+
+    def _make_stream(self) -> StreamService:
+        self._the_conversations()  # so that a listener's one socket has the chat beside the sound
+        proxies = Proxies(self._settings.gateway.trusted_proxies)
+        around = Surroundings(
+            identity=self._identity,
+            limiter=self._limiter,
+            announce=self._announce,
+            base_url=self._public_url,
+            chat=lambda: ChatServiceStub(self._channels["chat"]),
+            acting_for=self._acting_for,
+            address_of=proxies.client_address,
+        )
+        options = limits.streaming(self._settings)
+        stream = self._stream = StreamService(self._db, self._cache, self._bus, around, options)
+        self._endpoints += [
+            Endpoint(each.name, each.path, each.app, answers_origins=True) for each in stream.endpoints
+        ]
+        return stream
 
     # What the parts ask of the process
 

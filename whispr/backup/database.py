@@ -16,7 +16,7 @@ import trio
 from whispr.embed.postgres import binaries
 from whispr.errors import conflict
 
-SCHEMAS = ("events", "auth", "conversations", "users", "media", "notifications")
+SCHEMAS = ("events", "auth", "conversations", "users", "media", "notifications", "streams")
 RECORDS = "public.whispr_migrations"
 """What was applied; the one table outside our schemas."""
 WIPE = (

@@ -25,5 +25,5 @@ __all__ = [
     "without_password",
 ]
 
-SERVICES = ("auth", "user", "media", "notification", "messaging", "chat")
+SERVICES = ("auth", "user", "media", "notification", "messaging", "chat", "stream")
 """The services this build can serve, in starting order."""

@@ -90,9 +90,10 @@ class Limits(Section):
     hide_reports: Limit = 5
     """Distinct people whose reports hide a message until it is reviewed."""
     room_event_queue: Annotated[int, Field(ge=1)] = 256
-    """Events that wait for one reader of SubscribeRoomEvents before it is told to begin again."""
+    """Events that wait for one reader of SubscribeRoomEvents or SubscribeToStreamEvents before it is told to begin
+    again."""
     user_subscriptions: Limit = 20
-    """Readers of SubscribeRoomEvents that one person has on one process."""
+    """Readers of SubscribeRoomEvents, and of SubscribeToStreamEvents, that one person has on one process."""
     page_size: Annotated[int, Field(ge=1)] = 50
     page_size_max: Annotated[int, Field(ge=1)] = 100
     user_devices: Limit = 20
@@ -107,6 +108,22 @@ class Limits(Section):
     """Uploads that one process receives at the same time."""
     media_pixels: Annotated[int, Field(ge=1, le=200_000_000)] = 50_000_000
     """Of a picture or film; what it takes to look into one is about 16 bytes each."""
+    user_streams: Limit = 20
+    """Streams of one person that have not ended."""
+    user_streams_per_hour: Limit = 60
+    """Streams one person makes."""
+    node_streams: Limit = 0
+    """Streams that one process encodes; 0 for as many as its cores can, as measured."""
+    stream_listeners: Limit = 0
+    """Of one stream, over all nodes; the stream's own limit may be lower."""
+    address_listeners: Limit = 200
+    """Listeners of one client address on one process."""
+    user_listeners: Limit = 20
+    """Listeners that are one person on one process."""
+    stream_invitations: Limit = 1000
+    """People invited to one stream."""
+    recording_days: Limit = 0
+    """How long recordings are kept; 0 for ever."""
     typing_expires_s: Annotated[int, Field(ge=1)] = 10
     edit_window_s: Limit = 24 * 3600
     erase_window_s: Limit = 48 * 3600

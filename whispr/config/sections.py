@@ -202,6 +202,32 @@ class ChatSettings(ServiceSettings):
     """Whether the machine bans by itself, for a day; else it silences for an hour and proposes a ban."""
 
 
+class StreamSettings(ServiceSettings):
+    """Live audio: who listens, how long streams last, WebRTC."""
+
+    port: Port = 50052
+    key_dir: Path | None = None
+    """Keys that sign listening URLs, shared by all processes that serve streams; in the data folder when not set."""
+    anonymous: bool = True
+    """Whether people without an account listen to public and unlisted streams."""
+    listen_url_s: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = 3600
+    """How long URLs to listen by hold, unless their maker says otherwise; also those of recordings."""
+    idle_s: Annotated[int, Field(ge=0)] = 3600
+    """How long a stream lasts that nothing is sent to, from its start or since its node died; 0 for ever."""
+    grace_s: Annotated[float, Field(ge=0, le=600)] = 15.0
+    """How long a stream goes on in silence when its source has gone."""
+    takeover: bool = False
+    """Whether a second source takes the place of the first, rather than being refused."""
+    countries_file: Path | None = None
+    """A database in MaxMind's format (GeoLite2 Country, DB-IP, …): analytics then count listeners by country."""
+    webrtc_port: Port = 0
+    """UDP, for sound both ways; 0 for a free one. Of several workers each takes its own, so it must be 0 then."""
+    webrtc_addresses: CommaSeparated = ()
+    """Addresses that WebRTC clients are told instead of this machine's own, behind NAT."""
+    webrtc_ice_servers: CommaSeparated = ()
+    """STUN and TURN servers that clients are told, such as `turn:turn.example.org?transport=tcp`."""
+
+
 class PostgresSettings(Section):
     """The truth. Without a URL a PostgreSQL of our own runs as a child process."""
 

@@ -24,6 +24,7 @@ from whispr.config.sections import (
     PostgresSettings,
     RpcSettings,
     ServiceSettings,
+    StreamSettings,
     TracingSettings,
     WebSocketSettings,
 )
@@ -67,7 +68,7 @@ class Settings(BaseSettings):
     user: ServiceSettings = ServiceSettings(port=50054)
     messaging: MessagingSettings = MessagingSettings()
     chat: ChatSettings = ChatSettings()
-    stream: ServiceSettings = ServiceSettings(port=50052)
+    stream: StreamSettings = StreamSettings()
     media: MediaSettings = MediaSettings()
     notification: NotificationSettings = NotificationSettings()
     postgres: PostgresSettings = PostgresSettings()

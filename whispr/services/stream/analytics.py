@@ -30,7 +30,8 @@ HOURS_MAX: Final = 24 * 366
 _QUALITY: Final = "quality:"
 
 _KEEP = """
-    INSERT INTO streams.hours (stream_id, hour, born, peak, joined, departed, listen_ms, rebuffers, bytes_sent, qualities)
+    INSERT INTO streams.hours
+        (stream_id, hour, born, peak, joined, departed, listen_ms, rebuffers, bytes_sent, qualities)
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb
     WHERE EXISTS (SELECT FROM streams.streams WHERE id = $1)
     ON CONFLICT (stream_id, hour, born) DO UPDATE SET

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,6 +42,7 @@ from whispr.services.stream.livestate import Facts, LiveState
 from whispr.services.stream.notices import PUT_OUT, RECONSIDER, WISH, Notice, Notices
 from whispr.services.stream.store import StreamStore
 from whispr.services.stream.urls import HlsPass, ListenUrls
+from whispr.tokens import Claims
 
 SESSION_S: Final = 6.0
 """Three target durations: an HLS listener who does not ask for longer has left."""
@@ -105,6 +106,8 @@ class Audience:
         self._country_of = country_of
         self._on_count = on_count
         self._clock = clock
+        self.on_admitted: Callable[[str], Awaitable[None]] | None = None
+        """Is called with the stream of each listener before they are served: brings its sound here."""
         self._counting = Counting(live, clock)
         self._places: dict[str, _Place] = {}
         self._addresses: Counter[str] = Counter()
@@ -138,10 +141,29 @@ class Audience:
         too_many_listeners).
         """
         place = await self._admit(stream_id, shown, transport, address, user_agent)
+        with self._served(place):
+            yield place.listener
+
+    @asynccontextmanager
+    async def listening_as(
+        self, stream_id: str, claims: Claims, transport: Transport, quality: Quality | None
+    ) -> AsyncIterator[Listener]:
+        """Admit somebody whose token has been verified already. As `listening`."""
+        place = await self._enter(
+            stream_id, viewer_of(claims), transport, "", "",
+            wish=Wish(quality), session_id=claims.session_id, ends_at=0.0,
+        )  # fmt: skip
+        with self._served(place):
+            yield place.listener
+
+    @contextmanager
+    def _served(self, place: _Place) -> Iterator[None]:
         try:
             with trio.CancelScope() as scope:
                 place.scope = scope
-                yield place.listener
+                if place.listener.ended.is_set():  # put out before they were served
+                    scope.cancel(reason=place.listener.reason)
+                yield
         finally:
             self._leave(place, "left")
 
@@ -250,6 +272,8 @@ class Audience:
             joined_at=self._clock(),
         )
         place = _Place(listener, viewer, ends_at, seen_at=trio.current_time())
+        if self.on_admitted is not None:
+            await self.on_admitted(stream_id)
         await self._count_in(place)
         self._add(place)
         return place
@@ -257,7 +281,7 @@ class Audience:
     def _check_room(self, address: str, user_id: str) -> None:
         """Refuse one address, or one person, with too many listeners here."""
         most = self._limits.address_listeners
-        if most and self._addresses[address] >= most:
+        if most and address and self._addresses[address] >= most:
             raise exhausted(f"at most {most} listeners from one address", reason="too_many_listeners")
         most = self._limits.user_listeners
         if most and user_id:

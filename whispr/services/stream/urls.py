@@ -102,6 +102,21 @@ class ListenUrls:
             Quality(quality) if quality else None,
         )
 
+    def recording_token(self, recording_id: str, expires_at: int) -> str:
+        """Return a token, which fits into a path, that lets whoever has it have a recording until then."""
+        signed = self._signer.sign(f"recording?{recording_id}&expires={expires_at}")
+        return f"{expires_at}.{signed.rpartition('&key=')[2].replace(MARK, '.')}"
+
+    def check_recording(self, token: str, recording_id: str) -> None:
+        """Return if a token is good for a recording. Raises PERMISSION_DENIED (bad_signature, url_expired)."""
+        expires, _, rest = token.partition(".")
+        key, _, signature = rest.partition(".")
+        text = f"recording?{recording_id}&expires={expires}&key={key}{MARK}{signature}"
+        if not expires.isdecimal() or self._signer.checked(text) is None:
+            raise denied("the URL is not signed for this, or was changed", reason="bad_signature")
+        if int(expires) <= self._clock():
+            raise denied("the URL has expired: ask for a new one", reason="url_expired")
+
     def until(self, lasts_s: float) -> int:
         """Return when a URL that is made now ends."""
         return math.ceil(self._clock() + lasts_s)
