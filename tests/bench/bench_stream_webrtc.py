@@ -268,8 +268,11 @@ async def _listen_aiortc(count: int) -> None:
         print(json.dumps(peer.localDescription.sdp), flush=True)
         answer = json.loads(await asyncio.to_thread(sys.stdin.readline))
         await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        connected = asyncio.Event()
+        peer.on("connectionstatechange", connected.set)
         while peer.connectionState != "connected":
-            await asyncio.sleep(0.01)
+            await connected.wait()
+            connected.clear()
     print("ready", flush=True)
     while True:
         await asyncio.to_thread(sys.stdin.readline)

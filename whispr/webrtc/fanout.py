@@ -86,7 +86,7 @@ class Receiver:
     """One peer that hears the stream."""
 
     __slots__ = (
-        "_octets", "_packets", "address", "number", "on_report", "payload_type", "peer", "protect", "resent",
+        "_octets", "_packets", "address", "left", "number", "on_report", "payload_type", "peer", "protect", "resent",
         "resume", "sendto", "since", "target", "track", "wanted",
     )  # fmt: skip
 
@@ -105,8 +105,9 @@ class Receiver:
         """The rendition it has or is to have."""
         self.track: Track | None = None
         self.target: Track | None = None
+        self.left: Track | None = None
         self.resume: int | None = None
-        """The number it is owed next while it has left one rendition and not yet begun the other."""
+        """The number it is owed next while it has `left` one rendition and not yet begun the other."""
         self.since = 0
         """The first number of the present rendition."""
         self.resent = 0
@@ -185,6 +186,10 @@ class Fanout:
         if receiver.target is not None:
             del receiver.target.joining[receiver]
             receiver.target = None
+        if receiver.resume is not None and receiver.left in self._tracks.values():
+            # On its way elsewhere already: back to where it came from, for the new one may begin later.
+            assert receiver.left is not None, "a track"
+            self._enter(receiver, receiver.left, receiver.resume)
         if receiver.track is not target:
             receiver.target = target
             target.joining[receiver] = None
@@ -224,12 +229,13 @@ class Fanout:
         """Let packets go, one of each rendition at a time, until cancelled."""
         due = trio.current_time()
         while True:
-            await self._waiting.wait()
-            if due < trio.current_time() - STEP_S:
-                due = trio.current_time()  # There was nothing to send; a little lateness is made up for.
+            if not self._waiting.is_set():
+                await self._waiting.wait()
+                due = max(due, trio.current_time())
             await trio.sleep_until(due)
-            due += STEP_S
-            if not self._step():
+            if self._step():
+                due += STEP_S
+            else:
                 self._waiting = trio.Event()
 
     def _step(self) -> bool:
@@ -285,13 +291,18 @@ class Fanout:
                 return
             begin = target.next
         if target.next < begin:
-            receiver.leave()
-            receiver.resume = begin
+            if receiver.track is not None:
+                receiver.left, receiver.resume = receiver.track, begin
+                receiver.leave()
             return
-        if target.oldest > begin and receiver.track is not None:
+        if target.oldest > begin and receiver.track is not None and target.next - begin < 2 * RING:
             return
         del target.joining[receiver]
         receiver.leave()
+        self._enter(receiver, target, begin)
+
+    def _enter(self, receiver: Receiver, target: Track, begin: int) -> None:
+        """Have a peer belong to a rendition, and send it what it lacks of that."""
         packets = octets = 0
         for number, pts, data in target.since(begin):
             self._send(receiver, self._made(receiver.payload_type, number, pts, data))

@@ -52,7 +52,7 @@ class Reception:
         self.ssrc: int | None = None
         self._timestamp = 0
         self._offset = 0
-        self._released_at = 0.0
+        self._released_at: float | None = None
         self._next = self._base = self._highest = 0
         self._waiting: dict[int, RtpPacket] = {}
         self._missing: dict[int, _Asked] = {}
@@ -71,7 +71,7 @@ class Reception:
             sequence = packet.sequence
         self._measure(packet, now)
         if sequence < self._next or sequence in self._waiting:
-            return ()  # late, or a second time
+            return []  # late, or a second time
         for hole in range(max(self._highest + 1, self._next), sequence):
             self._missing[hole] = _Asked(now)
         self._missing.pop(sequence, None)
@@ -163,15 +163,13 @@ class Reception:
 
     def _clock(self, timestamp: int, now: float) -> int:
         """Undo the wraps of a timestamp; a source that begins anew goes on after the time that has passed."""
+        if self._released_at is None:
+            self._offset = -timestamp
         unwrapped = extend(timestamp, self._timestamp - self._offset, 32) + self._offset
-        step = unwrapped - self._timestamp
-        if not 0 <= step <= STEP_MAX_S * OPUS_CLOCK_HZ:
-            passed = max(PACKET_TICKS, int((now - self._released_at) * OPUS_CLOCK_HZ))
-            going_on = self._timestamp + passed if self._released_at else 0
+        if not 0 <= unwrapped - self._timestamp <= STEP_MAX_S * OPUS_CLOCK_HZ:
+            passed_s = now - (self._released_at or now)
+            going_on = self._timestamp + max(PACKET_TICKS, int(passed_s * OPUS_CLOCK_HZ))
             self._offset += going_on - unwrapped
             unwrapped = going_on
-        elif not self._released_at:
-            self._offset -= unwrapped
-            unwrapped = 0
         self._timestamp, self._released_at = unwrapped, now
         return unwrapped

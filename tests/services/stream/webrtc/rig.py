@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import trio
 from starlette.datastructures import Headers
@@ -17,11 +18,12 @@ from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Quality, Rendition
 from whispr.errors import denied, unauthenticated
 from whispr.gateway.server import Endpoint as Mounted
 from whispr.gateway.server import _Front, _refused
+from whispr.nurseries import own_nursery
 from whispr.services.stream.access import Shown
 from whispr.services.stream.audience import HlsSession
 from whispr.services.stream.domain import Stream, Visibility
 from whispr.services.stream.engine.live import Live
-from whispr.services.stream.engine.lives import SourceOptions
+from whispr.services.stream.engine.lives import Lives, SourceOptions
 from whispr.services.stream.listener import Listener, Transport, Wish
 from whispr.services.stream.webrtc.service import PATH, WebRtc, WebRtcSetup
 
@@ -107,6 +109,8 @@ class FakeAudience:
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
+        self.wish = Wish()
+        """What they come with."""
 
     @asynccontextmanager
     async def listening(
@@ -116,13 +120,12 @@ class FakeAudience:
             raise denied("not invited", "invitation_required")
         listener = Listener(
             "listener", stream(stream_id), user_id="", session_id="", transport=transport, address=address,
-            user_agent=user_agent, wish=Wish(), joined_at=0.0,
+            user_agent=user_agent, wish=self.wish, joined_at=0.0,
         )  # fmt: skip
         self.listeners.append(listener)
-        async with trio.open_nursery() as nursery:
+        async with own_nursery("the listener left") as nursery:
             nursery.start_soon(_watch, listener, nursery.cancel_scope)
             yield listener
-            nursery.cancel_scope.cancel(reason="left")
         listener.end("left")
 
     async def open_session(self, stream_id: str, shown: Shown, address: str, user_agent: str) -> HlsSession:
@@ -167,10 +170,16 @@ def client_address(scope: Scope, headers: Headers) -> str:
 
 
 @asynccontextmanager
-async def rigged(setup: WebRtcSetup | None = None, page: str = "") -> AsyncIterator[Rig]:
-    """Serve, with the gateway's own wording of errors; a page, too, at every other path."""
+async def rigged(
+    setup: WebRtcSetup | None = None, page: str = "", engine: Lives | None = None
+) -> AsyncIterator[Rig]:
+    """Serve, with the gateway's own wording of errors; a page, too, at every other path.
+
+    `engine`: the product's own, rather than one that lets packets out as they come.
+    """
     lives, audience = FakeLives(), FakeAudience()
-    webrtc = WebRtc(lives, FakeAccess(), audience, setup or WebRtcSetup(), client_address)
+    stand_ins: tuple[Any, Any, Any] = (engine or lives, FakeAccess(), audience)
+    webrtc = WebRtc(*stand_ins, setup or WebRtcSetup(), client_address)
     mounted = Mounted("webrtc", PATH, webrtc.endpoints, answers_origins=True)
 
     pages = HTMLResponse(page)

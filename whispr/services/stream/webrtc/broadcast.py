@@ -10,6 +10,7 @@ import trio
 
 from whispr.audio.packets import Codec, Packet, Quality, Rendition
 from whispr.services.stream.engine.live import Live, Subscription
+from whispr.services.stream.webrtc.sessions import Session
 from whispr.webrtc.endpoint import Endpoint
 from whispr.webrtc.fanout import REPORT_SLICES, Fanout, Receiver
 from whispr.webrtc.peer import Peer
@@ -23,8 +24,8 @@ class Broadcast:
         self.fanout = Fanout(endpoint.socket_for, "whispr")
         self._subscriptions: dict[Quality, Subscription] = {}
         self._scope = trio.CancelScope()
-        self.users = 0
-        """Sessions that need it."""
+        self.sessions: set[Session] = set()
+        """Those that need it, from their answer on."""
 
     async def run(self) -> None:
         """Send, until stopped."""
@@ -33,6 +34,9 @@ class Broadcast:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.fanout.run)
                     nursery.start_soon(self._report)
+                    await self.live.ended.wait()
+                    for session in list(self.sessions):
+                        session.end("the stream ended")
         finally:
             for subscription in self._subscriptions.values():
                 subscription.close()

@@ -43,18 +43,11 @@ class Heard:
         self._receiver.on_report = self._figure
         metrics.LISTENERS.inc()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._until_stream_ends, nursery.cancel_scope)
-                await self._session.closed.wait()
-                nursery.cancel_scope.cancel(reason="the listener left")
+            await self._session.closed.wait()
         finally:
             metrics.LISTENERS.dec()
             self._figure()
             self._broadcast.fanout.remove(self._receiver)
-
-    async def _until_stream_ends(self, scope: trio.CancelScope) -> None:
-        await self._broadcast.live.ended.wait()
-        scope.cancel(reason="the stream ended")
 
     def _chosen(self, wish: Wish) -> Quality:
         """Return what a wish comes to: the best there is up to it, or what adaptation says."""

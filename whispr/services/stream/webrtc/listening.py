@@ -61,7 +61,7 @@ class Listening:
             if live is None:
                 raise _not_yet()
             session = Session(self._endpoint, request.offer)
-            broadcast = self._join(live)
+            broadcast = self._join(live, session)
             try:
                 with self._sessions.holding("whep", request.stream_id, session):
                     fanout = broadcast.fanout
@@ -76,22 +76,22 @@ class Listening:
                             await Heard(session, broadcast, listener).serve()
             finally:
                 session.end(listener.reason or "the stream ended")
-                self._leave(broadcast)
+                self._leave(broadcast, session)
 
-    def _join(self, live: Live) -> Broadcast:
+    def _join(self, live: Live, session: Session) -> Broadcast:
         """Return the stream's fan-out here, begun with its first listener."""
         kept = self._broadcasts.get(live.stream_id)
         if kept is None or kept.live is not live:
             assert self._nursery is not None, "not running"
             kept = self._broadcasts[live.stream_id] = Broadcast(self._endpoint, live)
             self._nursery.start_soon(kept.run)
-        kept.users += 1
+        kept.sessions.add(session)
         return kept
 
-    def _leave(self, broadcast: Broadcast) -> None:
+    def _leave(self, broadcast: Broadcast, session: Session) -> None:
         """End it with its last listener."""
-        broadcast.users -= 1
-        if broadcast.users == 0:
+        broadcast.sessions.discard(session)
+        if not broadcast.sessions:
             broadcast.stop()
             if self._broadcasts.get(broadcast.live.stream_id) is broadcast:
                 del self._broadcasts[broadcast.live.stream_id]
