@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -90,28 +90,29 @@ class End(Feed):
         return items
 
 
-class Registry:
-    """The streams whose source is on this node."""
+class Sources(Lives):
+    """The streams of a node, of which some have their source there, without an engine that makes anything of it."""
 
     def __init__(self) -> None:
-        self.lives: dict[str, Live] = {}
+        super().__init__()
+        self.made: dict[str, Live] = {}
+
+    def made_here(self, stream_id: str) -> bool:
+        return stream_id in self.made
 
     def get(self, stream_id: str) -> Live | None:
-        return self.lives.get(stream_id)
-
-    def __iter__(self) -> Iterator[Live]:
-        return iter(self.lives.values())
+        return self.made.get(stream_id) or super().get(stream_id)
 
 
 class Node:
     """One node: what is live on it, and what it can serve."""
 
     def __init__(self, bus: Bus | End) -> None:
-        self.registry = Registry()
-        self.everywhere = Everywhere(cast(Lives, self.registry), cast(Bus, bus))
+        self.lives = Sources()
+        self.everywhere = Everywhere(self.lives, cast(Bus, bus))
 
     def go_live(self) -> Live:
-        live = self.registry.lives[STREAM] = Live(STREAM, datetime.now(UTC))
+        live = self.lives.made[STREAM] = Live(STREAM, datetime.now(UTC))
         live.source.kind, live.source.connected = "whip", True
         return live
 
@@ -201,7 +202,7 @@ async def test_nothing_is_sent_that_nobody_hears(autojump_clock: trio.testing.Mo
         await until(lambda: LOW in source.wanted())
         subscription.close()
         await until(lambda: not source.wanted())
-        await until(lambda: here.everywhere.get(STREAM) is None)
+        await until(lambda: here.lives.get(STREAM) is None)
         await trio.sleep(UNHEARD_S)
         wire.said.clear()
         await trio.sleep(10)
@@ -296,13 +297,13 @@ async def test_malformed_messages_are_dropped(autojump_clock: trio.testing.MockC
         there.go_live()
         live = await found(here)
         live.subscribe(LOW, lambda packets: None)
-        await until(lambda: LOW in there.registry.lives[STREAM].wanted())
+        await until(lambda: LOW in there.lives.made[STREAM].wanted())
         end = cast(End, there.everywhere._bus)
         for subject in (messages.state_subject(STREAM), messages.sound_subject(STREAM, LOW), messages.WANTS):
             for payload in (b"", b"\xc1", b"\x93\x01\x02\x03", b"x" * 100):
                 end.publish(subject, payload)
         await settle()
-        play(there.registry.lives[STREAM], 1.0)
+        play(there.lives.made[STREAM], 1.0)
         await settle()
         assert live.next_pts(LOW) is not None
 

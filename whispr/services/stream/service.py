@@ -17,12 +17,13 @@ from starlette.types import ASGIApp, Scope
 
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
+from whispr.adapters.objects import Objects
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.signing import Signer, ensure_keys
 from whispr.errors import WhisprError
 from whispr.events import Consumer
 from whispr.identity import Identity
-from whispr.ids import parse_id
+from whispr.ids import is_id, parse_id
 from whispr.realtime.channel import ChannelFactory
 from whispr.services.stream.access import Access
 from whispr.services.stream.analytics import Analytics
@@ -34,11 +35,16 @@ from whispr.services.stream.engine.icecast import PATH as INGEST_PATH
 from whispr.services.stream.engine.icecast import Icecast
 from whispr.services.stream.engine.live import Live
 from whispr.services.stream.engine.lives import EngineOptions, Lives
+from whispr.services.stream.engine.recording.download import PATH as RECORDING_PATH
+from whispr.services.stream.engine.recording.download import Download
+from whispr.services.stream.engine.recording.recorder import Recorder
 from whispr.services.stream.engine.relay.everywhere import Everywhere
 from whispr.services.stream.geography import countries_in
 from whispr.services.stream.ledger import Ledger
 from whispr.services.stream.listening.hls import PATH as HLS_PATH
 from whispr.services.stream.listening.hls import HlsOrigin
+from whispr.services.stream.listening.progressive import PATH as LISTEN_PATH
+from whispr.services.stream.listening.progressive import Progressive
 from whispr.services.stream.listening.shelves import Shelves
 from whispr.services.stream.livestate import LiveState
 from whispr.services.stream.notices import Notices
@@ -132,9 +138,15 @@ class StreamService:
     """StreamService of one process: its RPCs, its topics, and who listens here."""
 
     def __init__(
-        self, db: Postgres, cache: Cache, bus: Bus, around: Surroundings, options: StreamOptions
+        self,
+        db: Postgres,
+        cache: Cache,
+        bus: Bus,
+        objects: Objects,
+        around: Surroundings,
+        options: StreamOptions,
     ) -> None:
-        """Raises FAILED_PRECONDITION (keys_unusable, bad_setting)."""
+        """`objects` is where recordings are stored. Raises FAILED_PRECONDITION (keys_unusable, bad_setting)."""
         limits = options.limits
         self.node = secrets.token_hex(8)
         """What this process is called where other nodes read it."""
@@ -157,7 +169,9 @@ class StreamService:
         )  # fmt: skip
         self.lives = Lives(options.engine, self.steward)
         self.everywhere = Everywhere(self.lives, bus)
-        self.steward.attend(self.lives, None)
+        self._recorder = Recorder(self.recordings, objects, options.work_folder)
+        self._download = Download(self.recordings, self.urls, objects, options.work_folder)
+        self.steward.attend(self.lives, self._recorder)
         self.audience.on_admitted = self._bring
         self.webrtc_port = 0
         """UDP, once it runs."""
@@ -165,6 +179,7 @@ class StreamService:
         self._hls = HlsOrigin(
             self._shelves, self.audience, self.access.describe, around.address_of, anonymous=limits.anonymous
         )
+        self._progressive = Progressive(self.find, self.audience, around.address_of, self.audience.metadata)
         self._webrtc = WebRtc(self.lives, self.access, self.audience, options.webrtc, around.address_of)
         self._icecast = Icecast(self.lives, self.access, self.control.describe)
         self.subscriptions = Subscriptions(
@@ -172,7 +187,14 @@ class StreamService:
         )
         around.identity.on_revoked(self.subscriptions.session_ended)
         self._members = Members(
-            self.store, self.audience, self.control, self.live_state, self.notices, self.find
+            self.store,
+            self.audience,
+            self.control,
+            self.live_state,
+            self.notices,
+            self.lives,
+            self.access,
+            self.find,
         )
         self.channels: Mapping[str, ChannelFactory] = {"stream": self._members.channel}
         rooms = StreamRooms(db, around.chat, around.acting_for)
@@ -191,15 +213,23 @@ class StreamService:
         return (
             ByteEndpoint("hls", HLS_PATH, self._hls),
             ByteEndpoint("webrtc", WEBRTC_PATH, self._webrtc.endpoints),
+            ByteEndpoint("listen", LISTEN_PATH, self._progressive),
             ByteEndpoint("ingest", INGEST_PATH, self._icecast),
+            ByteEndpoint("recordings", RECORDING_PATH, self._download),
         )
 
     async def find(self, stream_id: str) -> Live | None:
         """Find the sound of a stream, here or on another node; None when nothing is sent to it."""
-        live = await self.everywhere.find(stream_id)
-        if live is not None and not self.lives.made_here(stream_id):
-            self.lives.add(live)
-        return live
+        return await self.everywhere.find(stream_id)
+
+    async def _somewhere(self, stream_id: str) -> bool:
+        """Whether a node may have the sound: what nobody sends to is not asked for over the bus."""
+        if not is_id(stream_id):
+            return False
+        try:
+            return await self.live_state.picture(stream_id) is not None
+        except WhisprError:  # then it is the bus that knows
+            return True
 
     async def _bring(self, stream_id: str) -> None:
         """Have the sound of a stream here, for a listener who has been admitted."""
@@ -214,6 +244,7 @@ class StreamService:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.notices.run)
             await nursery.start(self.lives.run)
+            await nursery.start(self._recorder.run)
             await nursery.start(self.everywhere.run)
             await nursery.start(self._shelves.run)
             self.webrtc_port = await nursery.start(self._webrtc.run)

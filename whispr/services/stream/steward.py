@@ -158,8 +158,7 @@ class Steward:
     async def look(self, stream_id: str) -> None:
         """Bring a stream here to what is wanted of it. Raises UNAVAILABLE."""
         lives = self._lives
-        live = lives.get(stream_id) if lives is not None else None
-        if lives is None or live is None:
+        if lives is None or not lives.made_here(stream_id) or (live := lives.get(stream_id)) is None:
             return
         try:
             stream = await self._store.find(stream_id)

@@ -22,20 +22,13 @@ class Everywhere:
     """Finds streams here and on other nodes. `run` must be running."""
 
     def __init__(self, lives: Lives, bus: Bus) -> None:
-        """`lives`: those whose source is here."""
+        """`lives`: those made here; the relayed ones are added to them."""
         self._lives = lives
         self._bus = bus
-        self._exports = Exports(bus, lives.get)
+        self._exports = Exports(bus, self._made_here)
         self._imports: dict[str, Import] = {}
         self._feed: Feed | None = None
         self._nursery: trio.Nursery | None = None
-
-    def get(self, stream_id: str) -> Live | None:
-        """Return a stream that is live here now, by its source or by relay."""
-        live = self._lives.get(stream_id)
-        if live is None and (relayed := self._imports.get(stream_id)) is not None:
-            live = relayed.live
-        return live
 
     async def find(self, stream_id: str) -> Live | None:
         """Return a stream that is live anywhere, None when no node has its source within a second.
@@ -45,12 +38,10 @@ class Everywhere:
         if (live := self._lives.get(stream_id)) is not None:
             await trio.lowlevel.checkpoint()
             return live
-        found = self._imports.get(stream_id)
-        if found is None:
-            found = self._begin(stream_id)
+        found = self._imports.get(stream_id) or self._begin(stream_id)
         if found is not None:
             await found.answered.wait()
-        return self.get(stream_id)
+        return self._lives.get(stream_id)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Relay until cancelled."""
@@ -69,13 +60,22 @@ class Everywhere:
             return None
         if len(self._imports) >= IMPORTS_MAX:
             raise exhausted(f"this node relays {IMPORTS_MAX} streams already", reason="too_many_relays")
-        begun = self._imports[stream_id] = Import(stream_id, self._feed, self._bus.publish)
+        begun = self._imports[stream_id] = Import(stream_id, self._feed, self._bus.publish, self._add)
         self._nursery.start_soon(self._keep, begun)
         return begun
+
+    def _made_here(self, stream_id: str) -> Live | None:
+        return self._lives.get(stream_id) if self._lives.made_here(stream_id) else None
+
+    def _add(self, live: Live) -> None:
+        if not self._lives.made_here(live.stream_id):
+            self._lives.add(live)
 
     async def _keep(self, begun: Import) -> None:
         try:
             await begun.run()
         finally:
+            if begun.live is not None:
+                self._lives.remove(begun.live)
             if self._imports.get(begun.stream_id) is begun:
                 del self._imports[begun.stream_id]

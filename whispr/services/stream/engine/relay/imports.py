@@ -46,7 +46,14 @@ log = structlog.get_logger("whispr.stream.relay")
 class Import:
     """One stream, live here by relay."""
 
-    def __init__(self, stream_id: str, feed: Feed, publish: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self,
+        stream_id: str,
+        feed: Feed,
+        publish: Callable[[str, bytes], None],
+        on_live: Callable[[Live], None],
+    ) -> None:
+        """`on_live` is told of the stream when it is live here."""
         self.stream_id = stream_id
         self.live: Live | None = None
         """From the first state on."""
@@ -54,6 +61,7 @@ class Import:
         """Set with the first state, or when nobody has answered."""
         self._feed = feed
         self._publish = publish
+        self._on_live = on_live
         self._subjects: dict[Rendition, str] = {}
         self._anew: set[Rendition] = set()
         self._stirred = trio.Event()
@@ -87,6 +95,7 @@ class Import:
                 return
             live = self.live = Live(self.stream_id, state.started_at, top=state.top)
             live.on_demand = self._stir
+            self._on_live(live)
         state.into(live)
         if state.ended:
             live.end(state.reason)
