@@ -100,6 +100,16 @@ def about_a_room(method: str, allowed: Collection[str], *codes: Code, **more: An
     row(method, allowed, *codes)(make)
 
 
+def about_a_stream(method: str, allowed: Collection[str], *codes: Code, **more: Any) -> None:
+    """Enter an RPC that names a stream that runs, and the rest of its request."""
+
+    async def make(world: World, role: str) -> Mapping[str, Any]:
+        del role
+        return {"stream_id": await world.stream(), **more}
+
+    row(method, allowed, *codes)(make)
+
+
 def about_somebody_in_a_room(method: str, allowed: Collection[str], **more: Any) -> None:
     """Enter an RPC that names a room and a member of it, and the rest of its request."""
 
@@ -532,3 +542,61 @@ same("NotificationService/GetPushConfig", PEOPLE_AND_SERVICES, {})
 same("NotificationService/GetPreferences", SIGNED_IN, {})
 same("NotificationService/UpdatePreferences", SIGNED_IN, {"previews": False})
 exports("NotificationService")
+
+# StreamService
+
+MAY_STREAM = OWNER | ADMIN
+"""Whose role has stream:write."""
+STREAM_MODERATORS = OWNER | ADMIN
+"""The streamer, and who may moderate everywhere."""
+
+same("StreamService/CreateStream", MAY_STREAM, {"title": "a stream", "category": "MUSIC"})
+about_a_stream("StreamService/StartStream", OWNER)
+
+
+@row("StreamService/StopStream", STREAM_MODERATORS)
+async def _(world: World, role: str) -> Mapping[str, Any]:
+    world.renew()
+    return {"stream_id": await world.stream()}
+
+
+about_a_stream("StreamService/PauseStream", OWNER)
+about_a_stream("StreamService/ResumeStream", OWNER)
+about_a_stream("StreamService/GetStreamInfo", PEOPLE_AND_SERVICES)
+about_a_stream("StreamService/UpdateStream", OWNER, description="another")
+about_a_stream("StreamService/RotateStreamKey", OWNER)
+same("StreamService/ListActiveStreams", PEOPLE_AND_SERVICES, {})
+same("StreamService/ListOwnStreams", SIGNED_IN, {})
+about_a_stream("StreamService/JoinStream", SIGNED_IN)
+about_a_stream("StreamService/LeaveStream", SIGNED_IN)
+about_a_stream("StreamService/GetListeners", STREAM_MODERATORS)
+about_a_stream("StreamService/RemoveListener", STREAM_MODERATORS, listener_id=str(uuid4()))
+about_a_stream("StreamService/CreateListenUrl", OWNER)
+about_a_stream("StreamService/ChangeQuality", SIGNED_IN, quality="LOW")
+about_a_stream("StreamService/SetVolume", SIGNED_IN, volume=50)
+about_a_stream("StreamService/GetAudioMetrics", PEOPLE_AND_SERVICES)
+about_a_stream("StreamService/StartRecording", OWNER)
+about_a_stream("StreamService/GetStreamAnalytics", STREAM_MODERATORS)
+about_a_stream("StreamService/SubscribeToStreamEvents", SIGNED_IN)
+same("StreamService/GetRecordings", SIGNED_IN, {})
+same("StreamService/GetUserListeningHistory", SIGNED_IN, {})
+exports("StreamService")
+
+
+@row("StreamService/InviteListener", OWNER)
+async def _(world: World, role: str) -> Mapping[str, Any]:
+    return {"stream_id": await world.stream(), "user_id": (await world.sign_up()).user_id}
+
+
+@row("StreamService/UninviteListener", OWNER)
+async def _(world: World, role: str) -> Mapping[str, Any]:
+    return {"stream_id": await world.stream(), "user_id": world.id("member")}
+
+
+async def _a_recording(world: World, role: str) -> Mapping[str, Any]:
+    body = {"stream_id": await world.stream()}
+    return {"recording_id": (await world.call("StreamService/StartRecording", body)).recording_id}
+
+
+row("StreamService/StopRecording", OWNER)(_a_recording)
+row("StreamService/DeleteRecording", STREAM_MODERATORS)(_a_recording)

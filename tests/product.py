@@ -15,7 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-LISTENERS = ("gateway", "websocket", "messaging", "auth", "user", "media", "notification", "chat")
+LISTENERS = ("gateway", "websocket", "messaging", "auth", "user", "media", "notification", "chat", "stream")
 UNLIMITED = {
     f"WHISPR_LIMITS_{name}": "0"
     for name in (

@@ -27,6 +27,8 @@ from whispr.services.media import types as media_types
 from whispr.services.notification import domain as notification
 from whispr.services.notification import notifier, requests
 from whispr.services.notification import servicer as notification_calls
+from whispr.services.stream import domain as stream
+from whispr.services.stream import on_listening, on_streams
 from whispr.services.user import domain as profile
 from whispr.services.user import servicer as user_calls
 
@@ -110,6 +112,7 @@ RULES: Mapping[str, Rule | Anything] = {
             "presence_privacy", "recipient_id", "refresh_token", "reply_to", "reply_to_id", "resource",
             "resource_id", "role", "room_id", "scheduled_id", "sender_id", "service", "session_id", "since",
             "target_id", "time_zone", "to", "token", "user_id", "username", "variant", "viewer_id",
+            "listener_id", "recording_id", "stream_id", "streamer_id",
         ),
         ANYTHING,
     ),
@@ -154,6 +157,20 @@ RULES: Mapping[str, Rule | Anything] = {
     "ChatService/CreateRoom.member_ids": ids(room_rules.INVITED_AT_ONCE_MAX),
     "metadata": pairs(conversation.METADATA_KEYS_MAX),
     "name": text(conversation.NAME_CHARS_MAX),
+    "StreamService/CreateStream.title": text(stream.TITLE_CHARS_MAX),
+    "StreamService/UpdateStream.title": text(stream.TITLE_CHARS_MAX),
+    "StreamService/StartRecording.config.title": text(stream.TITLE_CHARS_MAX),
+    "StreamService/CreateStream.description": text(stream.DESCRIPTION_CHARS_MAX),
+    "StreamService/UpdateStream.description": text(stream.DESCRIPTION_CHARS_MAX),
+    "StreamService/StopStream.reason": text(on_streams.REASON_CHARS_MAX),
+    "current_track": text(stream.METADATA_CHARS_MAX),
+    "artist": text(stream.METADATA_CHARS_MAX),
+    "album": text(stream.METADATA_CHARS_MAX),
+    "genre": text(stream.METADATA_CHARS_MAX),
+    "custom_fields": pairs(stream.CUSTOM_FIELDS_MAX),
+    "StreamService/SubscribeToStreamEvents.event_types": words(
+        on_listening.EVENT_TYPES_MAX, "LISTENER_JOINED"
+    ),
     "NotificationService/RegisterDevice.name": text(notification.NAME_CHARS_MAX),
     "new_password": text(account.PASSWORD_BYTES_MAX),
     "notification_ids": ids(notification_calls.IDS_MAX),

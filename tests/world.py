@@ -73,6 +73,7 @@ class World:
     """Of the product, if it runs in this process."""
     kept_group: str = ""
     kept_room: str = ""
+    kept_stream: str = ""
 
     def token(self, role: str) -> str:
         """The token that somebody of this role shows; none for anonymous."""
@@ -172,9 +173,16 @@ class World:
             await self.call("ChatService/SetMemberRole", role)
         return self.kept_room
 
+    async def stream(self) -> str:
+        """A public stream of the owner's that runs; the same until `renew`."""
+        if not self.kept_stream:
+            self.kept_stream = (await self.call("StreamService/CreateStream", {"title": "stream"})).stream.id
+            await self.call("StreamService/StartStream", {"stream_id": self.kept_stream})
+        return self.kept_stream
+
     def renew(self) -> None:
-        """Forget the group and the room: the next ones are new."""
-        self.kept_group = self.kept_room = ""
+        """Forget the group, the room and the stream: the next ones are new."""
+        self.kept_group = self.kept_room = self.kept_stream = ""
 
     async def room_message(self, room_id: str, by: str = "member") -> Any:
         """Send a message to a room as somebody of this role."""
@@ -231,8 +239,8 @@ def _signer(settings: Settings) -> Signer:
 
 
 def unlimited() -> Limits:
-    """Limits without those that count per minute or hour."""
-    return Limits(**{name: 0 for name in Limits.model_fields if "_per_" in name})
+    """Limits without those that count per minute or hour, or that tests of many streams reach."""
+    return Limits(**{name: 0 for name in Limits.model_fields if "_per_" in name}, user_streams=0)
 
 
 def _methods() -> dict[str, MethodDescriptor]:

@@ -226,7 +226,7 @@ def streaming(settings: Settings) -> StreamOptions:
     own, limits = settings.stream, settings.limits
     return StreamOptions(
         key_folder=own.key_dir or settings.data_dir / "keys" / "streams",
-        work_folder=settings.data_dir / "streams",
+        work_folder=settings.data_dir / "streams" / "work",
         countries_file=own.countries_file,
         idle_s=own.idle_s,
         engine=EngineOptions(streams=limits.node_streams, takeover=own.takeover, grace_s=own.grace_s),

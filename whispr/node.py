@@ -22,7 +22,7 @@ from whispr import limits, neighbours
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.jetstream import JetStream
-from whispr.adapters.objects import S3Options, objects_at
+from whispr.adapters.objects import Objects, S3Options, objects_at
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.call_rules import rpc_limits
@@ -468,11 +468,24 @@ class Node:
             address_of=proxies.client_address,
         )
         options = limits.streaming(self._settings)
-        stream = self._stream = StreamService(self._db, self._cache, self._bus, around, options)
+        stream = self._stream = StreamService(
+            self._db, self._cache, self._bus, self._recordings_at(), around, options
+        )
         self._endpoints += [
             Endpoint(each.name, each.path, each.app, answers_origins=True) for each in stream.endpoints
         ]
         return stream
+
+    def _recordings_at(self) -> Objects:
+        """Where recordings are stored: like media, by the same credentials."""
+        own, media = self._settings.stream, self._settings.media
+        return objects_at(
+            self._db.bridge,
+            own.store_url,
+            self._settings.data_dir / "streams" / "objects",
+            S3Options(media.s3_endpoint, media.s3_region),
+            self._dependencies.other("store") if own.store_url.startswith("s3:") else None,
+        )
 
     # What the parts ask of the process
 

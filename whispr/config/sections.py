@@ -206,6 +206,9 @@ class StreamSettings(ServiceSettings):
     """Live audio: who listens, how long streams last, WebRTC."""
 
     port: Port = 50052
+    store_url: str = ""
+    """Where recordings are stored: `s3://bucket/prefix` or `file:///folder`, by the endpoint, region and credentials
+    of media; a folder in the data folder when empty."""
     key_dir: Path | None = None
     """Keys that sign listening URLs, shared by all processes that serve streams; in the data folder when not set."""
     anonymous: bool = True

@@ -25,6 +25,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 
@@ -35,7 +36,7 @@ from whispr.ids import is_id, new_id
 from whispr.services.stream import metrics
 from whispr.services.stream.access import Shown
 from whispr.services.stream.analytics import Counting
-from whispr.services.stream.domain import StreamLimits, Viewer, may_not_listen, viewer_of
+from whispr.services.stream.domain import Metadata, StreamLimits, Viewer, may_not_listen, viewer_of
 from whispr.services.stream.ledger import Coming, Going, Ledger
 from whispr.services.stream.listener import Listener, Transport, Wish
 from whispr.services.stream.livestate import Facts, LiveState
@@ -110,6 +111,7 @@ class Audience:
         """Is called with the stream of each listener before they are served: brings its sound here."""
         self._counting = Counting(live, clock)
         self._places: dict[str, _Place] = {}
+        self._by_stream: dict[str, dict[str, _Place]] = {}
         self._addresses: Counter[str] = Counter()
         self._sessions: dict[str, str] = {}
         """HLS token → listener id."""
@@ -126,7 +128,11 @@ class Audience:
 
     def of(self, stream_id: str) -> list[Listener]:
         """Return who listens to a stream here."""
-        return [place.listener for place in self._places.values() if place.listener.stream.id == stream_id]
+        return [place.listener for place in self._of(stream_id)]
+
+    def metadata(self, stream_id: str) -> Metadata | None:
+        """Return what a stream with listeners here plays, as far as is known; None of others."""
+        return next((place.listener.stream.metadata for place in self._of(stream_id)), None)
 
     # Coming
 
@@ -306,6 +312,7 @@ class Audience:
     def _add(self, place: _Place) -> None:
         listener = place.listener
         self._places[listener.id] = place
+        self._by_stream.setdefault(listener.stream.id, {})[listener.id] = place
         self._addresses[listener.address] += 1
         metrics.ADMITTED.labels(listener.transport.value).inc()
         metrics.LISTENERS.labels(listener.transport.value).inc()
@@ -332,6 +339,10 @@ class Audience:
         listener = place.listener
         if self._places.pop(listener.id, None) is None:
             return
+        of_stream = self._by_stream[listener.stream.id]
+        del of_stream[listener.id]
+        if not of_stream:
+            del self._by_stream[listener.stream.id]
         listener.end(reason)
         self._addresses[listener.address] -= 1
         if not self._addresses[listener.address]:
@@ -378,12 +389,20 @@ class Audience:
         elif notice.kind == RECONSIDER:
             self._doubtful.add(notice.stream_id)
             self._check_now.set()
+        elif notice.kind == "metadata_updated":
+            self._described(notice)
         elif notice.kind == "stream_stopped":
             for place in self._of(notice.stream_id):
                 self._end(place, "stream_ended")
 
     def _of(self, stream_id: str) -> list[_Place]:
-        return [place for place in self._places.values() if place.listener.stream.id == stream_id]
+        return list(self._by_stream.get(stream_id, {}).values())
+
+    def _described(self, notice: Notice) -> None:
+        """Know what is played, for those who are told within the sound."""
+        metadata = msgspec.convert(notice.data.get("metadata", {}), Metadata)
+        for place in self._of(notice.stream_id):
+            place.listener.stream = msgspec.structs.replace(place.listener.stream, metadata=metadata)
 
     def _put_out_all(self, notice: Notice) -> None:
         reason = str(notice.data.get("reason", "removed"))
@@ -465,7 +484,7 @@ class Audience:
                 if not self._doubtful:
                     await self._check_now.wait()
             if all_is_quiet.cancelled_caught:
-                self._doubtful |= {place.listener.stream.id for place in self._places.values()}
+                self._doubtful |= set(self._by_stream)
             streams, self._doubtful = self._doubtful, set()
             try:
                 for stream_id in streams:

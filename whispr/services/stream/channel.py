@@ -1,7 +1,8 @@
 """The channel `stream:<id>`: what happens to a stream, and its sound for who asks for it.
 
 In: listen {format, codec, quality}, unlisten, change_quality {quality}, set_volume {volume}, report {buffer_ms,
-bandwidth_bps, latency_ms, dropped_frames, rebuffers}. Out: stream_started, stream_stopped, stream_paused,
+bandwidth_bps, latency_ms, dropped_frames, rebuffers}; to send sound publish, audio and unpublish
+(`listening.publishing`). Out: stream_started, stream_stopped, stream_paused,
 stream_resumed, metadata_updated, source_changed, listener_count, levels, recording_started, recording_completed; to
 who listens here quality_changed, audio_init, audio (`listening.websocket`) and audio_stopped {reason}.
 
@@ -21,13 +22,16 @@ import trio
 from whispr.audio.packets import Quality
 from whispr.errors import WhisprError, conflict, invalid, not_found
 from whispr.ids import is_id
-from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
+from whispr.realtime.channel import NO_REPLY, Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
+from whispr.services.stream.access import Access
 from whispr.services.stream.audience import Audience
 from whispr.services.stream.control import Control
 from whispr.services.stream.domain import Stream, may_not_know, viewer_of
 from whispr.services.stream.engine.live import Live
+from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Listener, Transport, Wish
+from whispr.services.stream.listening.publishing import SocketSource
 from whispr.services.stream.listening.websocket import SharedFrames, SocketSound
 from whispr.services.stream.livestate import LiveState
 from whispr.services.stream.notices import PUT_OUT, RECONSIDER, WISH, Notice, Notices
@@ -65,6 +69,8 @@ class Members:
     control: Control
     live_state: LiveState
     notices: Notices
+    lives: Lives
+    access: Access
     find: Find
     frames: SharedFrames = field(default_factory=SharedFrames)
     channels: set[StreamChannel] = field(default_factory=set)
@@ -101,6 +107,7 @@ class StreamChannel(Channel):
         self._listener: Listener | None = None
         self._sound: SocketSound | None = None
         self._serving: trio.CancelScope | None = None
+        self._source = SocketSource(link, shared.lives, shared.access)
 
     @property
     def claims(self) -> Claims:
@@ -141,6 +148,8 @@ class StreamChannel(Channel):
 
     def handle_now(self, event: str, payload: object) -> object:
         """Take a report without a task: players send one every few seconds."""
+        if event == "audio" and isinstance(payload, bytes):
+            return NO_REPLY if self._source.take_now(payload) else NotImplemented
         if event != "report":
             return NotImplemented
         told = _read(payload, _Report)
@@ -153,6 +162,14 @@ class StreamChannel(Channel):
         match event:
             case "listen":
                 return self._listen(payload)
+            case "publish":
+                return self._source.begin(payload)
+            case "audio" if isinstance(payload, bytes):
+                await self._source.take(payload)
+                return NO_REPLY
+            case "unpublish":
+                self._source.end()
+                return None
             case "unlisten":
                 self._stop("left")
                 return None
@@ -168,6 +185,7 @@ class StreamChannel(Channel):
         """Forget the channel."""
         del reason
         self._shared.channels.discard(self)
+        self._source.end()
         await trio.lowlevel.checkpoint()
 
     # Listening

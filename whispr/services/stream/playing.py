@@ -30,7 +30,7 @@ class Playing:
         if metadata == stream.metadata or stream.ended_at is not None:
             return
         try:
-            await self._control.update(stream_id, "", Changes(metadata=metadata))
+            await self._control.update(stream_id, stream.streamer_id, Changes(metadata=metadata))
         except WhisprError as error:
             if error.reason != "stream_ended":
                 raise
