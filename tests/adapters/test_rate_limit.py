@@ -248,3 +248,16 @@ async def test_a_key_of_an_earlier_version_is_understood(cache: Cache) -> None:
     tat = (await cache.command("GET", "whispr:rate:k")).split()[0]
     await cache.command("SET", "whispr:rate:k", tat, "PX", 60_000)
     assert await refused(limiter, "k", 2, 60) == pytest.approx(30, abs=0.5)
+
+
+@pytest.mark.parametrize("kept", ["{ahead}", "{ahead} {ahead} 100 {ahead}"])
+async def test_a_clock_that_was_set_back_locks_nobody_out(cache: Cache, kept: str) -> None:
+    """What was written while the server's clock was an hour ahead counts for nothing once it has been put right."""
+    seconds, _ = await cache.command("TIME")
+    await cache.set("whispr:rate:someone", kept.format(ahead=(int(seconds) + 3600) * 1_000_000))
+    limiter = RateLimiter(cache)
+    for _ in range(5):
+        await limiter.take("someone", 5, 60)
+    with pytest.raises(WhisprError) as caught:
+        await limiter.take("someone", 5, 60)
+    assert caught.value.retry_after_s == pytest.approx(12, abs=0.5)

@@ -51,7 +51,8 @@ ACCOUNT_SHARE = 50
 """A limit divided by this is how many calls are charged together."""
 
 # A key holds the TAT, and once somebody was refused: until when, how many refused calls ignored that, and when the
-# last of them came. Times are in microseconds.
+# last of them came. Times are in microseconds. What lies further ahead than any call can have put it was written
+# before the server's clock was set back, and says nothing: nobody is to wait for as long as that was.
 _LUA = """
 local now = redis.call('TIME')
 now = now[1] * 1000000 + now[2]
@@ -61,6 +62,10 @@ local kept = {0, 0, 0, 0}
 local at = 1
 for word in string.gmatch(redis.call('GET', KEYS[1]) or '', '%d+') do kept[at] = tonumber(word) at = at + 1 end
 local tat, promised, offences, last = kept[1], kept[2], kept[3], kept[4]
+local promise = math.max(now, promised)
+if tat > promise + period + 1 or promised > now + math.max(most, period) + 1 then
+    tat, promised, offences, last = 0, 0, 0, 0
+end
 if now - last > period then offences = 0 end
 local moved = math.max(tat, now) + cost * period / limit
 local wait = moved - period - now
