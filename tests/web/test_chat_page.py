@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
 import trio
 
 from tests.product import UNLIMITED, Product, spawn, start, wait_ready
-from tests.web.browser import Browser, Page
+from tests.web.browser import PATIENCE_S, Browser, Page
 from tests.web.pages import act, assert_accessible, say, sign_up, write_to
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -156,6 +157,55 @@ async def test_a_killed_server_loses_nothing(browser: Browser, tmp_path: Path, s
             assert await page.evaluate(said) == "before|first while away|second while away"
         await say(grace, "after")
         await ada.shows("after")
+    finally:
+        await trio.to_thread.run_sync(product.stop)
+
+
+async def test_earlier_messages_come_while_one_scrolls_up(product: Product, browser: Browser) -> None:
+    """A page at a time, and what one reads stays where it is; what comes meanwhile is announced, not scrolled to."""
+    tail = uuid4().hex[:8]
+    ada = await sign_up(browser, product, f"ada-{tail}", "Ada Lovelace")
+    _, token = product.sign_up(f"grace-{tail}")
+    [found] = product.call("GET", f"/v1/users?query=ada-{tail}", token=token)[1]["users"]
+    talk = product.conversation(token, "direct", found["id"])
+    for number in range(120):
+        body = {"text": f"message {number:03}"}
+        assert product.call("POST", f"/v1/conversations/{talk}/messages", body, token)[0] == 200
+    await ada.click(".talk", f"grace-{tail}")
+    await ada.until("document.querySelector('.messages')?.innerText.includes('message 119')")
+    assert "message 060" not in await ada.evaluate("document.querySelector('.messages').innerText")
+    scroll = "document.querySelector('.log-scroll')"
+    for first in ("message 020", "message 000"):
+        await ada.evaluate(f"{scroll}.scrollTop = 0")
+        await ada.shows(first)
+    assert await ada.evaluate(f"{scroll}.scrollTop") > 100, "what was read is where it was"
+    await ada.evaluate(f"{scroll}.scrollTop = 200")
+    assert product.call("POST", f"/v1/conversations/{talk}/messages", {"text": "news"}, token)[0] == 200
+    await ada.until("document.querySelector('.to-end').checkVisibility()")
+    await ada.click(".to-end")
+    await ada.until(f"{scroll}.scrollHeight - {scroll}.scrollTop - {scroll}.clientHeight < 5")
+    assert await ada.evaluate("document.querySelectorAll('article.message').length") == 121
+
+
+async def test_a_socket_outlives_its_access_token(browser: Browser, tmp_path: Path) -> None:
+    """With tokens of six seconds the page renews them in band: the socket is never opened again."""
+
+    def count(product: Product, sample: str) -> float:
+        with urlopen(product.url("/metrics")) as response:  # noqa: S310  # a URL of ours
+            lines = response.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(sample))
+
+    product = start(tmp_path / "data", UNLIMITED | {"WHISPR_AUTH_ACCESS_TOKEN_S": "6"})
+    try:
+        ada, grace, _ = await two(browser, product)
+        with trio.fail_after(PATIENCE_S):
+            while await trio.to_thread.run_sync(count, product, "whispr_ws_renewals_total") < 6:
+                await ada.evaluate("new Promise((done) => setTimeout(done, 200))")
+        assert count(product, 'whispr_ws_upgrades_total{outcome="ok"}') == 2
+        await say(ada, "still here")
+        await grace.click(".talk", "Ada Lovelace")
+        await grace.shows("still here")
+        assert_well_behaved(product, ada, grace)
     finally:
         await trio.to_thread.run_sync(product.stop)
 

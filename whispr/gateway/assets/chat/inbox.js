@@ -89,13 +89,17 @@ export class Inbox extends EventTarget {
       this.#befriended.add(peer);
       this.api.put(`/v1/users/${peer}/contact`).catch(() => this.#befriended.delete(peer));
     }
-    talk.addEventListener("messages", () => {
-      const [known, last] = [this.#known.get(talk.id), talk.messages.at(-1)];
-      if (known && last && last.seq >= (known.last_message?.seq || 0)) {
-        this.#known.set(talk.id, { ...known, last_message: last });
-        this.#tell();
-      }
-    });
+    talk.addEventListener("messages", ({ detail }) => this.#cameWhileOpen(talk, detail));
+  }
+
+  #cameWhileOpen(talk, what) {
+    const [known, last] = [this.#known.get(talk.id), talk.messages.at(-1)];
+    if (!known || !last || last.seq < (known.last_message?.seq || 0)) return;
+    const isNew = what instanceof Set && what.has(last.seq) && last.seq > (known.last_message?.seq || 0);
+    // While nobody looks it is unread; the server says how many are left once it has been read.
+    const unseen = isNew && last.sender_id !== this.me && !document.hasFocus();
+    this.#known.set(talk.id, { ...known, last_message: last, unread_count: known.unread_count + (unseen ? 1 : 0) });
+    this.#tell();
   }
 
   #told(event, payload) {

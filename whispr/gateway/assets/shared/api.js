@@ -79,7 +79,7 @@ export class Session extends EventTarget {
   // Throws an ApiError; one of status 401 has ended the session.
   async token(force = false) {
     if (!this.#held) throw new ApiError(401, { message: "You are signed out." });
-    if (!force && Date.now() < this.#held.until - EARLY_MS) return this.#held.access;
+    if (!force && Date.now() < this.#held.renewAt) return this.#held.access;
     // Each refresh token works once, so one renewal serves all who wait, in all tabs that share it.
     this.#renewing ??= this.#locked(() => this.#renew(this.#held.refresh)).finally(() => { this.#renewing = null; });
     await this.#renewing;
@@ -115,7 +115,7 @@ export class Session extends EventTarget {
       user: tokens.user,
       access: tokens.access_token,
       refresh: tokens.refresh_token,
-      until: Date.now() + tokens.expires_in * 1000,
+      renewAt: Date.now() + Math.max(tokens.expires_in * 500, tokens.expires_in * 1000 - EARLY_MS),
     };
     this.#store.setItem(this.#name, JSON.stringify(this.#held));
   }

@@ -67,6 +67,8 @@ export class MessageLog {
       const height = this.element.scrollHeight;
       this.#redraw();
       if (what === "older") this.element.scrollTop += this.element.scrollHeight - height;
+      // On a tall screen there may be nothing to scroll yet.
+      if (this.element.scrollHeight <= this.element.clientHeight) this.talk.loadOlder();
       return;
     }
     const come = [...what].map((seq) => this.talk.message(seq)).filter(Boolean);
