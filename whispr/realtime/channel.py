@@ -156,6 +156,14 @@ class Channel:
     def __init__(self, link: Link) -> None:
         self.link = link
 
+    @property
+    def media(self) -> frozenset[str]:
+        """Pushes that are no operations of a client, but pieces of what it sends and may send just now.
+
+        Any number of them may come, as fast as the channel takes them.
+        """
+        return frozenset()
+
     async def join(self, payload: object) -> object:
         """Admit or refuse (raise WhisprError). Returns the join's response, or `Joined` to resume from a seq."""
         del payload

@@ -235,6 +235,10 @@ class Link:
             self._worker = Worker(self)
         return self._worker.offer(message)
 
+    def unmetered(self, event: str) -> bool:
+        """Whether a push is media, which its channel bounds by what it takes, and no operation."""
+        return self.state is State.JOINED and event in self.channel.media
+
     async def room(self) -> None:
         """Wait until the inbox may take another message."""
         if self._worker is not None:

@@ -227,7 +227,11 @@ class Socket(abc.ABC):
         if event == "phx_leave":
             self._chatters()
             return self._leave(message, link)
-        if (wait_s := self._budget.take(trio.current_time() if self._budget.limited else 0.0)) > 0:
+        metered = link is None or not link.unmetered(event)
+        if (
+            metered
+            and (wait_s := self._budget.take(trio.current_time() if self._budget.limited else 0.0)) > 0
+        ):
             metrics.REFUSED_OPERATIONS.inc()
             self._chatters()
             self._refuse(message, exhausted("too many operations on this socket", wait_s))

@@ -39,6 +39,7 @@ from whispr.services.stream.store import StreamStore
 from whispr.tokens import Claims
 
 AUTO: Final = "AUTO"
+MEDIA: Final = frozenset({"audio"})
 
 Find = Callable[[str], Awaitable[Live | None]]
 """Finds a stream that is live, here or on another node."""
@@ -115,6 +116,11 @@ class StreamChannel(Channel):
         claims = self.link.session
         assert isinstance(claims, Claims), "sockets are opened with access tokens"
         return claims
+
+    @property
+    def media(self) -> frozenset[str]:
+        """Return what a source sends, while it is one."""
+        return MEDIA if self._source.on else frozenset()
 
     async def join(self, payload: object) -> object:
         """Admit who may know of the stream."""
