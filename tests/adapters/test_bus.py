@@ -136,3 +136,17 @@ async def test_the_error_of_the_block_comes_out_alone(bridge: Bridge, url: str) 
     with pytest.raises(KeyError):
         async with open_bus(bridge, url):
             raise KeyError("mine")
+
+
+async def test_answers_that_nobody_waits_for_any_more_do_not_deafen(
+    bridge: Bridge, bus: Bus, url: str
+) -> None:
+    """Probes are given up at every moment of them, and messages still arrive, on the same connection."""
+    async with node(bridge, url) as other, bus.subscribe("t.a") as messages:
+        for number in range(200):
+            with trio.move_on_after(0.00005 * (number % 20)):
+                await bus.probe()
+        other.publish("t.a", b"heard")
+        with trio.fail_after(5):
+            assert await anext(aiter(messages)) == Message("t.a", b"heard")
+        assert bus.ups == 1

@@ -15,6 +15,7 @@ removed subject stays for `LINGER_S`: who comes back soon finds it in force.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -90,7 +91,21 @@ class _Direct:
 
 
 class LeanClient(Client):
-    """nats-py's client, with subscriptions that cost little and publishing in one go (asyncio side)."""
+    """nats-py's client, with subscriptions that cost little and publishing in one go (asyncio side).
+
+    It does not go deaf, either. nats-py's own ends its reading, and nothing but that, at anything it does not expect,
+    such as the answer to a PING whose asker has given up. It would then count as connected for minutes.
+    """
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        if self.is_connected:
+            await self._process_op_err(ConnectionError("reading has ended"))
 
     async def publish_queued(self, queue: deque[Message]) -> None:
         """Publish all that is queued while the server is there. Subjects and sizes have been checked."""
