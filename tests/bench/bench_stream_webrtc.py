@@ -28,7 +28,7 @@ from typing import Any
 import av
 import trio
 
-from tests.services.stream.tones import tone
+from tests.services.stream.sounds import samples
 from tests.services.stream.webrtc.rig import STREAM, Rig, publish, rigged
 from tests.webrtc.client import Client
 from whispr.audio.packets import Quality
@@ -248,7 +248,7 @@ def _track(passed_through: bool) -> Any:
     return Steady()
 
 
-SOUND = tone(440.0, 0, 960)
+SOUND = samples(0.02)
 
 
 def listen_aiortc(count: int) -> None:

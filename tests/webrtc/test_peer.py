@@ -167,7 +167,9 @@ def test_garbage_in_a_handshake_ends_it_or_does_nothing() -> None:
 
 def test_records_are_packed_into_datagrams_whole() -> None:
     """As few as they fit, none longer than passes everywhere."""
-    records = [b"\x16\xfe\xfd" + bytes(8) + size.to_bytes(2, "big") + bytes(size) for size in (500, 500, 500, 60)]
+    records = [
+        b"\x16\xfe\xfd" + bytes(8) + size.to_bytes(2, "big") + bytes(size) for size in (500, 500, 500, 60)
+    ]
     packed = datagrams(b"".join(records))
     assert packed == [records[0] + records[1], records[2] + records[3]]
     assert max(map(len, packed)) <= DATAGRAM_BYTES_MAX

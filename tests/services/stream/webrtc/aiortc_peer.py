@@ -21,10 +21,13 @@ from typing import Any
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from av import AudioFrame
 
-from tests.services.stream.tones import RATE_HZ, rms, share_of, tone
+from tests.services.stream.sounds import level_of, samples, share_of
+from whispr.audio.packets import CLOCK_HZ
 
 SAMPLES = 960
 TONE_HZ = 440.0
+SECOND = samples(1.0, TONE_HZ)
+"""A whole number of its periods, so it goes on where it ends."""
 
 
 class Tone(MediaStreamTrack):
@@ -39,11 +42,12 @@ class Tone(MediaStreamTrack):
 
     async def recv(self) -> AudioFrame:
         """The next 20 ms, when they are due."""
-        due = self._began_at + self._pts / RATE_HZ
+        due = self._began_at + self._pts / CLOCK_HZ
         await asyncio.sleep(max(0.0, due - time.monotonic()))
+        at = self._pts * 4 % len(SECOND)
         frame = AudioFrame(format="s16", layout="stereo", samples=SAMPLES)
-        frame.planes[0].update(tone(TONE_HZ, self._pts, SAMPLES))
-        frame.sample_rate, frame.pts, frame.time_base = RATE_HZ, self._pts, fractions.Fraction(1, RATE_HZ)
+        frame.planes[0].update(SECOND[at : at + SAMPLES * 4])
+        frame.sample_rate, frame.pts, frame.time_base = CLOCK_HZ, self._pts, fractions.Fraction(1, CLOCK_HZ)
         self._pts += SAMPLES
         return frame
 
@@ -75,7 +79,7 @@ async def connected(peer: RTCPeerConnection) -> None:
 async def hear(track: MediaStreamTrack, seconds: float) -> Sequence[int]:
     """Collect sound of one channel."""
     heard = array("h")
-    while len(heard) < seconds * RATE_HZ:
+    while len(heard) < seconds * CLOCK_HZ:
         frame = await asyncio.wait_for(track.recv(), 20)
         assert isinstance(frame, AudioFrame)
         samples = array("h", bytes(frame.planes[0])[: frame.samples * 4])
@@ -100,11 +104,11 @@ async def loop(whip: str, whep: str, key: str, seconds: float) -> dict[str, Any]
         remote = [each for each in stats.values() if each.type == "remote-inbound-rtp"]
         for url in (whep_session, whip_session):
             assert (await asyncio.to_thread(request, "DELETE", url)).status == 200
-        tail = sound[-RATE_HZ:]
+        tail = sound[-CLOCK_HZ:]
         return {
-            "seconds": len(sound) / RATE_HZ,
+            "seconds": len(sound) / CLOCK_HZ,
             "share": share_of(TONE_HZ, tail),
-            "rms": rms(tail),
+            "level": level_of(tail),
             "remote_reports": len(remote),
             "remote_loss": remote[0].fractionLost if remote else None,
         }

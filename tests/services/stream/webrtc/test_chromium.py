@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests.services.stream.tones import RATE_HZ, rms, share_of
+from tests.services.stream.sounds import level_of, share_of
 from tests.services.stream.webrtc.rig import KEY, STREAM, rigged
 from tests.web.browser import chromium
-from whispr.audio.packets import Quality
+from whispr.audio.packets import CLOCK_HZ, Quality
 from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Wish
 
@@ -32,7 +32,7 @@ def envelope(samples: list[float], step: int) -> list[float]:
 def lag_s(sent: list[float], heard: list[float]) -> tuple[float, float]:
     """By how much what was heard is later than what was sent, and how alike they are then: 1 for the same."""
     step_s, longest_s = 0.001, 0.6
-    step = int(RATE_HZ * step_s)
+    step = int(CLOCK_HZ * step_s)
     first, second = envelope(sent, step), envelope(heard, step)
     count = len(first) - int(longest_s / step_s)
 
@@ -49,8 +49,8 @@ def lag_s(sent: list[float], heard: list[float]) -> tuple[float, float]:
 def tone_of_loud(samples: list[float]) -> float:
     """How much of the sound is the tone, in the middle one of the pieces of 20 ms in which there is any."""
     pieces = [samples[at : at + 960] for at in range(0, len(samples) - 960, 960)]
-    loudest = max(rms(piece) for piece in pieces)
-    shares = sorted(share_of(TONE_HZ, piece) for piece in pieces if rms(piece) > loudest * 0.7)
+    loudest = max(level_of(piece) for piece in pieces)
+    shares = sorted(share_of(TONE_HZ, piece) for piece in pieces if level_of(piece) > loudest * 0.7)
     return shares[len(shares) // 2]
 
 
