@@ -15,6 +15,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # read for what is then checked
 
 from tests.deployment.checkers import checker
+from whispr.config import SERVICES as NAMES
 from whispr.config import load
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -90,7 +91,7 @@ def test_the_product_takes_its_variables(tmp_path: Path) -> None:
     assert settings.host == "0.0.0.0"  # noqa: S104  # in a container
     assert seconds(SERVICES["whispr"]["stop_grace_period"]) > settings.drain_s + settings.drain_notice_s + 10
     exposed = {*re.search(r"EXPOSE (.*)", (DOCKER / "Dockerfile").read_text())[1].split()}  # type: ignore[index]
-    listeners = ("gateway", "websocket", "messaging", "chat", "auth", "user", "media", "notification")
+    listeners = ("gateway", "websocket", *NAMES)
     assert exposed == {str(getattr(settings, name).port) for name in listeners}
 
 

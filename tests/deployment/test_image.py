@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "config" / "docker" / "Dockerfile"
-PORTS = ("GATEWAY", "WEBSOCKET", "AUTH", "USER", "MEDIA", "NOTIFICATION", "MESSAGING", "CHAT")
+PORTS = ("GATEWAY", "WEBSOCKET", "AUTH", "USER", "MEDIA", "NOTIFICATION", "MESSAGING", "CHAT", "STREAM")
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -194,9 +194,9 @@ def test_secrets_are_documented() -> None:
         wanted |= {v["secret"]["secretName"] for v in template["spec"]["volumes"] if "secret" in v}
         for container in containers(template):
             for each in container.get("env", ()):
-                if "valueFrom" in each:
+                if "secretKeyRef" in each.get("valueFrom", {}):
                     wanted |= {each["valueFrom"]["secretKeyRef"][key] for key in ("name", "key")}
-                elif each["value"].startswith("/secrets/"):
+                elif each.get("value", "").startswith("/secrets/"):
                     wanted.add(each["value"].removeprefix("/secrets/"))
             wanted |= {
                 word.removeprefix("/secrets/") for word in container.get("command", ()) if "/secrets/" in word
