@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,7 @@ from whispr.bridge import Bridge, Inbox
 from whispr.embed import Backends
 from whispr.errors import WhisprError
 from whispr.services.stream.engine.live import Levels, Live, Sound
-from whispr.services.stream.engine.lives import Lives
+from whispr.services.stream.engine.lives import Lives, SourceOptions
 from whispr.services.stream.engine.relay import everywhere as everywhere_module
 from whispr.services.stream.engine.relay import messages
 from whispr.services.stream.engine.relay.everywhere import Everywhere
@@ -28,6 +29,8 @@ from whispr.services.stream.engine.relay.imports import ORPHAN_S, SILENT_S, UNHE
 STREAM = "01a2b3c4-0000-7000-8000-000000000001"
 LOW = Rendition(Codec.OPUS, Quality.LOW)
 AAC = Rendition(Codec.AAC, Quality.MEDIUM)
+TONE_TOC = b"\xfc"
+"""20 ms, stereo, full band."""
 TICKS = {Codec.OPUS: 960, Codec.AAC: 1024}
 
 
@@ -338,4 +341,85 @@ async def test_over_the_real_bus(bridge: Bridge, bus: Bus, backends: Backends) -
             assert heard == list(source.recent(LOW))[: len(heard)]
             source.end("stopped")
             await until(live.ended.is_set)
+            nursery.cancel_scope.cancel()
+
+
+async def send(lives: Lives, seconds: float, mark: bytes, *, took: trio.Event | None = None) -> str:
+    """Be a source of Opus packets, in real time; return why it was cut off, if it was."""
+    async with lives.source(STREAM, SourceOptions(kind="whip", takeover=took is not None)) as feed:
+        if took is not None:
+            took.set()
+        for number in range(int(seconds * 50)):
+            feed.opus(TONE_TOC + mark * 100, number * 960)
+            await trio.sleep(0.02)
+    return feed.reason
+
+
+async def test_a_source_that_comes_back_on_another_node_goes_on_with_the_stream(
+    bridge: Bridge, bus: Bus, backends: Backends
+) -> None:
+    """Listeners on both nodes hear it on one clock without holes; the old node relays what the new one makes."""
+    assert backends.nats_url is not None
+    async with open_bus(bridge, backends.nats_url) as other:
+        await other.wait_connected()
+        first, second = Lives(), Lives()
+        for lives, its_bus in ((first, bus), (second, other)):
+            lives.elsewhere = Everywhere(lives, its_bus)
+        async with trio.open_nursery() as nursery:
+            for lives in (first, second):
+                await nursery.start(lives.run)
+                await nursery.start(cast(Everywhere, lives.elsewhere).run)
+            nursery.start_soon(send, first, 1.2, b"a")
+            await until(lambda: first.get(STREAM))
+            there = first.get(STREAM)
+            here = await cast(Everywhere, second.elsewhere).find(STREAM)
+            assert there is not None
+            assert here is not None
+            heard: dict[Live, list[Packet]] = {there: [], here: []}
+            for live, packets in heard.items():
+                live.subscribe(LOW, packets.extend)
+            await until(lambda: not here.source.connected)
+            await send(second, 1.5, b"b")
+            assert second.made_here(STREAM)
+            assert not first.made_here(STREAM)
+            assert second.get(STREAM) is here
+            assert first.get(STREAM) is there
+            await until(lambda: all(any(b"bbb" in p.data for p in packets) for packets in heard.values()))
+            for packets in heard.values():
+                assert any(b"aaa" in packet.data for packet in packets)
+                assert [p.pts for p in packets] == list(range(packets[0].pts, packets[-1].pts + 1, 960))
+            second.end(STREAM, "stopped")
+            await until(there.ended.is_set)
+            assert there.reason == "stopped"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_second_source_elsewhere_is_refused_or_takes_over(
+    bridge: Bridge, bus: Bus, backends: Backends
+) -> None:
+    """The rule about second sources holds over nodes: refused by name, or the first one is told why it ends."""
+    assert backends.nats_url is not None
+    async with open_bus(bridge, backends.nats_url) as other:
+        await other.wait_connected()
+        first, second = Lives(), Lives()
+        for lives, its_bus in ((first, bus), (second, other)):
+            lives.elsewhere = Everywhere(lives, its_bus)
+        reasons: list[str] = []
+        async with trio.open_nursery() as nursery:
+            for lives in (first, second):
+                await nursery.start(lives.run)
+                await nursery.start(cast(Everywhere, lives.elsewhere).run)
+
+            async def be_first() -> None:
+                reasons.append(await send(first, 30, b"a"))
+
+            nursery.start_soon(be_first)
+            await until(lambda: first.get(STREAM))
+            with pytest.raises(WhisprError, match="has a source"):
+                await send(second, 0.1, b"b")
+            took = trio.Event()
+            nursery.start_soon(partial(send, second, 30, b"b", took=took))
+            await took.wait()
+            await until(lambda: reasons)
+            assert reasons == ["another source took over"]
             nursery.cancel_scope.cancel()

@@ -168,7 +168,8 @@ class StreamService:
             idle_s=options.idle_s,
         )  # fmt: skip
         self.lives = Lives(options.engine, self.steward)
-        self.everywhere = Everywhere(self.lives, bus)
+        self.everywhere = Everywhere(self.lives, bus, self._made_somewhere)
+        self.lives.elsewhere = self.everywhere
         self._recorder = Recorder(self.recordings, objects, options.work_folder)
         self._download = Download(self.recordings, self.urls, objects, options.work_folder)
         self.steward.attend(self.lives, self._recorder)
@@ -229,6 +230,13 @@ class StreamService:
         try:
             return await self.live_state.picture(stream_id) is not None
         except WhisprError:  # then it is the bus that knows
+            return True
+
+    async def _made_somewhere(self, stream_id: str) -> bool:
+        """Tell whether a node has shown lately that it makes a stream; True, too, when nobody can tell."""
+        try:
+            return await self.live_state.picture(stream_id) is not None
+        except WhisprError:
             return True
 
     async def _bring(self, stream_id: str) -> None:

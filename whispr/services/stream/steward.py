@@ -119,6 +119,10 @@ class Steward:
         except WhisprError as error:
             log.info("stream_not_described", stream_id=live.stream_id, error=str(error))
 
+    async def released(self, live: Live) -> None:
+        """Another node makes it now, and records it."""
+        self._finish_recordings(live.stream_id, set())
+
     async def ended(self, live: Live) -> None:
         """It is live here no more. A stream whose source is lost for good ends; one whose process stops does not."""
         try:

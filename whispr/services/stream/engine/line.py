@@ -64,8 +64,9 @@ class Piece:
 class Line:
     """One stream's pieces."""
 
-    def __init__(self, now: float) -> None:
-        self.head = 0
+    def __init__(self, now: float, head: int = 0) -> None:
+        """`head`: where the stream's clock is now, in ticks, a multiple of PACKET."""
+        self.head = head
         """Where the next piece begins."""
         self.pending: deque[Piece] = deque()
         """Those that are yet to be heard by encoders and meters."""
@@ -75,7 +76,7 @@ class Line:
         """Pieces of all sources, counted."""
         self.left_out = 0
         """Pieces that were not encoded because this machine was too slow."""
-        self._zero_at = now
+        self._zero_at = now - head / CLOCK_HZ
         self._ticked_at = now
         self.stall_s: float | None = None
         """How long a source may say nothing before its place is filled; None without a source."""

@@ -136,9 +136,12 @@ class Subscription:
         track.detach(self._take_next)
         track.attach(self._take, prompt=self._prompt)
         self.rendition, self._next, self._held = self._next, None, []
-        self._give([packet for packet in held if packet.pts >= self._next_pts])
+        self._give(held)
 
     def _give(self, packets: Sequence[Packet]) -> None:
+        if packets and packets[0].pts < self._next_pts:
+            # The rendition that was left had got farther than the one that is heard now.
+            packets = [packet for packet in packets if packet.pts >= self._next_pts]
         if packets:
             self._next_pts = packets[-1].pts + packets[-1].duration
             self._on_packets(packets)
@@ -214,6 +217,10 @@ class Live:
             elif track.next_pts is not None:
                 track.rest()
         return wanted
+
+    def begun(self) -> list[Rendition]:
+        """Return the renditions that are being made, which must go on where they are."""
+        return [each for each, track in self._tracks.items() if track.next_pts is not None]
 
     def publish(self, rendition: Rendition, packets: Sequence[Packet]) -> None:
         """Hand out packets that go on where the ones before ended."""

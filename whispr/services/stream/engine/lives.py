@@ -73,6 +73,16 @@ class SourceOptions:
     """What the stream begins with."""
 
 
+class Elsewhere(Protocol):
+    """The same stream on other nodes."""
+
+    async def find(self, stream_id: str) -> Live | None:
+        """Return a stream that another node makes, as it is relayed here; None when none does."""
+
+    def take_over(self, live: Live) -> None:
+        """Have the other node let go of it, and relay it no more: it is made here from now on."""
+
+
 class Hooks(Protocol):
     """What others do when something happens to a stream. Called in order, one at a time for each stream."""
 
@@ -84,6 +94,9 @@ class Hooks(Protocol):
 
     async def described(self, live: Live, facts: Mapping[str, str]) -> None:
         """The source says what it plays: title, artist, album, genre, as far as it does."""
+
+    async def released(self, live: Live) -> None:
+        """Another node makes it now; here it is relayed from there."""
 
     async def ended(self, live: Live) -> None:
         """It is live no more: `live.reason` says why (stopped, source_gone, failed, shutdown)."""
@@ -99,6 +112,9 @@ class NoHooks:
         """Do nothing."""
 
     async def described(self, live: Live, facts: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    async def released(self, live: Live) -> None:
         """Do nothing."""
 
     async def ended(self, live: Live) -> None:
@@ -177,6 +193,8 @@ class Lives:
         self.options = options or EngineOptions()
         self.hooks: Hooks = hooks or NoHooks()
         """May be set until the first source connects."""
+        self.elsewhere: Elsewhere | None = None
+        """None: no other node makes streams."""
         self._cores = self.options.cores or len(os.sched_getaffinity(0))
         self._limiter = trio.CapacityLimiter(self._cores)
         self._most = self.options.streams or STREAMS_PER_CORE * self._cores
@@ -228,6 +246,17 @@ class Lives:
         if held is not None:
             held.production.stop(reason)
 
+    def release(self, stream_id: str) -> Live | None:
+        """Make a stream no more, for another node does now. Returns it: it is to be relayed from there."""
+        held = self._held.pop(stream_id, None)
+        if held is None:
+            return None
+        if held.feed is not None:
+            held.feed.end("another source took over")
+        held.production.release()
+        self._relayed[stream_id] = held.production.live
+        return held.production.live
+
     @asynccontextmanager
     async def source(self, stream_id: str, options: SourceOptions) -> AsyncIterator[Feed]:
         """Connect a source for the length of the block.
@@ -249,27 +278,40 @@ class Lives:
             if held.feed is feed:
                 held.feed = None
                 production.disconnect()
-                held.tell(lambda: self.hooks.source_changed(production.live))
+                if not production.live.ended.is_set():
+                    held.tell(lambda: self.hooks.source_changed(production.live))
 
     async def _admit(self, stream_id: str, options: SourceOptions) -> _Held:
         """Find or begin the stream, with nobody else as its source."""
         await trio.lowlevel.checkpoint()
+        other = None
+        if stream_id not in self._held and self.elsewhere is not None:
+            other = await self.elsewhere.find(stream_id)
         held = self._held.get(stream_id)
         if held is None:
-            return self._begin(stream_id, options)
+            if other is not None and other.source.connected:
+                self._check_takeover(options)
+            return self._begin(stream_id, options, other)
         if held.feed is not None:
-            takes = self.options.takeover if options.takeover is None else options.takeover
-            if not takes:
-                metrics.REFUSED.labels("source_connected").inc()
-                raise conflict("the stream has a source that is connected", "source_connected")
+            self._check_takeover(options)
             held.feed.end("another source took over")
             held.feed = None
         return held
 
-    def _begin(self, stream_id: str, options: SourceOptions) -> _Held:
+    def _check_takeover(self, options: SourceOptions) -> None:
+        """Refuse a second source, unless it may take the first one's place."""
+        if not (self.options.takeover if options.takeover is None else options.takeover):
+            metrics.REFUSED.labels("source_connected").inc()
+            raise conflict("the stream has a source that is connected", "source_connected")
+
+    def _begin(self, stream_id: str, options: SourceOptions, other: Live | None) -> _Held:
+        """Make a stream from now on: a new one, or the one that was made elsewhere."""
         self._check_room()
         assert self._nursery is not None, "it runs"
-        production = Production(stream_id, self, grace_s=self.options.grace_s, top=options.top)
+        if other is not None and self.elsewhere is not None:
+            self.elsewhere.take_over(other)
+        grace_s, top = self.options.grace_s, options.top
+        production = Production(stream_id, self, grace_s=grace_s, top=top, live=other)
         production.live.sound = options.sound or Sound()
         held = self._held[stream_id] = _Held(production)
         self._relayed.pop(stream_id, None)
@@ -296,14 +338,24 @@ class Lives:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell_all, held)
                 await production.run()
-                self._held.pop(production.live.stream_id, None)
+                self._let_go(held)
                 if held.feed is not None:
                     held.feed.end(f"the stream ended: {production.live.reason}")
                 held.last = True
-                held.tell(lambda: hooks.ended(production.live))
+                held.tell(
+                    lambda: (
+                        hooks.released(production.live)
+                        if production.released
+                        else hooks.ended(production.live)
+                    )
+                )
         finally:
-            self._held.pop(production.live.stream_id, None)
+            self._let_go(held)
             metrics.LIVE.dec()
+
+    def _let_go(self, held: _Held) -> None:
+        if self._held.get(held.production.live.stream_id) is held:
+            del self._held[held.production.live.stream_id]
 
     async def _tell_all(self, held: _Held) -> None:
         """Tell one thing after another, until the stream's end is told."""

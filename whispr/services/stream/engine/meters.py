@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from whispr.audio.packets import CLOCK_HZ
@@ -21,6 +22,9 @@ GAIN_MIN_DB: Final = -20.0
 UP_DB: Final = 0.1
 DOWN_DB: Final = 0.3
 """How fast the gain changes, each 100 ms: too slow to be heard as a change."""
+
+SHORT_TICKS: Final = 30
+"""Of the 3 s that short-term loudness is of."""
 
 _PEAK = "limit=0.891:level=0:attack=5:release=80"
 """-1 dB, as broadcasters ask for."""
@@ -91,6 +95,8 @@ class Gain:
         self._graph.configure()
         self._factor = 1.0
         self._normal_db = 0.0
+        self._lately_db = deque([0.0], maxlen=SHORT_TICKS)
+        """The gain while what `Levels.short_lufs` tells of was heard."""
 
     @staticmethod
     def is_needed(sound: Sound) -> bool:
@@ -119,7 +125,9 @@ class Gain:
             self._normal_db = 0.0
         elif heard.momentary_lufs > QUIET_LUFS:
             volume_db = 20 * math.log10(max(sound.volume, 1) / 100)
-            off = TARGET_LUFS + volume_db - heard.short_lufs
+            source_lufs = heard.short_lufs - sum(self._lately_db) / len(self._lately_db)
+            off = TARGET_LUFS + volume_db - source_lufs - self._normal_db
             step = max(-DOWN_DB, min(UP_DB, off))
             self._normal_db = max(GAIN_MIN_DB, min(GAIN_MAX_DB, self._normal_db + step))
+        self._lately_db.append(self._normal_db)
         return self._normal_db

@@ -33,6 +33,8 @@ CONTAINER_STALL_S: Final = 1.0
 SILENT_LUFS: Final = -60.0
 SILENT_S: Final = 5.0
 """So long nothing is to be heard before it is said that the source is silent."""
+BOUNDARY: Final = 15_360
+"""Ticks of which AAC frames and Opus packets both make a whole number: 0.32 s."""
 LOSS_WEIGHT: Final = 0.02
 """Of the newest tick in the share that is lost: it is that of about 5 s."""
 
@@ -49,10 +51,19 @@ class Workers(Protocol):
 class Production:
     """One stream's making. `run` it."""
 
-    def __init__(self, stream_id: str, workers: Workers, *, grace_s: float, top: Quality | None) -> None:
+    def __init__(
+        self,
+        stream_id: str,
+        workers: Workers,
+        *,
+        grace_s: float,
+        top: Quality | None,
+        live: Live | None = None,
+    ) -> None:
+        """`live`: the stream as it was made elsewhere, which goes on here on the same clock."""
         now = trio.current_time()
-        self.live = Live(stream_id, datetime.now(UTC), top=top)
-        self.line = Line(now)
+        self.live = live or Live(stream_id, datetime.now(UTC), top=top)
+        self.line = Line(now, _taken_up(live) if live is not None else 0)
         self.grace_s = grace_s
         self._workers = workers
         self._ladder: Ladder | None = None
@@ -64,6 +75,7 @@ class Production:
         self._counted = (0, 0)
         """Pieces lost, and all, as last counted."""
         self._scope = trio.CancelScope()
+        self.released = False
 
     # The source
 
@@ -120,7 +132,13 @@ class Production:
             reason = "failed"
             log.exception("stream_failed", stream_id=self.live.stream_id)
         finally:
-            self.live.end(self.live.reason or reason)
+            if not self.released:
+                self.live.end(self.live.reason or reason)
+
+    def release(self) -> None:
+        """Make it no more, for it is made elsewhere now: `run` returns, and the stream does not end."""
+        self.released = True
+        self._scope.cancel(reason="the stream is made on another node now")
 
     def stop(self, reason: str) -> None:
         """End the stream."""
@@ -129,7 +147,6 @@ class Production:
 
     async def _make(self) -> str:
         """Return why it ends."""
-        self._ladder = await trio.to_thread.run_sync(Ladder)
         due = trio.current_time()
         while True:
             due += TICK_S
@@ -141,16 +158,22 @@ class Production:
                 return "source_gone"
             self.line.paused = self.live.paused
             self.line.tick(now)
-            await self._tick(self._ladder)
+            await self._tick()
 
-    async def _tick(self, ladder: Ladder) -> None:
+    async def _tick(self) -> None:
         encode = self._decide()
         pieces = self.line.take()
         self.live.now_pts = self.line.head
         if not pieces:
             return
         sound = self.live.sound
-        made = await self._workers.climb(lambda: ladder.climb(pieces, encode, sound))
+
+        def work() -> Made:
+            if self._ladder is None:
+                self._ladder = Ladder()
+            return self._ladder.climb(pieces, encode, sound)
+
+        made = await self._workers.climb(work)
         for rendition, packets in made.packets.items():
             self._hand_out(rendition, packets)
         self._note(made)
@@ -236,3 +259,18 @@ class Production:
             self._quiet_at = now
         elif source.silent_since is None and now - self._quiet_at >= SILENT_S:
             source.silent_since = datetime.now(UTC) - timedelta(seconds=now - self._quiet_at)
+
+
+def _taken_up(live: Live) -> int:
+    """Return where a stream goes on that was made elsewhere, with silence up to there.
+
+    Never before what its listeners have heard, and where the renditions of every codec have a boundary.
+    """
+    elapsed = datetime.now(UTC) - live.started_at
+    due = max([int(elapsed.total_seconds() * CLOCK_HZ), *(live.next_pts(each) or 0 for each in live.begun())])
+    head = -(-due // BOUNDARY) * BOUNDARY
+    for rendition in live.begun():
+        begin = live.next_pts(rendition)
+        assert begin is not None, "it has begun"
+        live.publish(rendition, silence(rendition, begin, head))
+    return head

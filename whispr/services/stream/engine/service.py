@@ -30,6 +30,9 @@ class Steward(Protocol):
     async def source_changed(self, live: Live) -> None:
         """As `lives.Hooks`."""
 
+    async def released(self, live: Live) -> None:
+        """As `lives.Hooks`."""
+
     async def ended(self, live: Live) -> None:
         """As `lives.Hooks`."""
 
@@ -75,6 +78,7 @@ class _Hooks:
     def __init__(self, steward: Steward, playing: Playing) -> None:
         self.started = steward.started
         self.source_changed = steward.source_changed
+        self.released = steward.released
         self.ended = steward.ended
         self._playing = playing
 

@@ -20,6 +20,7 @@ from whispr.services.stream.engine.relay import messages
 
 WANT_S: Final = 6.0
 STATE_EVERY_S: Final = 0.5
+LOOK_EVERY_S: Final = 0.1
 
 log = structlog.get_logger("whispr.stream.relay")
 
@@ -33,6 +34,8 @@ class Export:
         self._bus = bus
         self._subscriptions: dict[Rendition, Subscription] = {}
         self._until: dict[Rendition, float] = {}
+        self._told_at = 0.0
+        self._told = self._standing()
 
     def want(self, want: messages.Want) -> None:
         """Send these for a while, and the state at once."""
@@ -47,8 +50,13 @@ class Export:
             self._send(rendition, tuple(self.live.recent(rendition)))
         self.tell()
 
+    def has_news(self, now: float) -> bool:
+        """Tell whether it is time to say how the stream is."""
+        return now - self._told_at >= STATE_EVERY_S or self._standing() != self._told
+
     def tell(self) -> None:
         """Say how the stream is."""
+        self._told_at, self._told = trio.current_time(), self._standing()
         state = messages.encode(messages.state_of(self.live))
         self._bus.publish(messages.state_subject(self.live.stream_id), state)
 
@@ -66,6 +74,10 @@ class Export:
             subscription.close()
         self._subscriptions.clear()
         self._until.clear()
+
+    def _standing(self) -> tuple[bool, bool, bool]:
+        """What other nodes act upon, and hear at once."""
+        return self.live.source.connected, self.live.paused, self.live.ended.is_set()
 
     def _send(self, rendition: Rendition, packets: Sequence[Packet]) -> None:
         subject = messages.sound_subject(self.live.stream_id, rendition)
@@ -111,14 +123,16 @@ class Exports:
         export.want(want)
 
     async def _tell(self) -> None:
-        """Say how the wanted streams are, their end too."""
+        """Say how the wanted streams are: now and then, and when that changes; their end, too."""
         while True:
-            await trio.sleep(STATE_EVERY_S)
+            await trio.sleep(LOOK_EVERY_S)
             now = trio.current_time()
             for stream_id, export in list(self._exports.items()):
+                ended, here = export.live.ended.is_set(), self._find(stream_id) is export.live
+                if (ended or here) and export.has_news(now):
+                    export.tell()
                 export.tidy()
-                export.tell()
-                if export.live.ended.is_set() or export.wanted_until < now:
+                if ended or not here or export.wanted_until < now:
                     export.close()
                     del self._exports[stream_id]
 

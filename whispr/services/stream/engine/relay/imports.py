@@ -52,11 +52,12 @@ class Import:
         feed: Feed,
         publish: Callable[[str, bytes], None],
         on_live: Callable[[Live], None],
+        live: Live | None = None,
     ) -> None:
-        """`on_live` is told of the stream when it is live here."""
+        """`on_live` is told of the stream when it is live here; `live`: one that was made here until now."""
         self.stream_id = stream_id
-        self.live: Live | None = None
-        """From the first state on."""
+        self.live = live
+        """None until the first state."""
         self.answered = trio.Event()
         """Set with the first state, or when nobody has answered."""
         self._feed = feed
@@ -66,24 +67,33 @@ class Import:
         self._anew: set[Rendition] = set()
         self._stirred = trio.Event()
         self._heard_at = self._needed_at = trio.current_time()
+        self._scope = trio.CancelScope()
+        self._released = False
 
     async def run(self) -> None:
         """Keep it live until it ends, or nobody has heard it for a while."""
         state = messages.state_subject(self.stream_id)
         self._feed.add(state)
         try:
-            await self._feed.in_force(state)
-            self._say()
-            with trio.move_on_after(ANSWER_S):
-                await self.answered.wait()
-            if self.live is not None:
-                await self._keep(self.live)
+            with self._scope:
+                await self._feed.in_force(state)
+                self._say()
+                with trio.move_on_after(ANSWER_S):
+                    await self.answered.wait()
+                if self.live is not None:
+                    self.live.on_demand = self._stir
+                    await self._keep(self.live)
         finally:
             self.answered.set()
             for subject in (state, *self._subjects.values()):
                 self._feed.remove(subject)
-            if self.live is not None:
+            if self.live is not None and not self._released:
                 self.live.end("relay_ended")
+
+    def release(self) -> None:
+        """Relay it no more, for it is made here now: `run` returns, and the stream does not end."""
+        self._released = True
+        self._scope.cancel(reason="the stream is made here now")
 
     def take_state(self, payload: bytes) -> None:
         """Hear how the stream is."""
@@ -94,7 +104,6 @@ class Import:
             if state.ended:
                 return
             live = self.live = Live(self.stream_id, state.started_at, top=state.top)
-            live.on_demand = self._stir
             self._on_live(live)
         state.into(live)
         if state.ended:

@@ -1,6 +1,7 @@
 """What nodes say to each other about live streams, over core NATS. Pure.
 
     whispr.streams.wants              a node that has listeners → the node that has the source (all hear it)
+    whispr.streams.taken              a node whose source goes on with a stream → the node that had it
     whispr.streams.<id>.state         the node that has the source → nodes with listeners
     whispr.streams.<id>.<rendition>   the same: the sound
 
@@ -19,6 +20,8 @@ from whispr.audio.packets import Codec, Packet, Quality, Rendition
 from whispr.services.stream.engine.live import Levels, Live, Sound, Source
 
 WANTS: Final = "whispr.streams.wants"
+TAKEN: Final = "whispr.streams.taken"
+"""Its payload is the stream's id."""
 SOUND_BYTES_MAX: Final = 512 * 1024
 """Of packets in one message: half of what the bus carries at most."""
 
