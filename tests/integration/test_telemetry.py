@@ -152,7 +152,7 @@ async def test_the_task_tree_of_a_running_product(world: World) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_hold_a_call, world, watching)
             shown: list[dict[str, Any]] = []
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while not any(n["kind"] == "call" and watch.endswith(n["name"]) for n in shown):
                     answer = (await admin.get("/v1/debug/tasks", params={"expand": "call"})).json()
                     shown = list(nodes(answer["tree"]))

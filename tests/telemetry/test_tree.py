@@ -190,6 +190,17 @@ def test_many_alike_are_one_line() -> None:
     assert len(as_json(sockets(tree.GROUP_MIN))["children"]) == tree.GROUP_MIN
 
 
+def test_what_is_asked_for_is_shown_wherever_it_is() -> None:
+    """A call on one of many connections, none of the oldest, is shown when calls are asked for."""
+    connections = [Seen("connection", f"of {n}", "gRPC", age_s=100.0 - n) for n in range(20)]
+    connections[15].children.append(Seen("call", "Watch"))
+    top = Seen("process", "whispr", children=[Seen("listener", "here", children=connections)])
+    assert not list(_all(as_json(top), "Watch"))
+    shown = as_json(top, {"call"})
+    assert find(shown, "Watch")["kind"] == "call"
+    assert find(shown, "gRPC")["count"] == 20
+
+
 @given(
     st.recursive(
         st.builds(Seen, kind=st.sampled_from(["socket", "task"]), name=st.sampled_from("abc")),

@@ -83,8 +83,7 @@ def _children(
         if len(members) <= GROUP_MIN and budget.nodes >= len(members):
             shown += [_node(each, expand, budget, depth) for each in members]
             continue
-        wanted = EXPANDED_MAX if expand & {kind, group} else EXAMPLES
-        examples = members[: max(0, min(wanted, budget.nodes))]
+        examples = _examples(members, kind, group, expand)[: max(0, budget.nodes)]
         shown.append(
             {
                 "kind": kind,
@@ -96,6 +95,20 @@ def _children(
             }
         )
     return shown
+
+
+def _examples(members: Sequence[Seen], kind: str, group: str, expand: Collection[str]) -> Sequence[Seen]:
+    """Choose whom of a group to show: whoever holds what was asked for, however many siblings do not."""
+    if not expand:
+        return members[:EXAMPLES]
+    if kind in expand or group in expand:
+        return members[:EXPANDED_MAX]
+    holding = [each for each in members if _holds(each, expand)]
+    return holding[:EXPANDED_MAX] or members[:EXAMPLES]
+
+
+def _holds(seen: Seen, expand: Collection[str]) -> bool:
+    return any(each.kind in expand or each.group in expand or _holds(each, expand) for each in seen.children)
 
 
 def _count(seen: Sequence[Seen]) -> int:
