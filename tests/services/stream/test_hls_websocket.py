@@ -36,7 +36,7 @@ class Fed:
     live: TonedLive
     reason: str = ""
     packets: list[tuple[bytes, int | None]] = field(default_factory=list)
-    bytes: list[bytes] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
     form: str = ""
     reads: trio.Event = field(default_factory=trio.Event)
 
@@ -47,7 +47,7 @@ class Fed:
         self.form = form
         async for chunk in chunks:
             await self.reads.wait()
-            self.bytes.append(chunk)
+            self.pieces.append(chunk)
 
 
 @dataclass
@@ -285,7 +285,7 @@ async def test_a_recorders_bytes_reach_the_engine_in_order(autojump_clock: MockC
                 await receipts[-1].wait()
         await channel.push("unpublish", {})
         await wait_all_tasks_blocked()
-        assert (s.fed.form, s.fed.bytes) == ("webm", pieces)
+        assert (s.fed.form, s.fed.pieces) == ("webm", pieces)
 
 
 async def test_packets_reach_the_engine_with_their_time(autojump_clock: MockClock) -> None:
@@ -316,7 +316,7 @@ async def test_a_source_that_sends_too_fast_is_held_back(autojump_clock: MockClo
         s.fed.reads.set()
         await receipts[-1].wait()
         await wait_all_tasks_blocked()
-        assert len(s.fed.bytes) == len(receipts)
+        assert len(s.fed.pieces) == len(receipts)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ from whispr.services.stream.listening.hls import PATH as HLS_PATH
 from whispr.services.stream.listening.hls import HlsOrigin
 from whispr.services.stream.listening.progressive import PATH as LISTEN_PATH
 from whispr.services.stream.listening.progressive import Progressive
+from whispr.services.stream.listening.recorded import PATH as RECORDED_HLS_PATH
+from whispr.services.stream.listening.recorded import RecordedHls
 from whispr.services.stream.listening.shelves import Shelves
 from whispr.services.stream.livestate import LiveState
 from whispr.services.stream.notices import Notices
@@ -172,6 +174,7 @@ class StreamService:
         self.lives.elsewhere = self.everywhere
         self._recorder = Recorder(self.recordings, objects, options.work_folder)
         self._download = Download(self.recordings, self.urls, objects, options.work_folder)
+        self._recorded_hls = RecordedHls(self.recordings, self.urls, objects, options.work_folder)
         self.steward.attend(self.lives, self._recorder)
         self.audience.on_admitted = self._bring
         self.webrtc_port = 0
@@ -217,6 +220,7 @@ class StreamService:
             ByteEndpoint("listen", LISTEN_PATH, self._progressive),
             ByteEndpoint("ingest", INGEST_PATH, self._icecast),
             ByteEndpoint("recordings", RECORDING_PATH, self._download),
+            ByteEndpoint("recordings_hls", RECORDED_HLS_PATH, self._recorded_hls),
         )
 
     async def find(self, stream_id: str) -> Live | None:
