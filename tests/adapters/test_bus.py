@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -96,13 +97,31 @@ async def test_malformed_subjects_are_refused(bus: Bus, subject: str) -> None:
     assert "subject" in caught.value.fields
 
 
+async def test_a_slow_server_confirms_a_subscription_before_its_block_begins(
+    bridge: Bridge, bus: Bus, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A confirmation that does not come in time is asked for again: what is published then is not lost."""
+    async with node(bridge, url) as other:
+        confirmed, answers = other._confirmed, [False, False]
+
+        async def slow(client: Any) -> bool:
+            return answers.pop() if answers else await confirmed(client)
+
+        monkeypatch.setattr(other, "_confirmed", slow)
+        async with other.subscribe("t.a") as messages:
+            assert not answers
+            bus.publish("t.a", b"heard")
+            with trio.fail_after(5):
+                assert (await anext(aiter(messages))).payload == b"heard"
+
+
 async def test_oversized_payloads_are_refused(bridge: Bridge, bus: Bus, url: str) -> None:
     """The largest payload passes; one byte more is an error at the sender, not a closed connection."""
     async with node(bridge, url) as other, other.subscribe("t.big") as messages:
         with pytest.raises(WhisprError, match="at most 1048576"):
             bus.publish("t.big", bytes(PAYLOAD_LEN_MAX + 1))
         bus.publish("t.big", bytes(PAYLOAD_LEN_MAX))
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             assert len((await anext(aiter(messages))).payload) == PAYLOAD_LEN_MAX
 
 

@@ -47,7 +47,10 @@ RECONNECT_S = 0.1
 """Pause between attempts to reach the server."""
 
 FLUSH_S = 2
-"""How long the server may take to confirm a subscription."""
+"""How long the server may take to confirm what it was told, before it is asked again."""
+
+FLUSHES = 5
+"""How many times a server that is there is asked to confirm a subscription."""
 
 CLOSE_S = 2.0
 """How long goodbyes may take."""
@@ -212,13 +215,17 @@ class Bus:
 
         async def attach() -> None:
             subscription.handle = await client.subscribe(subscription.subject, cb=subscription.deliver)
-            await client.flush(FLUSH_S)
 
         try:
             await self._bridge.call(attach)
         except FAILURES as error:
             # nats-py has it in its list and will subscribe when the server is back.
             log.info("bus_subscription_waits", subject=subscription.subject, error=type(error).__name__)
+            return
+        # A server that is only slow must not let the caller go: what is published before it has read this is lost.
+        for _ in range(FLUSHES):
+            if await self._confirmed(client) or not client.is_connected or self.backend.away:
+                return
 
     async def _detach(self, subscription: Subscription) -> None:
         """Take it back from nats-py; a server that is away forgets it by itself."""
