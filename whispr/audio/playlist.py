@@ -39,8 +39,9 @@ SKIP_UNTIL_S: Final = 6 * TARGET_S
 AHEAD_MAX: Final = 2
 """Segments in the future that a player may wait for; more is an error of its own (6.2.5.2)."""
 
-_LISTED_PARTS: Final = 3
-"""Segments, from the end, whose parts are listed: those further away than three target durations are not (4.4.4.9)."""
+_LISTED_PARTS: Final = 2
+"""Whole segments, from the end, whose parts are listed, beside the growing one's: less than three target durations
+(4.4.4.9)."""
 _FRAGMENT_BYTES: Final = 250
 """What a part's boxes take beside the sound: 172 bytes, and 4 for each of 16 packets."""
 
@@ -131,8 +132,9 @@ def live(
         lines.append(f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}")
     else:
         lines.append(f'#EXT-X-MAP:URI="{prefix}init.mp4"')
-    for index, segment in enumerate(segments[skipped:], skipped - len(segments)):
-        parts = index >= -_LISTED_PARTS and not segmenter.ended
+    first_listed = segments[-1].msn - _LISTED_PARTS + segments[-1].whole
+    for segment in segments[skipped:]:
+        parts = segment.msn >= first_listed and not segmenter.ended
         lines += _segment_lines(segment, began_at, prefix, parts=parts)
     lines += _tail(segmenter, prefix, reports)
     return _text(lines)

@@ -96,7 +96,7 @@ def test_ffprobe_reads_a_playlist_to_its_end(tmp_path: Path) -> None:
             (tmp_path / f"{segment.msn}.m4s").write_bytes(segment.data)
         listing = tmp_path / "live.m3u8"
         listing.write_bytes(playlist.live(segmenter, datetime.now(UTC), prefix=""))
-        command = [ffprobe, "-v", "warning", "-count_packets", "-show_streams", "-of", "json", listing]
+        command = [ffprobe, "-v", "warning", "-count_packets", "-show_streams", "-of", "json", str(listing)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
         (stream,) = json.loads(done.stdout)["streams"]
         assert stream["codec_name"] == rendition.codec
