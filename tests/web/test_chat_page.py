@@ -210,6 +210,24 @@ async def test_a_socket_outlives_its_access_token(browser: Browser, tmp_path: Pa
         await trio.to_thread.run_sync(product.stop)
 
 
+async def test_where_no_websocket_gets_through_the_page_polls(browser: Browser, tmp_path: Path) -> None:
+    """Messages, typing and receipts come all the same, over the gateway's own port."""
+    nowhere = {"WHISPR_WEBSOCKET_PUBLIC_URL": "ws://127.0.0.1:9/socket/websocket"}
+    product = start(tmp_path / "data", UNLIMITED | nowhere)
+    try:
+        ada, grace, _ = await two(browser, product)
+        await say(ada, "by long poll")
+        await grace.click(".talk", "Ada Lovelace")
+        await grace.shows("by long poll")
+        await ada.shows("Read")
+        await grace.type(".composer textarea", "and back")
+        await ada.shows("Grace Hopper is typing")
+        await grace.press("Enter")
+        await ada.until("document.querySelector('.messages').innerText.includes('and back')")
+    finally:
+        await trio.to_thread.run_sync(product.stop)
+
+
 async def test_the_page_is_accessible(product: Product, browser: Browser, shots: Path) -> None:
     """axe-core finds nothing against it, light or dark, wide or narrow; it can be used by the keyboard alone."""
     stranger = await browser.page(product.url("/"))

@@ -1,4 +1,4 @@
-// Phoenix Channels v2 over a WebSocket: https://hexdocs.pm/phoenix, as the server's `whispr/realtime` speaks it.
+// Phoenix Channels v2 over a WebSocket, or over long polls where none gets through, as `whispr/realtime` speaks it.
 //
 //   socket = new Socket(session)      an EventTarget: "state" (detail: connecting, online, offline)
 //     .connect() · .disconnect()      it comes back by itself, with growing pauses and at once when the network does
@@ -9,6 +9,8 @@
 //     .push(event, payload)           the reply's response; throws a PushError with `reason` and `retryable`
 //
 // An access token that is about to expire is replaced in band (`token_expiring`), so the socket outlives it.
+
+import { LongPoll } from "./long-poll.js";
 
 const HEARTBEAT_MS = 25_000;
 const PATIENCE_MS = 10_000;
@@ -44,6 +46,8 @@ export class Socket extends EventTarget {
   #retry = 0;
   #heartbeat = 0;
   #wanted = false;
+  #polls = false;
+  #hasOpened = false;
   state = "offline";
 
   constructor(session) {
@@ -98,7 +102,8 @@ export class Socket extends EventTarget {
       // A handshake that is refused tells a page nothing: after two, asking for a new token tells what is wrong.
       const token = await this.#session.token(this.#tries >= 2 && this.#tries % 2 === 0);
       const offered = btoa(token).replaceAll("=", "");
-      connection = new WebSocket(`${this.#url}?vsn=2.0.0`, ["phoenix", `base64url.bearer.phx.${offered}`]);
+      connection = this.#polls ? new LongPoll(token)
+        : new WebSocket(`${this.#url}?vsn=2.0.0`, ["phoenix", `base64url.bearer.phx.${offered}`]);
     } catch {
       this.#connection = null;
       this.#later();
@@ -111,6 +116,7 @@ export class Socket extends EventTarget {
   }
 
   #opened() {
+    this.#hasOpened = true;
     this.#tries = 0;
     this.#heartbeat = setInterval(() => this.#beat(), HEARTBEAT_MS);
     this.#become("online");
@@ -120,6 +126,8 @@ export class Socket extends EventTarget {
   #closed(connection) {
     if (connection !== this.#connection) return;
     this.#connection = null;
+    // Until one of the two has worked they take turns; from then on it is that one.
+    if (!this.#hasOpened) this.#polls = !this.#polls;
     clearInterval(this.#heartbeat);
     for (const waiting of this.#waiting.values()) waiting({ status: "error", response: { reason: "offline" } });
     this.#waiting.clear();
