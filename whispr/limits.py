@@ -221,8 +221,8 @@ def media(settings: Settings) -> MediaOptions:
     )
 
 
-def streaming(settings: Settings) -> StreamOptions:
-    """Limits and choices of live audio."""
+def streaming(settings: Settings, worker: int = 1) -> StreamOptions:
+    """Limits and choices of live audio, for the first of several workers or another."""
     own, limits = settings.stream, settings.limits
     return StreamOptions(
         key_folder=own.key_dir or settings.data_dir / "keys" / "streams",
@@ -232,10 +232,11 @@ def streaming(settings: Settings) -> StreamOptions:
         engine=EngineOptions(streams=limits.node_streams, takeover=own.takeover, grace_s=own.grace_s),
         webrtc=WebRtcSetup(
             host=settings.bind_host("stream"),
-            port=own.webrtc_port,
+            port=own.webrtc_port + worker - 1 if own.webrtc_port else 0,
             endpoint=WebRtcOptions(advertised=own.webrtc_addresses),
             origins=settings.gateway.cors_origins,
             ice_servers=own.webrtc_ice_servers,
+            turn_secret=own.webrtc_turn_secret.get_secret_value(),
         ),
         limits=AudioLimits(
             user_streams=limits.user_streams,

@@ -467,7 +467,8 @@ class Node:
             acting_for=self._acting_for,
             address_of=proxies.client_address,
         )
-        options = limits.streaming(self._settings)
+        worker = 1 if self._shared is None else self._shared.number
+        options = limits.streaming(self._settings, worker)
         stream = self._stream = StreamService(
             self._db, self._cache, self._bus, self._recordings_at(), around, options
         )

@@ -224,11 +224,13 @@ class StreamSettings(ServiceSettings):
     countries_file: Path | None = None
     """A database in MaxMind's format (GeoLite2 Country, DB-IP, …): analytics then count listeners by country."""
     webrtc_port: Port = 0
-    """UDP, for sound both ways; 0 for a free one. Of several workers each takes its own, so it must be 0 then."""
+    """UDP, for sound both ways; 0 for a free one. Of several workers the first takes it, the others the next ones."""
     webrtc_addresses: CommaSeparated = ()
     """Addresses that WebRTC clients are told instead of this machine's own, behind NAT."""
     webrtc_ice_servers: CommaSeparated = ()
     """STUN and TURN servers that clients are told, such as `turn:turn.example.org?transport=tcp`."""
+    webrtc_turn_secret: SecretStr = SecretStr("")
+    """What TURN servers share with us (coturn's `static-auth-secret`): clients get credentials that end."""
 
 
 class PostgresSettings(Section):

@@ -8,6 +8,7 @@ gateway to word them.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,7 @@ from whispr.services.stream.webrtc.sessions import Session, Sessions
 from whispr.webrtc import sdp
 from whispr.webrtc.ice import Credentials
 from whispr.webrtc.sdp import Offer, SdpError
+from whispr.webrtc.turn import ice_server_links
 
 PATH: Final = re.compile(r"/(whip|whep)/([0-9A-Za-z_-]{1,64})(?:/([0-9A-Za-z_-]{1,64}))?")
 """What of a gateway's paths is served here."""
@@ -61,13 +63,15 @@ class WebRtcEndpoints:
         client_address: Callable[[Scope, Headers], str],
         origins: Sequence[str] = (),
         ice_servers: Sequence[str] = (),
+        turn_secret: str = "",
     ) -> None:
-        """`origins`: those whose pages may use it, `*` for all. `ice_servers`: STUN and TURN URLs told to clients."""
+        """`origins`: those whose pages may use it, `*` for all. `ice_servers`, `turn_secret`: see `webrtc.turn`."""
         self._open = {"whip": publish, "whep": listen}
         self._sessions = sessions
         self._client_address = client_address
         self._origins = frozenset(origins)
-        self._links = [f'<{url}>; rel="ice-server"' for url in ice_servers]
+        self._ice_servers = ice_servers
+        self._turn_secret = turn_secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises WhisprError."""
@@ -106,7 +110,8 @@ class WebRtcEndpoints:
             "access-control-allow-headers": _ASKED,
             "access-control-max-age": "600",
         }
-        return said | ({"link": ", ".join(self._links)} if self._links else {})
+        links = ice_server_links(self._ice_servers, "", 0)  # who has shown nothing gets no credentials
+        return said | ({"link": ", ".join(links)} if links else {})
 
     # Endpoints
 
@@ -128,6 +133,7 @@ class WebRtcEndpoints:
         address, agent = self._client_address(scope, headers), headers.get("user-agent", "")[:256]
         request = Request(stream_id, offer, shown_by(scope), address, agent)
         session, answer = await self._open[protocol](request)
+        links = ice_server_links(self._ice_servers, self._turn_secret, time.time())
         said = {
             "content-type": OFFER,
             "location": f"/{protocol}/{stream_id}/{session.id}",
@@ -136,7 +142,7 @@ class WebRtcEndpoints:
             **_NO_STORE,
             **shared,
         }
-        await _answer(send, 201, said, answer.encode(), self._links)
+        await _answer(send, 201, said, answer.encode(), links)
 
     # Sessions
 

@@ -36,6 +36,8 @@ class WebRtcSetup:
     """Whose pages may use WHIP and WHEP, beside our own; `*` for all."""
     ice_servers: Sequence[str] = ()
     """STUN and TURN servers that clients are told, such as `turn:turn.example.org?transport=tcp`."""
+    turn_secret: str = field(default="", repr=False)
+    """That TURN servers share with us (coturn's `static-auth-secret`)."""
 
 
 class WebRtc:
@@ -61,6 +63,7 @@ class WebRtc:
             client_address=client_address,
             origins=setup.origins,
             ice_servers=setup.ice_servers,
+            turn_secret=setup.turn_secret,
         )
 
     async def endpoints(self, scope: Scope, receive: Receive, send: Send) -> None:
