@@ -278,9 +278,9 @@ class Audience:
             joined_at=self._clock(),
         )
         place = _Place(listener, viewer, ends_at, seen_at=trio.current_time())
+        await self._count_in(place)
         if self.on_admitted is not None:
             await self.on_admitted(stream_id)
-        await self._count_in(place)
         self._add(place)
         return place
 

@@ -179,9 +179,9 @@ class LiveState:
         if not gone:
             return []
         facts = await self._cache.command("HMGET", _facts(stream_id), *gone)
-        await self._cache.command(
-            "ZREM", _who(stream_id), *(g for g, f in zip(gone, facts, strict=True) if not f)
-        )
+        unknown = [each for each, packed in zip(gone, facts, strict=True) if not packed]
+        if unknown:
+            await self._cache.command("ZREM", _who(stream_id), *unknown)
         return [msgspec.json.decode(each, type=Facts) for each in facts if each]
 
     # The source

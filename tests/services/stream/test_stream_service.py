@@ -1,0 +1,455 @@
+"""Streams from their making to their summary: who hears them, who is put out, what is told, kept and counted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import pytest
+import trio
+
+from tests.services.stream.kit import SERVICE, Rig, as_, open_rig
+from whispr.adapters.bus import Bus
+from whispr.adapters.cache import Cache
+from whispr.adapters.postgres import Postgres
+from whispr.audio.packets import Quality
+from whispr.errors import Code, WhisprError
+from whispr.events import Event
+from whispr.services.stream.access import Shown
+from whispr.services.stream.domain import StreamLimits
+from whispr.services.stream.listener import Listener, Transport
+from whispr.services.stream.livestate import TTL_S, Facts
+from whispr.v1 import common_pb2
+from whispr.v1 import stream_pb2 as pb
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+async def rig(db: Postgres, cache: Cache, bus: Bus, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with open_rig(db, cache, bus, tmp_path) as running:
+        yield running
+
+
+async def refusal(rig: Rig, stream_id: str, shown: Shown, address: str = "192.0.2.1") -> WhisprError:
+    """Why somebody is not let in."""
+    with pytest.raises(WhisprError) as told:
+        async with rig.service.audience.listening(stream_id, shown, Transport.WHEP, address, "test"):
+            raise AssertionError("let in")
+    return told.value
+
+
+async def until_ended(listener: Listener) -> str:
+    """Wait until a listener is put out; return why."""
+    with trio.fail_after(PATIENCE_S):
+        await listener.ended.wait()
+    return listener.reason
+
+
+async def test_a_stream_and_its_listener(rig: Rig) -> None:
+    """Listeners are listed, measured, told of changes and counted; the end puts them out and sums them up."""
+    streamer, member = await rig.person("premium"), await rig.person()
+    stream_id = await rig.stream(streamer)
+    audience, rpc = rig.service.audience, rig.rpc
+    joined = await rpc.JoinStream(
+        pb.JoinStreamRequest(stream_id=stream_id, preferred_quality="LOW"), metadata=as_(member)
+    )
+    shown = Shown(query=joined.urls.hls.partition("?")[2])
+    wishes: list[Quality | None] = []
+    async with audience.listening(stream_id, shown, Transport.PROGRESSIVE, "192.0.2.1", "test") as listener:
+        assert (listener.user_id, listener.quality) == (member, Quality.LOW)
+        listener.on_wish(lambda wish: wishes.append(wish.quality))
+        listener.report(rendition=Quality.LOW, buffer_ms=500, rebuffers=2, bytes_sent=1000, latency_ms=90)
+        await audience.beat()
+        found = await rpc.GetListeners(pb.GetListenersRequest(stream_id=stream_id), metadata=as_(streamer))
+        assert [(each.user_id, each.quality) for each in found.listeners] == [(member, pb.Stream.LOW)]
+        metrics = await rpc.GetAudioMetrics(
+            pb.GetAudioMetricsRequest(stream_id=stream_id), metadata=as_(member)
+        )
+        assert metrics.quality_stats.quality_distribution == {"LOW": 1}
+        assert (metrics.quality_stats.rebuffer_events, metrics.latency_ms) == (2, 90)
+        info = await rpc.GetStreamInfo(pb.GetStreamInfoRequest(stream_id=stream_id), metadata=as_(member))
+        assert info.stream.listener_count == 1
+        await rpc.ChangeQuality(
+            pb.ChangeQualityRequest(stream_id=stream_id, quality="HIGH"), metadata=as_(member)
+        )
+        assert wishes == [Quality.HIGH]
+        with trio.CancelScope(shield=True):  # what it does is to cancel this block
+            stopped = await rpc.StopStream(pb.StopStreamRequest(stream_id=stream_id), metadata=as_(streamer))
+        assert await until_ended(listener) == "stream_ended"
+        await trio.lowlevel.checkpoint()
+        raise AssertionError("what serves a listener is cancelled")
+    assert listener.reason == "stream_ended"
+    await audience.beat()
+    await rig.service._ledger.flush()
+    report = await rpc.GetStreamAnalytics(
+        pb.GetStreamAnalyticsRequest(stream_id=stream_id), metadata=as_(streamer)
+    )
+    assert (report.unique_listeners, report.max_concurrent, report.rebuffer_events) == (1, 1, 2)
+    assert report.bytes_sent == 1000
+    hour = report.hourly_activity[0]
+    assert (hour.new_listeners, hour.listeners_left) == (1, 1)
+    again = await rpc.StopStream(pb.StopStreamRequest(stream_id=stream_id), metadata=as_(streamer))
+    assert again.summary.total_duration == stopped.summary.total_duration
+    assert again.summary.unique_listeners == 1
+    history = await rpc.GetUserListeningHistory(pb.GetUserListeningHistoryRequest(), metadata=as_(member))
+    assert [(s.stream_id, s.transport, s.quality) for s in history.sessions] == [
+        (stream_id, "progressive", pb.Stream.LOW)
+    ]
+    told = {event for _, event, _ in rig.announced}
+    assert {"stream_started", "stream_stopped"} <= told
+    kinds = await rig.db.fetch(
+        "SELECT DISTINCT stream_subject FROM events.outbox WHERE about = $1", stream_id
+    )
+    assert {row["stream_subject"].removeprefix("stream.events.") for row in kinds} == {
+        "stream_created", "stream_started", "stream_stopped", "listener_joined", "listener_left",
+    }  # fmt: skip
+
+
+async def test_who_is_put_out_is_out_at_once(rig: Rig) -> None:
+    """By RPC, by an invitation taken back, by a session ended, by a stream made private; and they stay out."""
+    streamer = await rig.person("premium")
+    stream_id = await rig.stream(streamer, visibility="PRIVATE_STREAM")
+    audience, rpc = rig.service.audience, rig.rpc
+    people = [await rig.person() for _ in range(3)]
+    for user_id in people:
+        assert (await refusal(rig, stream_id, Shown(user_id))).code is Code.NOT_FOUND
+        body = pb.InviteListenerRequest(stream_id=stream_id, user_id=user_id)
+        await rpc.InviteListener(body, metadata=as_(streamer))
+    reasons: dict[str, str] = {}
+    listening = trio.Event()
+
+    async def listen(user_id: str) -> None:
+        async with audience.listening(stream_id, Shown(user_id), Transport.WHEP, "192.0.2.1", "") as listener:
+            if len(audience) == len(people):
+                listening.set()
+            await trio.sleep_forever()
+        reasons[user_id] = listener.reason
+
+    removed, uninvited, signed_out = people
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            for user_id in people:
+                nursery.start_soon(listen, user_id)
+            await listening.wait()
+            await rpc.RemoveListener(
+                pb.RemoveListenerRequest(stream_id=stream_id, user_id=removed), metadata=as_(streamer)
+            )
+            await rpc.UninviteListener(
+                pb.UninviteListenerRequest(stream_id=stream_id, user_id=uninvited), metadata=as_(streamer)
+            )
+            rig.tokens.end(signed_out)
+    assert reasons == {removed: "removed", uninvited: "uninvited", signed_out: "session_revoked"}
+    assert (await refusal(rig, stream_id, Shown(removed))).code is Code.NOT_FOUND
+    url = await rpc.CreateListenUrl(pb.CreateListenUrlRequest(stream_id=stream_id), metadata=as_(streamer))
+    with_url = Shown(query=url.urls.progressive.partition("?")[2])
+    async with audience.listening(stream_id, with_url, Transport.WHEP, "192.0.2.1", ""):
+        assert len(audience) == 1
+
+
+async def test_hls_listeners_live_while_they_ask(rig: Rig) -> None:
+    """A session ends by silence, goes on elsewhere by its token, and not once its listener was put out."""
+    streamer = await rig.person("premium")
+    stream_id = await rig.stream(streamer)
+    audience = rig.service.audience
+    session = await audience.open_session(stream_id, Shown(), "192.0.2.1", "test")
+    assert audience.seen(stream_id, session.token) is session.listener
+    assert audience.seen(str(uuid4()), session.token) is None
+    audience._places[session.listener.id].seen_at -= 60
+    audience.sweep()
+    assert session.listener.reason == "left"
+    assert audience.seen(stream_id, session.token) is None
+    resumed = await audience.resume(stream_id, session.token, "192.0.2.1", "test")
+    assert resumed.id == session.listener.id
+    body = pb.RemoveListenerRequest(stream_id=stream_id, listener_id=resumed.id)
+    await rig.rpc.RemoveListener(body, metadata=as_(streamer))
+    assert await until_ended(resumed) == "removed"
+    with pytest.raises(WhisprError) as told:
+        await audience.resume(stream_id, session.token, "192.0.2.1", "test")
+    assert told.value.reason == "removed"
+
+
+async def test_a_source_shows_its_key_or_its_streamers_token(rig: Rig) -> None:
+    """Nobody else's; not before the start, not after the end; a key that was replaced is none any more."""
+    streamer, other = await rig.person("premium"), await rig.person("premium")
+    made = await rig.rpc.CreateStream(pb.CreateStreamRequest(title="t"), metadata=as_(streamer))
+    stream_id, key, source = made.stream.id, made.stream_key, rig.service.access.source
+
+    async def told(shown: Shown) -> str:
+        with pytest.raises(WhisprError) as error:
+            await source(stream_id, shown)
+        return error.value.reason
+
+    assert await told(Shown(key)) == "not_started"
+    await rig.rpc.StartStream(pb.StartStreamRequest(stream_id=stream_id), metadata=as_(streamer))
+    for shown in (Shown(key), Shown(password=key), Shown(streamer)):
+        assert (await source(stream_id, shown)).id == stream_id
+    assert await told(Shown()) == "unauthorized"
+    assert await told(Shown(password="wsk_wrong")) == "wrong_key"
+    assert await told(Shown(other)) == "not_the_streamer"
+    rig.tokens.roles[streamer] = "user"
+    assert await told(Shown(streamer)) == "forbidden"
+    rig.tokens.roles[streamer] = "premium"
+    rotated = await rig.rpc.RotateStreamKey(
+        pb.RotateStreamKeyRequest(stream_id=stream_id), metadata=as_(streamer)
+    )
+    assert await told(Shown(key)) == "wrong_key"
+    await source(stream_id, Shown(rotated.stream_key))
+    await rig.rpc.StopStream(pb.StopStreamRequest(stream_id=stream_id), metadata=as_(streamer))
+    assert await told(Shown(rotated.stream_key)) == "stream_ended"
+
+
+async def test_limits_of_listeners(db: Postgres, cache: Cache, bus: Bus, tmp_path: Path) -> None:
+    """Of a stream, of one address, of one person: one more is refused, and finds room when another has left."""
+    limits = StreamLimits(listeners=3, address_listeners=2, user_listeners=1)
+    async with open_rig(db, cache, bus, tmp_path, limits) as rig:
+        streamer = await rig.person("premium")
+        stream_id = await rig.stream(streamer)
+        small = await rig.stream(streamer, max_listeners=1)
+        listen, member = rig.service.audience.listening, await rig.person()
+        async with listen(stream_id, Shown(member), Transport.WHEP, "192.0.2.1", ""):
+            assert (await refusal(rig, stream_id, Shown(member))).reason == "too_many_listeners"
+            async with listen(stream_id, Shown(), Transport.WHEP, "192.0.2.1", ""):
+                assert (await refusal(rig, stream_id, Shown())).reason == "too_many_listeners"
+                async with listen(stream_id, Shown(), Transport.WHEP, "192.0.2.2", ""):
+                    assert (await refusal(rig, stream_id, Shown(), "192.0.2.3")).reason == "stream_full"
+                    with pytest.raises(WhisprError) as told:
+                        body = pb.JoinStreamRequest(stream_id=stream_id)
+                        await rig.rpc.JoinStream(body, metadata=as_(await rig.person()))
+                    assert told.value.reason == "stream_full"
+                    async with listen(stream_id, Shown(streamer), Transport.WHEP, "192.0.2.4", ""):
+                        pass  # the streamer always gets in
+                await rig.service.audience.beat()
+                async with listen(stream_id, Shown(), Transport.WHEP, "192.0.2.3", ""):
+                    pass
+        async with listen(small, Shown(), Transport.WHEP, "192.0.2.1", ""):
+            assert (await refusal(rig, small, Shown())).reason == "stream_full"
+
+
+async def test_limits_of_streamers(db: Postgres, cache: Cache, bus: Bus, tmp_path: Path) -> None:
+    """So many streams that have not ended, so many an hour, so many invitations."""
+    limits = StreamLimits(user_streams=2, user_streams_per_hour=4, invitations=1)
+    async with open_rig(db, cache, bus, tmp_path, limits) as rig:
+        streamer = await rig.person("premium")
+        first = await rig.stream(streamer)
+        await rig.stream(streamer)
+        with pytest.raises(WhisprError) as told:
+            await rig.stream(streamer)
+        assert told.value.reason == "too_many_streams"
+        await rig.rpc.StopStream(pb.StopStreamRequest(stream_id=first), metadata=as_(streamer))
+        third = await rig.stream(streamer)
+        with pytest.raises(WhisprError) as told:
+            await rig.stream(streamer)
+        assert told.value.reason == "rate_limited"
+        people = [await rig.person() for _ in range(2)]
+        for user_id in (people[0], people[0]):
+            body = pb.InviteListenerRequest(stream_id=third, user_id=user_id)
+            await rig.rpc.InviteListener(body, metadata=as_(streamer))
+        with pytest.raises(WhisprError) as told:
+            body = pb.InviteListenerRequest(stream_id=third, user_id=people[1])
+            await rig.rpc.InviteListener(body, metadata=as_(streamer))
+        assert told.value.reason == "too_many_invitations"
+
+
+async def test_recordings_expire(db: Postgres, cache: Cache, bus: Bus, tmp_path: Path) -> None:
+    """One recording at a time; complete it is told of, shown, and kept for as long as is set."""
+    async with open_rig(db, cache, bus, tmp_path, StreamLimits(recording_days=1)) as rig:
+        streamer = await rig.person("premium")
+        stream_id, index, rpc = await rig.stream(streamer), rig.service.recordings, rig.rpc
+        body = pb.StartRecordingRequest(stream_id=stream_id)
+        begun = await rpc.StartRecording(body, metadata=as_(streamer))
+        assert (await rpc.StartRecording(body, metadata=as_(streamer))).recording_id == begun.recording_id
+        ended = await rpc.StopRecording(
+            pb.StopRecordingRequest(recording_id=begun.recording_id), metadata=as_(streamer)
+        )
+        assert ended.recording.status == pb.Recording.PROCESSING
+        for _ in range(2):  # again changes nothing
+            await index.completed(begun.recording_id, "key", 1234, 5.0)
+        found = await rpc.GetRecordings(pb.GetRecordingsRequest(), metadata=as_(streamer))
+        (recording,) = found.recordings
+        assert (recording.status, recording.file_size, found.total) == (pb.Recording.COMPLETED, 1234, 1)
+        assert recording.file_url.startswith("http://127.0.0.1:8080/recordings/")
+        others = pb.GetRecordingsRequest(streamer_id=streamer)
+        assert (await rpc.GetRecordings(others, metadata=as_(await rig.person()))).total == 1
+        assert await index.expired(10) == []
+        await db.execute("UPDATE streams.recordings SET expires_at = expires_at - interval '1 day'")
+        assert [each.id for each in await index.expired(10)] == [begun.recording_id]
+
+
+async def test_a_follower_hears_what_happens(rig: Rig) -> None:
+    """Metadata, pauses and the end, in order; whose stream it is also hears who comes and goes."""
+    streamer, member = await rig.person("premium"), await rig.person()
+    stream_id = await rig.stream(streamer)
+    heard: dict[str, list[str]] = {streamer: [], member: []}
+    async with trio.open_nursery() as nursery:
+
+        async def follow(
+            user_id: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        ) -> None:
+            request = pb.SubscribeToStreamEventsRequest(stream_id=stream_id)
+            with pytest.raises(WhisprError) as told:
+                async with rig.rpc.SubscribeToStreamEvents(request, metadata=as_(user_id)) as events:
+                    await anext(events)
+                    task_status.started()
+                    async for event in events:
+                        heard[user_id].append(pb.StreamEvent.Type.Name(event.type))
+            assert told.value.reason == "stream_ended"
+
+        with trio.fail_after(PATIENCE_S):
+            await nursery.start(follow, streamer)
+            await nursery.start(follow, member)
+            body = pb.UpdateStreamRequest(stream_id=stream_id, metadata=pb.StreamMetadata(artist="A"))
+            await rig.rpc.UpdateStream(body, metadata=as_(streamer))
+            await rig.rpc.PauseStream(pb.PauseStreamRequest(stream_id=stream_id), metadata=as_(streamer))
+            await rig.rpc.ResumeStream(pb.ResumeStreamRequest(stream_id=stream_id), metadata=as_(streamer))
+            async with rig.service.audience.listening(stream_id, Shown(), Transport.WHEP, "192.0.2.1", ""):
+                await trio.lowlevel.checkpoint()
+            await rig.rpc.StopStream(pb.StopStreamRequest(stream_id=stream_id), metadata=as_(streamer))
+    told = ["METADATA_UPDATED", "STREAM_PAUSED", "STREAM_RESUMED", "STREAM_STOPPED"]
+    assert [kind for kind in heard[member] if kind != "LISTENER_COUNT"] == told
+    assert [kind for kind in heard[streamer] if kind != "LISTENER_COUNT"] == [
+        *told[:3], "LISTENER_JOINED", "LISTENER_LEFT", told[3],
+    ]  # fmt: skip
+
+
+async def test_streams_are_found(rig: Rig) -> None:
+    """Those that run and are listed, by category, in each order; private and unlisted ones are in no list."""
+    streamer, member = await rig.person("premium"), await rig.person()
+    ids = {}
+    for title, visibility in (("b", "PUBLIC_STREAM"), ("a", "PREMIUM_ONLY"), ("c", "PRIVATE_STREAM")):
+        request = pb.CreateStreamRequest(title=title, category="NEWS", visibility=visibility)
+        ids[title] = (await rig.rpc.CreateStream(request, metadata=as_(streamer))).stream.id
+        await rig.rpc.StartStream(pb.StartStreamRequest(stream_id=ids[title]), metadata=as_(streamer))
+
+    async def found(**asked: object) -> list[str]:
+        body = pb.ListActiveStreamsRequest(category="NEWS", **asked)  # type: ignore[arg-type]  # enum names
+        return [s.title for s in (await rig.rpc.ListActiveStreams(body, metadata=as_(member))).streams]
+
+    assert await found(sort_by="TITLE") == ["a", "b"]
+    assert await found(sort_by="RECENT") == ["a", "b"]
+    async with rig.service.audience.listening(ids["b"], Shown(), Transport.WHEP, "192.0.2.1", ""):
+        await rig.service.audience.beat()
+        assert await found(sort_by="LISTENERS") == ["b", "a"]
+        hour = int(datetime.now(UTC).timestamp() // 3600)
+        await rig.service.live_state.count(ids["b"], hour, 1, {"listen_ms": 1000})
+        await rig.service.analytics.roll_up()
+        assert await found(sort_by="POPULAR") == ["b", "a"]
+    assert await found(page=2, limit=1, sort_by="TITLE") == ["b"]
+    with pytest.raises(WhisprError) as told:
+        body = pb.GetStreamInfoRequest(stream_id=ids["c"])
+        await rig.rpc.GetStreamInfo(body, metadata=as_(member))
+    assert told.value.code is Code.NOT_FOUND
+
+
+async def test_listeners_of_a_dead_process_are_settled_once(rig: Rig) -> None:
+    """What Redis had of them is written down by another process; again changes nothing."""
+    stream_id, live = await rig.stream(await rig.person("premium")), rig.service.live_state
+    lost = Facts(
+        id=str(uuid4()), transport="whep", joined_at=1_700_000_000.0, seen_at=1_700_000_060.0, rebuffers=3
+    )
+    await rig.db.execute(
+        "INSERT INTO streams.sessions (id, stream_id, transport, joined_at)"
+        " VALUES ($1, $2, 'whep', to_timestamp($3))",
+        lost.id, stream_id, lost.joined_at,
+    )  # fmt: skip
+    await live.beat({stream_id: [lost]})
+    assert await live.counts([stream_id]) == {stream_id: 1}
+    live._clock = lambda: datetime.now(UTC).timestamp() + 3 * TTL_S
+    for _ in range(2):
+        await rig.service.analytics.settle()
+        await rig.service._ledger.flush()
+    row = await rig.db.fetchrow(
+        "SELECT reason, rebuffers, extract(epoch FROM left_at - joined_at)::int AS s FROM streams.sessions"
+    )
+    assert row is not None
+    assert tuple(row.values()) == ("lost", 3, 60)
+    assert await live.listeners(stream_id) == []
+
+
+async def test_counters_that_redis_lost_add_to_those_that_were_kept(rig: Rig, cache: Cache) -> None:
+    """An hour is never counted twice, nor forgotten when Redis is emptied in the middle of it."""
+    stream_id, live = await rig.stream(await rig.person("premium")), rig.service.live_state
+    hour = int(datetime.now(UTC).timestamp() // 3600)
+    await live.count(stream_id, hour, 2, {"joined": 2, "quality:low": 500})
+    for _ in range(2):
+        await live.put_back([(stream_id, hour)])
+        await rig.service.analytics.roll_up()
+    await cache.command("FLUSHDB")
+    await live.count(stream_id, hour, 1, {"joined": 3, "quality:low": 250})
+    await rig.service.analytics.roll_up()
+    now = datetime.now(UTC)
+    report = await rig.service.analytics.report(stream_id, now, now)
+    assert [(each.joined, each.peak, each.qualities) for each in report.hours] == [(5, 2, {"low": 750})]
+
+
+async def test_a_deleted_account_leaves_nothing(rig: Rig) -> None:
+    """What is held of a person is exported, then erased: their streams end, what they heard is nobody's."""
+    streamer, member = await rig.person("premium"), await rig.person()
+    stream_id, others = (
+        await rig.stream(streamer),
+        await rig.stream(member_premium := await rig.person("premium")),
+    )
+    async with rig.service.audience.listening(others, Shown(streamer), Transport.WHEP, "192.0.2.1", ""):
+        await rig.service._ledger.flush()
+    await rig.service._ledger.flush()
+    await rig.rpc.InviteListener(
+        pb.InviteListenerRequest(stream_id=others, user_id=streamer), metadata=as_(member_premium)
+    )
+    kinds = []
+    request = common_pb2.ExportUserDataRequest(user_id=streamer)
+    async with rig.rpc.ExportUserData(request, metadata=as_(SERVICE)) as records:
+        async for record in records:
+            kinds.append(record.kind)
+            assert msgspec.json.decode(record.json)
+    assert sorted(kinds) == ["listening", "stream", "stream_invitation"]
+    event = Event(
+        id=str(uuid4()), type="account_deleted", time=datetime.now(UTC), source="user", subject=streamer
+    )
+    for _ in range(2):
+        for consumer in rig.service.consumers:
+            if consumer.name == "stream-accounts":
+                await consumer.handle(event)
+    left = await rig.db.fetchval(
+        "SELECT (SELECT count(*) FROM streams.streams WHERE streamer_id = $1)"
+        " + (SELECT count(*) FROM streams.sessions WHERE user_id = $1)"
+        " + (SELECT count(*) FROM streams.invitations WHERE user_id = $1)",
+        streamer,
+    )
+    assert left == 0
+    assert (await refusal(rig, stream_id, Shown(member))).code is Code.NOT_FOUND
+
+
+async def test_listening_goes_on_without_redis(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Admission counts here what it cannot count together; what was to be told is told when Redis is back."""
+    stream_id = await rig.stream(await rig.person("premium"), max_listeners=1)
+    live = rig.service.live_state
+
+    async def away(*_: object) -> object:
+        await trio.lowlevel.checkpoint()
+        raise WhisprError(Code.UNAVAILABLE, "Redis is away")
+
+    with monkeypatch.context() as patched:
+        for method in ("admit", "beat", "leave", "count"):
+            patched.setattr(live, method, away)
+        async with rig.service.audience.listening(stream_id, Shown(), Transport.WHEP, "192.0.2.1", ""):
+            assert (await refusal(rig, stream_id, Shown())).reason == "stream_full"
+            with pytest.raises(WhisprError):
+                await rig.service.audience.beat()
+    await rig.service.audience.beat()
+    now = datetime.now(UTC)
+    (hour,) = (await rig.service.analytics.report(stream_id, now, now)).hours
+    assert (hour.joined, hour.departed) == (1, 1)
+
+
+async def test_streams_without_a_source_end(rig: Rig) -> None:
+    """One that nothing has been sent to for as long as is set ends by itself; others go on."""
+    streamer = await rig.person("premium")
+    idle, fed = await rig.stream(streamer), await rig.stream(streamer)
+    await rig.db.execute("UPDATE streams.streams SET started_at = now() - interval '2 hours'")
+    await rig.service.control.sourced(fed)
+    await rig.service.control.end_idle(3600)
+    assert (await rig.service.store.find(idle)).end_reason == "source_lost"
+    assert (await rig.service.store.find(fed)).ended_at is None
