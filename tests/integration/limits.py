@@ -14,6 +14,7 @@ _ABUSE = "realtime/test_ws_abuse.py"
 _ROOMS = "conversations/test_rooms.py"
 _CHAT = "services/chat/test_rpcs.py"
 _RULES = "conversations/test_room_rules.py"
+_STREAMS = "services/stream/test_stream_service.py"
 _MESSAGES = "services/messaging/test_messages.py"
 
 LIMITS: Mapping[str, str] = {
@@ -87,4 +88,12 @@ LIMITS: Mapping[str, str] = {
     "conversation_pins": f"{_MESSAGES}::test_limits_of_reactions_and_pins_hold_when_everybody_tries_at_once",
     "user_scheduled": "services/messaging/test_own_state.py::test_scheduling_is_bounded_and_repeatable",
     "resume_len": "conversations/test_resume.py::test_what_does_not_fit_into_a_join_is_paged_by_its_cursor",
+    "user_streams": f"{_STREAMS}::test_limits_of_streamers",
+    "user_streams_per_hour": f"{_STREAMS}::test_limits_of_streamers",
+    "node_streams": "services/stream/test_engine.py::test_a_node_takes_as_many_streams_as_it_is_set",
+    "stream_listeners": f"{_STREAMS}::test_limits_of_listeners",
+    "address_listeners": f"{_STREAMS}::test_limits_of_listeners",
+    "user_listeners": f"{_STREAMS}::test_limits_of_listeners",
+    "stream_invitations": f"{_STREAMS}::test_limits_of_streamers",
+    "recording_days": f"{_STREAMS}::test_recordings_expire",
 }
