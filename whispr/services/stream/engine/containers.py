@@ -150,8 +150,10 @@ class _Sink:
     production: Production
     describe: Describe
     ahead_s: float
+    begun: bool = False
 
     async def begin(self, codec: str, facts: dict[str, str], lossless: bool) -> None:
+        self.begun = True
         self.production.read_container(codec, lossless=lossless)
         self.describe(facts)
         await trio.lowlevel.checkpoint()
@@ -175,11 +177,19 @@ def _take_apart(pipe: _Pipe, demuxer: str, sink: _Sink) -> None:
 
     try:
         # Given bytes and the name of their format, FFmpeg opens nothing else: lists of addresses are out of reach.
-        with av.open(pipe, "r", format=demuxer, options=dict(_OPTIONS), buffer_size=_READ_BYTES) as container:
+        with av.open(
+            pipe,
+            "r",
+            format=demuxer,
+            options=dict(_OPTIONS),
+            buffer_size=_READ_BYTES,
+            metadata_errors="replace",
+        ) as container:
             if not container.streams.audio:
                 raise _Unreadable("there is no sound in it")
             stream = container.streams.audio[0]
-            codec = stream.codec_context.name
+            # FFmpeg has no decoder for a codec that it does not know.
+            codec = getattr(stream.codec_context, "name", "this")
             if codec not in CODECS and not codec.startswith("pcm_"):
                 raise _Unreadable(f"{codec} is not decoded here")
             lossless = codec in ("flac", "alac") or codec.startswith("pcm_")
@@ -190,7 +200,7 @@ def _take_apart(pipe: _Pipe, demuxer: str, sink: _Sink) -> None:
             else:
                 _hand_samples(container, stream, pipe, sink)
     except (av.error.FFmpegError, EOFError) as error:
-        if isinstance(error, (av.error.EOFError, EOFError)) and pipe.error is None:
+        if isinstance(error, EOFError) and sink.begun:
             return
         raise _Unreadable(f"it cannot be read: {getattr(error, 'strerror', '') or error}") from None
 

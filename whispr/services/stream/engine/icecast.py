@@ -125,13 +125,11 @@ class _Request:
             say = _GO_ON if self._legacy else _CONTINUE if expects else b""
             await self._send({"type": "whispr.endless", "say": say, "answered": self._legacy})
             self._begun = self._legacy
-        chunks = self._chunks()
-        beginning = b""
-        while len(beginning) < SNIFF_BYTES and (chunk := await anext(chunks, b"")):
-            beginning += chunk
+        body = _Body(self._receive)
+        beginning = await body.beginning()
         if beginning:
             form = form_of(self._headers.get("content-type", ""), beginning)
-            await feed.container(_after(beginning, chunks), form)
+            await feed.container(body, form)
 
     async def finish(self, failure: WhisprError | None) -> None:
         """Answer, where the source still waits for one. Raises `failure` where it can be told."""
@@ -144,21 +142,40 @@ class _Request:
         except ClientGoneError:
             return  # It has sent all it had to, and closed both sides.
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        more = True
-        while more:
+
+class _Body:
+    """A request's body, a piece at a time; it may be left at any of them."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+        self._beginning = b""
+
+    async def beginning(self) -> bytes:
+        """Return what it begins with, which is yet to be iterated over; nothing if it is empty."""
+        while len(self._beginning) < SNIFF_BYTES and (piece := await self._next()):
+            self._beginning += piece
+        return self._beginning
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece, self._beginning = self._beginning, b""
+        piece = piece or await self._next()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def _next(self) -> bytes:
+        """Return the next piece, nothing at the end."""
+        while self._more:
             event = await self._receive()
-            if event["type"] == "http.disconnect":
-                return
-            more = event.get("more_body", False)
+            self._more = event["type"] == "http.request" and event.get("more_body", False)
             if event.get("body"):
-                yield event["body"]
-
-
-async def _after(beginning: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield beginning
-    async for chunk in chunks:
-        yield chunk
+                piece: bytes = event["body"]
+                return piece
+        return b""
 
 
 def _put_out(reason: str) -> WhisprError | None:
