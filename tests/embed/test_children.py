@@ -20,7 +20,7 @@ from whispr.adapters.bus import open_bus
 from whispr.adapters.cache import open_cache
 from whispr.adapters.postgres import open_postgres
 from whispr.bridge import Bridge
-from whispr.embed import ALL, Backends, run_children
+from whispr.embed import ALL, Backends, run_children, supervisor
 from whispr.embed.process import occupants
 from whispr.errors import Code, WhisprError
 
@@ -123,6 +123,21 @@ async def answers(bridge: Bridge, name: str, url: str) -> None:
         else:
             async with open_bus(bridge, url) as bus:
                 await bus.wait_connected()
+
+
+async def test_nats_starts_anew_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NATS whose disk was full stores nothing more: once there is room it is started again, and only then."""
+    free = 0
+    monkeypatch.setattr(supervisor, "free_bytes", lambda folder: free)
+    monkeypatch.setattr(supervisor, "DISK_CHECK_S", 0.01)
+    async with children(tmp_path / "data", ["nats"]) as backends:
+        status = backends.status["nats"]
+        first = status.pid
+        await trio.sleep(0.1)
+        assert (status.pid, status.restarts) == (first, 0)
+        free = supervisor.DISK_ROOM_BYTES
+        await until(lambda: status.pid not in (None, first), bound_s=30)
+        assert status.restarts == 1
 
 
 async def test_kill_of_the_parent_leaves_no_orphan_and_the_next_start_recovers(

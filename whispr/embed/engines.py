@@ -34,6 +34,8 @@ class Engine(Protocol):
     """Orderly stop: each signal and how many seconds it is given; SIGKILL follows."""
     death_signal: ClassVar[signal.Signals]
     """What the kernel sends when our process dies."""
+    stalls_on_full_disk: ClassVar[bool]
+    """Whether a write that failed for want of space keeps it from writing until it is started anew."""
     folder: Path
     identity: str
 
@@ -61,6 +63,7 @@ class Valkey:
 
     name: ClassVar[str] = "redis"
     title: ClassVar[str] = "Valkey"
+    stalls_on_full_disk: ClassVar[bool] = False  # it tries again every second
     program: ClassVar[str] = "valkey-server"
     stop_signals: ClassVar[Sequence[tuple[signal.Signals, float]]] = ((signal.SIGTERM, 2.0),)
     death_signal: ClassVar[signal.Signals] = signal.SIGTERM
@@ -119,6 +122,9 @@ class Nats:
 
     name: ClassVar[str] = "nats"
     title: ClassVar[str] = "NATS"
+    stalls_on_full_disk: ClassVar[bool] = (
+        True  # "critical write error" of a stream, which then answers nothing
+    )
     program: ClassVar[str] = "nats-server"
     stop_signals: ClassVar[Sequence[tuple[signal.Signals, float]]] = ((signal.SIGTERM, 2.0),)
     death_signal: ClassVar[signal.Signals] = signal.SIGTERM

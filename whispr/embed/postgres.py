@@ -64,6 +64,7 @@ class Postgres:
 
     name: ClassVar[str] = "postgres"
     title: ClassVar[str] = "PostgreSQL"
+    stalls_on_full_disk: ClassVar[bool] = False  # it panics, and recovers from its log
     program: ClassVar[str] = "postgres"
     # Fast shutdown, then immediate: after the latter it recovers from its log at the next start.
     stop_signals: ClassVar[Sequence[tuple[signal.Signals, float]]] = (

@@ -10,6 +10,7 @@ are logged and tried again for ever, for the rest of the process is alive and wa
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -43,6 +44,12 @@ BACKOFF = Backoff(0.1, 5.0, low=0.5)
 
 STEADY_S = 10.0
 """A server that ran this long starts over with an immediate restart when it dies."""
+
+DISK_CHECK_S = 0.5
+"""Pause between two looks at the disk of a server that does not get over a full one."""
+
+DISK_FULL_BYTES, DISK_ROOM_BYTES = 1024 * 1024, 4 * 1024 * 1024
+"""With less than the first free a disk has been full; with the second it has room again."""
 
 LOG_CHECK_S = 10.0
 """Pause between two looks at the size of the logs."""
@@ -198,7 +205,7 @@ class _Child:
             self.status.pid = process.pid
             self._on_ready(engine.title, trio.current_time() - began)
             up()
-            how = _how_it_ended(await process.wait())
+            how = _how_it_ended(await self._ended(process))
             log.error("child_died", child=engine.title, pid=process.pid, how=how)
         finally:
             self.status.pid = None
@@ -206,6 +213,29 @@ class _Child:
                 await process.stop(engine.stop_signals)
             process.close()
             self._pid_file.unlink(missing_ok=True)
+
+    async def _ended(self, process: Process) -> int:
+        """Wait until it has ended, by itself or because it is to be started anew; return how."""
+        async with trio.open_nursery() as nursery:
+            if self.engine.stalls_on_full_disk:
+                nursery.start_soon(self._end_after_full_disk, process)
+            code = await process.wait()
+            nursery.cancel_scope.cancel(reason="it has ended")
+        return code
+
+    async def _end_after_full_disk(self, process: Process) -> None:
+        """Stop it once a disk that was full has room again."""
+        was_full = False
+        while True:
+            await trio.sleep(DISK_CHECK_S)
+            free = free_bytes(self.engine.folder)
+            was_full = was_full or free < DISK_FULL_BYTES
+            if was_full and free >= DISK_ROOM_BYTES:
+                log.warning(
+                    "child_renewed", child=self.engine.title, why="its disk was full, and has room again"
+                )
+                process.send(self.engine.stop_signals[0][0])
+                return
 
     async def _end_leftover(self) -> None:
         """End a server of this folder that outlived an earlier run, or parts of one that just died."""
@@ -235,6 +265,12 @@ class _Child:
         raise conflict(
             f"{title} did not answer within {START_S:g} s; see {self.log_file.path}", "embedded_failed"
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _as_whispr_error(title: str, error: Exception) -> WhisprError:
