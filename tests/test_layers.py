@@ -53,6 +53,8 @@ PURE = (
     "webrtc/stun.py",
     "webrtc/ice.py",
     "webrtc/sdp.py",
+    "webrtc/answers.py",
+    "webrtc/turn.py",
     "webrtc/rtp.py",
     "webrtc/rtcp.py",
     "webrtc/reception.py",

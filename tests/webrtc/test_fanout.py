@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from whispr.audio.packets import Packet
 from whispr.webrtc import rtcp, rtp
-from whispr.webrtc.fanout import RESENT_PER_S, RING, STEP_S, WRAP_GUARD, Fanout, Receiver
+from whispr.webrtc.fanout import RESENT_PER_S, STEP_S, WRAP_GUARD, Fanout
 from whispr.webrtc.ice import Credentials
 from whispr.webrtc.peer import Peer
+from whispr.webrtc.receivers import RING, Receiver
 from whispr.webrtc.rtcp import Nack, SenderReport
 from whispr.webrtc.rtp import RtpPacket
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from tests.webrtc.client import Client
-from whispr.webrtc import rtcp, rtp, sdp, stun
+from whispr.webrtc import answers, rtcp, rtp, sdp, stun
+from whispr.webrtc.answers import Local
 from whispr.webrtc.dtls import DATAGRAM_BYTES_MAX, Identity, datagrams
 from whispr.webrtc.flood import Failures
 from whispr.webrtc.peer import CONNECT_S, Peer, State
 from whispr.webrtc.rtcp import Item, Nack
-from whispr.webrtc.sdp import Local
 from whispr.webrtc.srtp import PROFILES
 
 HERE = ("192.0.2.1", 5000)
@@ -27,7 +27,7 @@ class Call:
         offer = sdp.read_offer(self.client.offer())
         self.peer = Peer(IDENTITY, offer.credentials, offer.fingerprints, self.now)
         local = Local(self.peer.ice.local, IDENTITY.fingerprint, [], 1, "whispr", 7)
-        self.client.answered(sdp.answer(offer, local))
+        self.client.answered(answers.answer(offer, local))
         self.states: list[State] = []
         self.peer.on_state = lambda peer: self.states.append(peer.state)
         self.rtp: list[bytes] = []

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispr.webrtc import rtcp, rtp
-from whispr.webrtc.rtcp import Bye, Nack, Report, RtcpError, SenderReport
+from whispr.webrtc.rtcp import Nack, Report, RtcpError, SenderReport
 from whispr.webrtc.rtp import RtpError, RtpPacket
 
 PACKET = rtp.build(111, 7, 960, 5, b"opus")
@@ -68,7 +68,7 @@ def test_reports_are_written_and_read() -> None:
     sender = rtcp.sender_report(5, 0x0123456789ABCDEF, 960, 10, 3200, b"whispr")
     assert rtcp.parse(sender) == [SenderReport(5, 0x0123456789ABCDEF, 960, 10, 3200)]
     assert rtcp.parse(rtcp.receiver_report(1, [REPORT], b"whispr")) == [REPORT]
-    assert rtcp.parse(rtcp.bye(9)) == [Bye((9,))]
+    assert rtcp.parse(b"\x81\xcb\x00\x01\x00\x00\x00\x09") == [], "a BYE says nothing that matters here"
     assert len(sender) % 4 == 0
 
 
@@ -96,7 +96,6 @@ def test_a_run_over_the_wrap_is_one_pair() -> None:
         b"\x80\xc8\x00\x05" + bytes(4),
         b"\x80\xc8\x00\x01" + bytes(4),
         b"\x81\xc9\x00\x01" + bytes(4),
-        b"\x83\xcb\x00\x01" + bytes(4),
         b"\x81\xcd\x00\x01" + bytes(4),
         b"\x81\xcd\x00\x50" + bytes(8) + b"\xff" * 312,
         b"\x80\xc9\x00\x00" * 40,

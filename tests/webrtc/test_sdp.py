@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.webrtc.client import Client
-from whispr.webrtc import sdp
+from whispr.webrtc import answers, sdp
+from whispr.webrtc.answers import Local
 from whispr.webrtc.ice import Credentials
-from whispr.webrtc.sdp import Direction, Local, SdpError
+from whispr.webrtc.sdp import Direction, SdpError
 
 OFFERS = {path.stem: path.read_bytes().decode() for path in (Path(__file__).parent / "offers").glob("*.sdp")}
 LOCAL = Local(
-    Credentials("ours", "p" * 24), "AA:BB", sdp.candidate_lines([("192.0.2.1", 5000)]), 7, "cname", 99
+    Credentials("ours", "p" * 24), "AA:BB", answers.candidate_lines([("192.0.2.1", 5000)]), 7, "cname", 99
 )
 CHROMIUM = OFFERS["chromium"]
 
@@ -49,7 +50,7 @@ def test_every_dialect_is_understood(
 def test_an_answer_has_a_section_for_each_of_the_offer(who: str) -> None:
     """The audio is accepted and everything else turned down, in the offer's order (RFC 3264, section 6)."""
     offer = sdp.read_offer(OFFERS[who])
-    session, *media = sdp.parse(sdp.answer(offer, LOCAL))
+    session, *media = sdp.parse(answers.answer(offer, LOCAL))
     assert session.get("ice-lite") == ""
     assert session.all("group") == [f"BUNDLE {offer.mid}"]
     assert [each.media for each in media] == [each.media for each in offer.sections]
@@ -71,7 +72,7 @@ def test_an_answer_has_a_section_for_each_of_the_offer(who: str) -> None:
 
 def test_who_publishes_is_asked_for_stereo() -> None:
     """Without that, Chromium sends mono at 32 kbps."""
-    answer = sdp.answer(sdp.read_offer(OFFERS["safari"]), Local(LOCAL.credentials, "AA", [], 1))
+    answer = answers.answer(sdp.read_offer(OFFERS["safari"]), Local(LOCAL.credentials, "AA", [], 1))
     assert "a=recvonly" in answer
     assert "stereo=1;sprop-stereo=1;maxaveragebitrate=128000" in answer
     assert "a=ssrc" not in answer
@@ -125,7 +126,7 @@ def test_a_mutilated_offer_is_read_or_refused(data: st.DataObject) -> None:
         offer = sdp.read_offer("\r\n".join(lines))
     except SdpError:
         return
-    sdp.parse(sdp.answer(offer, LOCAL))
+    sdp.parse(answers.answer(offer, LOCAL))
 
 
 @given(st.text(max_size=200))
@@ -141,7 +142,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def test_a_fragment_is_written_and_read() -> None:
     """An ICE restart's answer has credentials, candidates and the section they are of."""
-    session, media = sdp.parse_fragment(sdp.fragment("0", LOCAL))
+    session, media = sdp.parse_fragment(answers.fragment("0", LOCAL))
     assert sdp.credentials_of(session, media) == LOCAL.credentials
     assert media.get("mid") == "0"
     assert media.all("candidate") == list(LOCAL.candidates)
@@ -149,7 +150,7 @@ def test_a_fragment_is_written_and_read() -> None:
 
 def test_candidates_are_preferred_in_their_order() -> None:
     """The first has the highest priority, and an IPv6 address is written as it is."""
-    first, second = sdp.candidate_lines([("192.0.2.1", 1), ("2001:db8::1", 1)])
+    first, second = answers.candidate_lines([("192.0.2.1", 1), ("2001:db8::1", 1)])
     assert int(first.split()[3]) > int(second.split()[3])
     assert second.split()[4] == "2001:db8::1"
 

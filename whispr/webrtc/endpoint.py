@@ -17,13 +17,14 @@ from typing import Final
 import trio
 
 from whispr.errors import exhausted
-from whispr.webrtc import metrics, sdp, stun
+from whispr.webrtc import answers, metrics, stun
 from whispr.webrtc.addresses import bind_udp, reachable
+from whispr.webrtc.answers import Local
 from whispr.webrtc.dtls import Identity
 from whispr.webrtc.flood import Failures
 from whispr.webrtc.ice import Address, Credentials
 from whispr.webrtc.peer import Peer, State
-from whispr.webrtc.sdp import Local, Offer
+from whispr.webrtc.sdp import Offer
 from whispr.webrtc.stun import Attribute, Kind, StunError
 
 TICK_S: Final = 0.1
@@ -78,7 +79,7 @@ class Endpoint:
         try:
             self.port = self._sockets[0].getsockname()[1]
             hosts = self._options.advertised or reachable(self._sockets)
-            self._candidates = sdp.candidate_lines([(each, self.port) for each in hosts])
+            self._candidates = answers.candidate_lines([(each, self.port) for each in hosts])
             async with trio.open_nursery() as nursery:
                 for each in self._sockets:
                     nursery.start_soon(self._receive, each)
@@ -112,7 +113,7 @@ class Endpoint:
 
     def answer(self, peer: Peer, offer: Offer, *, cname: str = "", ssrc: int | None = None) -> str:
         """Write the answer to a peer's offer; with an SSRC if we send."""
-        return sdp.answer(offer, self._local(peer, cname, ssrc))
+        return answers.answer(offer, self._local(peer, cname, ssrc))
 
     def restart(self, peer: Peer, remote: Credentials, mid: str) -> str:
         """Begin ICE anew with a peer's new credentials; returns our side's fragment."""
@@ -122,7 +123,7 @@ class Endpoint:
                 del self._by_name[name]
         peer.ice.restart(fresh, remote, trio.current_time())
         self._by_name[fresh.ufrag] = peer
-        return sdp.fragment(mid, self._local(peer, "", None))
+        return answers.fragment(mid, self._local(peer, "", None))
 
     def close(self, peer: Peer, reason: str) -> None:
         """End a peer, with a farewell if it can be told."""

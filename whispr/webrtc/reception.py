@@ -92,11 +92,6 @@ class Reception:
                 due.append(sequence & 0xFFFF)
         return due
 
-    @property
-    def held_up(self) -> bool:
-        """Whether packets wait for one that is missing."""
-        return bool(self._waiting)
-
     def sender_report(self, report: SenderReport, now: float) -> None:
         """Remember when the sender last said the time."""
         if report.ssrc == self.ssrc:
@@ -116,11 +111,6 @@ class Reception:
         return Report(
             self.ssrc, fraction, expected - self._received, self._highest, int(self._jitter), last_sr, delay
         )
-
-    @property
-    def jitter_s(self) -> float:
-        """How unevenly packets come."""
-        return self._jitter / OPUS_CLOCK_HZ
 
     def _begin(self, packet: RtpPacket) -> None:
         """Start over with a source."""

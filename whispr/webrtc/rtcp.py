@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-SENDER_REPORT, RECEIVER_REPORT, DESCRIPTION, BYE, FEEDBACK = 200, 201, 202, 203, 205
+SENDER_REPORT, RECEIVER_REPORT, DESCRIPTION, FEEDBACK = 200, 201, 202, 205
 NACK_FORMAT: Final = 1
 NTP_EPOCH_S: Final = 2_208_988_800
 """From 1900, where NTP begins, to 1970."""
@@ -61,14 +61,7 @@ class Nack:
     sequences: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
-    """Sources that have ended."""
-
-    ssrcs: Sequence[int]
-
-
-Item = Report | SenderReport | Nack | Bye
+Item = Report | SenderReport | Nack
 
 
 def parse(data: bytes) -> list[Item]:
@@ -97,10 +90,6 @@ def _read(kind: int, count: int, body: bytes) -> Iterable[Item]:
         return [SenderReport(ssrc, ntp, timestamp, packets, octets), *_blocks(count, body[24:])]
     if kind == RECEIVER_REPORT:
         return _blocks(count, body[4:])
-    if kind == BYE:
-        if len(body) < 4 * count:
-            raise RtcpError("a BYE is cut short")
-        return [Bye(struct.unpack_from(f">{count}I", body))]
     if kind == FEEDBACK and count == NACK_FORMAT:
         return _nack(body)
     return ()
@@ -178,11 +167,6 @@ def description(ssrc: int, cname: bytes) -> bytes:
     """Write an SDES packet with a CNAME (RFC 3550, section 6.5)."""
     chunk = struct.pack(">IBB", ssrc, 1, len(cname)) + cname
     return _packet(DESCRIPTION, 1, chunk + bytes(4 - len(chunk) % 4))
-
-
-def bye(ssrc: int) -> bytes:
-    """Write a BYE, with the empty report that a compound begins with."""
-    return _packet(RECEIVER_REPORT, 0, struct.pack(">I", ssrc)) + _packet(BYE, 1, struct.pack(">I", ssrc))
 
 
 def nack(ssrc: int, source: int, sequences: Sequence[int]) -> bytes:

@@ -1,7 +1,7 @@
-"""Session descriptions (RFC 8866) as far as audio by WebRTC needs them: read an offer, write its answer (RFC 9429).
+"""Session descriptions (RFC 8866) as far as offers of audio by WebRTC need them (RFC 9429): text in, values out.
 
-What is not audio is turned down in the answer, as is audio beyond the first section; a client that offers video too,
-such as OBS, is heard. Lines that nothing is known of are passed over (RFC 8866, section 5).
+The first section of audio that can be answered is chosen; a client that offers video too, such as OBS, is heard.
+Lines that nothing is known of are passed over (RFC 8866, section 5).
 """
 
 from __future__ import annotations
@@ -18,14 +18,11 @@ OFFER_BYTES_MAX: Final = 64 * 1024
 SECTIONS_MAX: Final = 16
 ATTRIBUTES_MAX: Final = 512
 """Of one section. Browsers send about 50 for audio and 200 for video."""
-OPUS_STEREO_BPS: Final = 128_000
-"""What a publisher is asked for: without it Chromium sends mono of 32 kbps."""
-MID_EXTENSION: Final = "urn:ietf:params:rtp-hdrext:sdes:mid"
 
 _MEDIA = re.compile(r"(\w+) (\d{1,5})(?:/\d+)? ([\w/]+)((?: [\w.-]+)+)")
 _ICE_CHARS = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _ICE_PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
-_MID = re.compile(r"[!#-'*+.0-9A-Z^-~-]{1,64}")
+MID: Final = re.compile(r"[!#-'*+.0-9A-Z^-~-]{1,64}")
 _HEX = re.compile(r"[0-9A-F]{2}(:[0-9A-F]{2}){19,63}")
 _PROTOCOLS = ("UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "RTP/SAVPF", "RTP/SAVP", "TCP/DTLS/RTP/SAVPF")
 """JSEP takes all of these for the same (RFC 9429, section 5.1.2)."""
@@ -87,12 +84,9 @@ class Offer:
     """Hash function in lower case → fingerprints in upper case (RFC 8122)."""
     payload_type: int
     """Of Opus."""
-    opus: Mapping[str, str]
-    """Its format's parameters (RFC 7587)."""
     nack: bool
     """Whether lost packets are asked for again (RFC 4585)."""
     bundled: bool
-    candidates: Sequence[str]
 
 
 def parse(text: str) -> list[Section]:
@@ -151,16 +145,15 @@ def read_offer(text: str) -> Offer:
     if setup not in ("actpass", "active"):
         raise SdpError("a=setup must be actpass or active: this side waits for the handshake")
     mid = section.get("mid") or ""
-    if mid and not _MID.fullmatch(mid):
+    if mid and not MID.fullmatch(mid):
         raise SdpError("a=mid is not a token")
     payload_type = _opus_of(section)
     assert payload_type is not None, "else it were not chosen"
     return Offer(
         media, chosen, mid, _direction(session, section), credentials_of(session, section),
-        _fingerprints(session, section), payload_type, _parameters(section, payload_type),
+        _fingerprints(session, section), payload_type,
         f"{payload_type} nack" in section.all("rtcp-fb") or "* nack" in section.all("rtcp-fb"),
         any(mid in group.split()[1:] for group in session.all("group") if group.startswith("BUNDLE")),
-        tuple(section.all("candidate")),
     )  # fmt: skip
 
 
@@ -181,15 +174,6 @@ def _opus_of(section: Section) -> int | None:
         if codec.strip().lower() == "opus/48000/2" and number in section.formats and number.isdecimal():
             return int(number) if int(number) < 128 else None
     return None
-
-
-def _parameters(section: Section, payload_type: int) -> dict[str, str]:
-    for value in section.all("fmtp"):
-        number, _, listed = value.partition(" ")
-        if number == str(payload_type):
-            pairs = (each.strip().partition("=") for each in listed.split(";") if each.strip())
-            return {name.strip().lower(): given.strip() for name, _, given in pairs}
-    return {}
 
 
 def _direction(session: Section, section: Section) -> Direction:
@@ -220,97 +204,3 @@ def _fingerprints(session: Section, section: Section) -> dict[str, list[str]]:
     if not {"sha-256", "sha-384", "sha-512"} & set(found):
         raise SdpError("a=fingerprint of SHA-256, SHA-384 or SHA-512 is missing")
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """What we bring to an answer."""
-
-    credentials: Credentials
-    fingerprint: str
-    """SHA-256 of our certificate."""
-    candidates: Sequence[str]
-    """Values of a=candidate."""
-    session_id: int
-    cname: str = ""
-    ssrc: int | None = None
-    """Of what we send; None when we receive."""
-
-
-def candidate_lines(addresses: Sequence[tuple[str, int]]) -> list[str]:
-    """Write host candidates of UDP, the first preferred (RFC 8839, section 5.1; priorities: RFC 8445, 5.1.2.1)."""
-    return [
-        f"{number} 1 udp {(126 << 24) | ((65536 - number) << 8) | 255} {host} {port} typ host"
-        for number, (host, port) in enumerate(addresses, 1)
-    ]
-
-
-def answer(offer: Offer, local: Local) -> str:
-    """Answer an offer: its audio the other way round, everything else turned down (RFC 9429, section 5.3.1)."""
-    lines = ["v=0", f"o=- {local.session_id} 1 IN IP4 0.0.0.0", "s=-", "t=0 0"]
-    if offer.bundled:
-        lines.append(f"a=group:BUNDLE {offer.mid}")
-    lines += ["a=ice-lite", "a=msid-semantic:WMS *"]
-    for number, section in enumerate(offer.sections):
-        lines += _accepted(offer, local) if number == offer.chosen else _declined(section)
-    return "\r\n".join([*lines, ""])
-
-
-def _declined(section: Section) -> list[str]:
-    mid = section.get("mid")
-    lines = [f"m={section.media} 0 {section.protocol} {' '.join(section.formats)}", "c=IN IP4 0.0.0.0"]
-    if mid is not None and _MID.fullmatch(mid):
-        lines.append(f"a=mid:{mid}")
-    return [*lines, "a=inactive"]
-
-
-def _accepted(offer: Offer, local: Local) -> list[str]:
-    section, number = offer.sections[offer.chosen], offer.payload_type
-    sending = local.ssrc is not None
-    port = local.candidates[0].split()[5] if local.candidates else "9"
-    lines = [f"m=audio {port} {section.protocol} {number}", "c=IN IP4 0.0.0.0"]
-    if offer.mid:
-        lines.append(f"a=mid:{offer.mid}")
-    lines += [
-        f"a={'sendonly' if sending else 'recvonly'}",
-        "a=rtcp-mux",
-        f"a=rtpmap:{number} opus/48000/2",
-        f"a=fmtp:{number} {_opus_answer(sending)}",
-    ]
-    if offer.nack:
-        lines.append(f"a=rtcp-fb:{number} nack")
-    if section.get("rtcp-rsize") is not None:
-        lines.append("a=rtcp-rsize")
-    lines += [
-        f"a=ice-ufrag:{local.credentials.ufrag}",
-        f"a=ice-pwd:{local.credentials.password}",
-        f"a=fingerprint:sha-256 {local.fingerprint}",
-        "a=setup:passive",
-    ]
-    if sending:
-        lines += [
-            f"a=msid:{local.cname} audio",
-            f"a=ssrc:{local.ssrc} cname:{local.cname}",
-            f"a=ssrc:{local.ssrc} msid:{local.cname} audio",
-        ]
-    return [*lines, *(f"a=candidate:{each}" for each in local.candidates), "a=end-of-candidates"]
-
-
-def _opus_answer(sending: bool) -> str:
-    """What we want to receive, and say of what we send (RFC 7587, section 7.1): stereo, packets of 20 ms, FEC."""
-    said = "minptime=10;useinbandfec=1;stereo=1;sprop-stereo=1"
-    return said if sending else f"{said};maxaveragebitrate={OPUS_STEREO_BPS};maxplaybackrate=48000"
-
-
-def fragment(mid: str, local: Local) -> str:
-    """Write the fragment that answers an ICE restart (RFC 9725, section 4.3.3; RFC 8840, section 9)."""
-    lines = [
-        "a=ice-lite",
-        f"a=ice-ufrag:{local.credentials.ufrag}",
-        f"a=ice-pwd:{local.credentials.password}",
-        "m=audio 9 UDP/TLS/RTP/SAVPF 0",
-        f"a=mid:{mid}",
-        *(f"a=candidate:{each}" for each in local.candidates),
-        "a=end-of-candidates",
-    ]
-    return "\r\n".join([*lines, ""])

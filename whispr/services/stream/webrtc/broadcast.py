@@ -12,8 +12,9 @@ from whispr.audio.packets import Codec, Packet, Quality, Rendition
 from whispr.services.stream.engine.live import Live, Subscription
 from whispr.services.stream.webrtc.sessions import Session
 from whispr.webrtc.endpoint import Endpoint
-from whispr.webrtc.fanout import REPORT_SLICES, Fanout, Receiver
+from whispr.webrtc.fanout import REPORT_SLICES, Fanout
 from whispr.webrtc.peer import Peer
+from whispr.webrtc.receivers import Receiver
 
 
 class Broadcast:
