@@ -17,7 +17,6 @@ from whispr.audio.packets import Quality
 from whispr.errors import conflict
 from whispr.events import emit
 from whispr.services.stream.domain import (
-    METADATA_CHARS_MAX,
     Metadata,
     Status,
     Stream,
@@ -166,23 +165,6 @@ class Control:
             self._notices.tell(Notice(stream_id, RECONSIDER))
         return stream
 
-    async def describe(self, stream_id: str, played: Mapping[str, str]) -> None:
-        """Take what its source says is played: title, artist, album, genre. Nothing to a stream that has ended."""
-        async with self._db.transaction() as tx:
-            stream = await lock(tx, stream_id)
-        if not stream.status.runs:
-            return
-        before = stream.metadata
-        metadata = Metadata(
-            current_track=_clean(played.get("title", "")),
-            artist=_clean(played.get("artist", "")),
-            album=_clean(played.get("album", "")),
-            genre=_clean(played.get("genre", "")) or before.genre,
-            custom_fields=before.custom_fields,
-        )
-        if metadata != before:
-            await self.update(stream_id, stream.streamer_id, Changes(metadata=metadata))
-
     async def set_volume(self, stream_id: str, volume: int) -> None:
         """Set how loud everybody hears it. Raises FAILED_PRECONDITION (not_started, stream_ended)."""
         async with self._db.transaction() as tx:
@@ -238,10 +220,6 @@ async def _running(tx: Transaction, stream_id: str) -> Stream:
     if refused is not None:
         raise refused
     return stream
-
-
-def _clean(text: str) -> str:
-    return text.replace("\0", "")[:METADATA_CHARS_MAX]
 
 
 def _columns(stream: Stream, changes: Changes) -> dict[str, object]:

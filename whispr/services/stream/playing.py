@@ -25,7 +25,11 @@ class Playing:
     async def describe(self, stream_id: str, facts: Mapping[str, str]) -> None:
         """Take what is played now. Raises NOT_FOUND; of a stream that has ended nothing is changed."""
         stream = await self._store.find(stream_id)
-        said = {ours: facts.get(theirs, "")[:METADATA_CHARS_MAX] for theirs, ours in _FIELDS.items()}
+        # PostgreSQL keeps no NUL, and tags of files have them.
+        said = {
+            ours: facts.get(theirs, "").replace("\0", "")[:METADATA_CHARS_MAX]
+            for theirs, ours in _FIELDS.items()
+        }
         metadata = msgspec.structs.replace(stream.metadata, **said)
         if metadata == stream.metadata or stream.ended_at is not None:
             return

@@ -32,13 +32,11 @@ from whispr.services.stream.channel import Members
 from whispr.services.stream.control import Announce, Control
 from whispr.services.stream.domain import StreamLimits
 from whispr.services.stream.engine.icecast import PATH as INGEST_PATH
-from whispr.services.stream.engine.icecast import Icecast
 from whispr.services.stream.engine.live import Live
-from whispr.services.stream.engine.lives import EngineOptions, Lives
+from whispr.services.stream.engine.lives import EngineOptions
 from whispr.services.stream.engine.recording.download import PATH as RECORDING_PATH
-from whispr.services.stream.engine.recording.download import Download
-from whispr.services.stream.engine.recording.recorder import Recorder
 from whispr.services.stream.engine.relay.everywhere import Everywhere
+from whispr.services.stream.engine.service import Engine, EngineSetup
 from whispr.services.stream.geography import countries_in
 from whispr.services.stream.ledger import Ledger
 from whispr.services.stream.listening.hls import PATH as HLS_PATH
@@ -54,6 +52,7 @@ from whispr.services.stream.on_listening import ListeningHandlers
 from whispr.services.stream.on_streams import StreamHandlers
 from whispr.services.stream.parts import Limiter, Parts
 from whispr.services.stream.personal import PersonalData
+from whispr.services.stream.playing import Playing
 from whispr.services.stream.recordings import Changed, Recordings
 from whispr.services.stream.rooms import Metadata, StreamRooms
 from whispr.services.stream.steward import Steward
@@ -169,13 +168,16 @@ class StreamService:
             self.node, self.store, self.control, self.recordings, self.live_state, self.notices, around.announce,
             idle_s=options.idle_s,
         )  # fmt: skip
-        self.lives = Lives(options.engine, self.steward)
+        playing = Playing(self.store, self.control)
+        self._engine = Engine(
+            EngineSetup(recording_folder=options.work_folder, options=options.engine), objects, self.access,
+            playing, self.recordings, self.urls, self.steward,
+        )  # fmt: skip
+        self.lives = self._engine.lives
         self.everywhere = Everywhere(self.lives, bus, self._made_somewhere)
         self.lives.elsewhere = self.everywhere
-        self._recorder = Recorder(self.recordings, objects, options.work_folder)
-        self._download = Download(self.recordings, self.urls, objects, options.work_folder)
         self._recorded_hls = RecordedHls(self.recordings, self.urls, objects, options.work_folder)
-        self.steward.attend(self.lives, self._recorder)
+        self.steward.attend(self.lives, self._engine.recorder)
         self.audience.on_admitted = self._bring
         self.webrtc_port = 0
         """UDP, once it runs."""
@@ -185,7 +187,6 @@ class StreamService:
         )
         self._progressive = Progressive(self.find, self.audience, around.address_of, self.audience.metadata)
         self._webrtc = WebRtc(self.lives, self.access, self.audience, options.webrtc, around.address_of)
-        self._icecast = Icecast(self.lives, self.access, self.control.describe)
         self.subscriptions = Subscriptions(
             self.notices, queue_len_max=limits.event_queue, per_user=limits.subscriptions
         )
@@ -218,8 +219,8 @@ class StreamService:
             ByteEndpoint("hls", HLS_PATH, self._hls),
             ByteEndpoint("webrtc", WEBRTC_PATH, self._webrtc.endpoints),
             ByteEndpoint("listen", LISTEN_PATH, self._progressive),
-            ByteEndpoint("ingest", INGEST_PATH, self._icecast),
-            ByteEndpoint("recordings", RECORDING_PATH, self._download),
+            ByteEndpoint("ingest", INGEST_PATH, self._engine.icecast),
+            ByteEndpoint("recordings", RECORDING_PATH, self._engine.download),
             ByteEndpoint("recordings_hls", RECORDED_HLS_PATH, self._recorded_hls),
         )
 
@@ -227,17 +228,11 @@ class StreamService:
         """Find the sound of a stream, here or on another node; None when nothing is sent to it."""
         return await self.everywhere.find(stream_id)
 
-    async def _somewhere(self, stream_id: str) -> bool:
-        """Whether a node may have the sound: what nobody sends to is not asked for over the bus."""
-        if not is_id(stream_id):
-            return False
-        try:
-            return await self.live_state.picture(stream_id) is not None
-        except WhisprError:  # then it is the bus that knows
-            return True
-
     async def _made_somewhere(self, stream_id: str) -> bool:
         """Tell whether a node has shown lately that it makes a stream; True, too, when nobody can tell."""
+        if not is_id(stream_id):
+            await trio.lowlevel.checkpoint()
+            return False
         try:
             return await self.live_state.picture(stream_id) is not None
         except WhisprError:
@@ -255,8 +250,7 @@ class StreamService:
         """Keep count, look after streams and let old recordings go, until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.notices.run)
-            await nursery.start(self.lives.run)
-            await nursery.start(self._recorder.run)
+            await nursery.start(self._engine.run)
             await nursery.start(self.everywhere.run)
             await nursery.start(self._shelves.run)
             self.webrtc_port = await nursery.start(self._webrtc.run)

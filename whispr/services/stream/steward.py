@@ -8,7 +8,7 @@ is, so that any process answers about it. It is also what the engine tells of so
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -51,7 +51,7 @@ class Recorder(Protocol):
 
 
 class Steward:
-    """Looks after the streams of one process. It is the engine's `Hooks`."""
+    """Looks after the streams of one process; told by the engine of sources that come and go."""
 
     def __init__(
         self,
@@ -111,13 +111,6 @@ class Steward:
             await self._live_state.show(live.stream_id, self._picture(live))
         except WhisprError as error:
             log.info("source_not_shown", stream_id=live.stream_id, error=str(error))
-
-    async def described(self, live: Live, facts: Mapping[str, str]) -> None:
-        """The source says what it plays."""
-        try:
-            await self._control.describe(live.stream_id, facts)
-        except WhisprError as error:
-            log.info("stream_not_described", stream_id=live.stream_id, error=str(error))
 
     async def released(self, live: Live) -> None:
         """Another node makes it now, and records it."""
