@@ -86,23 +86,21 @@ class WebSocket(Socket):
 
     async def _take(self, items: list[frames.Item]) -> bool:
         """Handle what one read completed. False once the client closed."""
-        ping: Ping | None = None
         for item in items:
             if self._closing is not None:
                 return False
             if isinstance(item, str | bytes):
                 await self._message(item)
             elif isinstance(item, Ping):
-                ping = item  # only the latest of several needs a pong (RFC 6455 §5.5.3)
+                # Each is answered in its place, which RFC 6455 §5.5.3 does not ask for: some peers do.
                 self._chatters()
+                self.send(frames.encode_frame(frames.PONG, item.payload))
             elif isinstance(item, Closed):
                 self._peer_closed = True
                 self.close(CloseCode.NORMAL if item.code == CloseCode.NO_STATUS else item.code, "")
                 return False
             else:
                 self._chatters()  # a pong: nobody asked for one
-        if ping is not None:
-            self.send(frames.encode_frame(frames.PONG, ping.payload))
         return True
 
     # ── ending ──
