@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -36,15 +38,20 @@ async def open_tcp(host: str, port: int, *, shared: bool = False) -> list[trio.S
 
 async def bind_tcp(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
     """Bind the same port of every address of `host` without listening. Raises as `open_tcp`."""
-    found = await trio.socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    return await bind_every(host, port, socket.SOCK_STREAM, partial(_bound, shared=shared))
+
+
+async def bind_every(
+    host: str, port: int, kind: socket.SocketKind, bound_to: Callable[[int, Any], socket.socket]
+) -> list[socket.socket]:
+    """Bind the same port of every address of `host`, by `bound_to(family, address)`. Raises as `open_tcp`."""
+    found = await trio.socket.getaddrinfo(host or None, port, type=kind, flags=socket.AI_PASSIVE)
     bound: list[socket.socket] = []
     failure: OSError | None = None
     try:
         for family, _, _, _, address in found:
             try:
-                each = _bound(family, (address[0], port, *address[2:]), shared)
+                each = bound_to(family, (address[0], port, *address[2:]))
             except OSError as error:
                 # Of "localhost" one family may be missing on this machine; an address in use is an error.
                 failure = error

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
-import os
 import socket
 from collections.abc import Sequence
 from typing import Any, Final
 
-import trio
+from whispr.tcp_sockets import bind_every
 
 BUFFER_BYTES: Final = 4 << 20
 """Of a socket, each way: a packet to each of thousands at once must fit. The kernel may allow less."""
-_ABSENT = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 _FAR = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses of documentation, in nobody's network: the way there is the default route."""
 
@@ -23,27 +20,7 @@ async def bind_udp(host: str, port: int) -> list[socket.socket]:
 
     Raises OSError when it cannot be had, a gaierror for an unknown name.
     """
-    found = await trio.socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-    bound: list[socket.socket] = []
-    failure: OSError | None = None
-    try:
-        for family, _, _, _, address in found:
-            try:
-                bound.append(_bound(family, (address[0], port, *address[2:])))
-            except OSError as error:
-                # One family may be missing on this machine.
-                failure = error
-                if error.errno not in _ABSENT:
-                    raise
-                continue
-            port = bound[-1].getsockname()[1]
-    except BaseException:
-        for each in bound:
-            each.close()
-        raise
-    if not bound:
-        raise failure or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    return bound
+    return await bind_every(host, port, socket.SOCK_DGRAM, _bound)
 
 
 def _bound(family: int, address: Any) -> socket.socket:
