@@ -21,13 +21,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection
 from typing import Any
 
 import av
 import trio
 
+from tests.bench.bench_fanout import resident_kib
 from tests.services.stream.sounds import samples
 from tests.services.stream.webrtc.rig import STREAM, Rig, publish, rigged
 from tests.webrtc.client import Client
@@ -44,7 +45,7 @@ SETTLE_S = 1.0
 
 @dataclass
 class Result:
-    """One run."""
+    """One run. `connect_ms` is the CPU time of an offer and its handshake, `kib` the memory a listener adds."""
 
     what: str
     listeners: int
@@ -52,6 +53,8 @@ class Result:
     listeners_per_core: float
     arrived: float
     """Share of the packets that should have come."""
+    connect_ms: float = 0.0
+    kib: float = 0.0
 
 
 # The child
@@ -154,19 +157,22 @@ async def bench_ours(count: int, seconds: float) -> Result:
     async with rigged() as rig, trio.open_nursery() as nursery:
         rig.lives.begin()
         listeners = Listeners("--listen", str(rig.port), str(count))
+        cpu, memory = time.process_time(), resident_kib()
         try:
-            nursery.start_soon(_feed, rig)
             assert await trio.to_thread.run_sync(listeners.line) == "ready"
+            connect_ms = (time.process_time() - cpu) / count * 1e3
+            nursery.start_soon(_feed, rig)
             await trio.sleep(SETTLE_S)
             came = await trio.to_thread.run_sync(listeners.packets)
             cpu, began = time.process_time(), trio.current_time()
             await trio.sleep(seconds)
             cpu_s, passed = time.process_time() - cpu, trio.current_time() - began
             came = await trio.to_thread.run_sync(listeners.packets) - came
+            kib = (resident_kib() - memory) / count
         finally:
             listeners.stop()
             nursery.cancel_scope.cancel(reason="measured")
-    return _result("whispr", count, cpu_s, passed, came)
+    return replace(_result("whispr", count, cpu_s, passed, came), connect_ms=connect_ms, kib=kib)
 
 
 async def _feed(rig: Rig) -> None:
@@ -312,6 +318,7 @@ def main(argv: list[str], say: Callable[[str], None] = print) -> None:
         say(
             f"{each.what:24} {each.listeners:5} listeners {each.cpu_us_per_packet:8.1f} CPU µs a packet"
             f" {each.listeners_per_core:8,.0f} listeners a core, {each.arrived:.1%} arrived"
+            + (f", {each.connect_ms:.1f} CPU ms to connect, {each.kib:.0f} KiB" if each.kib else "")
         )
 
 
