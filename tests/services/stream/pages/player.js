@@ -70,5 +70,110 @@ function facts() {
   };
 }
 
-Object.assign(window, { playHls, level, facts, correlation, heard, state, audio, context, listen });
+// ── over a WebSocket ──
+
+async function joined(url, token, topic) {
+  const { Socket } = await import("./phoenix.js");
+  const socket = new Socket(url, { params: { token } });
+  socket.connect();
+  const channel = socket.channel(topic, {});
+  channel.onError((reason) => state.errors.push(`channel ${JSON.stringify(reason)}`));
+  channel.on("audio_stopped", ({ reason }) => state.errors.push(`stopped ${reason}`));
+  await answered(channel.join());
+  return channel;
+}
+
+function answered(push) {
+  return new Promise((done, fail) => push.receive("ok", done).receive("error", (e) => fail(new Error(JSON.stringify(e)))));
+}
+
+// Plays fMP4 by MediaSource, 0.25 s behind what has come.
+async function playSource(url, token, topic, options = {}) {
+  const channel = (state.channel = await joined(url, token, topic));
+  const source = new MediaSource();
+  audio.src = URL.createObjectURL(source);
+  await new Promise((done) => source.addEventListener("sourceopen", done, { once: true }));
+  const waiting = [];
+  let buffer, said;
+  const next = () => {
+    if (!buffer || buffer.updating) return;
+    if (waiting.length) return buffer.appendBuffer(waiting.shift());
+    if (!audio.buffered.length) return;
+    const end = audio.buffered.end(audio.buffered.length - 1);
+    if (end - audio.currentTime > 0.6) audio.currentTime = end - 0.25;
+    if (audio.paused) audio.play();
+  };
+  channel.on("audio_init", (bytes) => (waiting.push(bytes), next()));
+  channel.on("audio", (bytes) => (waiting.push(bytes), next()));
+  said = await answered(channel.push("listen", { format: "fmp4", ...options }));
+  buffer = source.addSourceBuffer(said.mime);
+  buffer.addEventListener("updateend", next);
+  buffer.addEventListener("error", () => state.errors.push("source buffer"));
+  listen(context.createMediaElementSource(audio));
+  await context.resume();
+  next();
+  state.behind = () => (Date.now() - Date.parse(said.started_at)) / 1000 - audio.currentTime;
+}
+
+// Plays packets by WebCodecs: each as soon as it is decoded, 0.1 s ahead of the sound card.
+async function playPackets(url, token, topic, options = {}) {
+  const channel = (state.channel = await joined(url, token, topic));
+  const gain = context.createGain();
+  listen(gain);
+  await context.resume();
+  let starts, said;
+  const decoder = new AudioDecoder({
+    error: (error) => state.errors.push(String(error)),
+    output: (data) => {
+      const length = data.numberOfFrames;
+      const sound = context.createBuffer(data.numberOfChannels, length, data.sampleRate);
+      for (let plane = 0; plane < data.numberOfChannels; plane += 1) {
+        data.copyTo(sound.getChannelData(plane), { planeIndex: plane, format: "f32-planar" });
+      }
+      const media = data.timestamp / 1e6;
+      data.close();
+      starts ??= context.currentTime + 0.1 - media;
+      if (starts + media < context.currentTime) (state.stalls += 1), (starts = context.currentTime + 0.1 - media);
+      const node = context.createBufferSource();
+      node.buffer = sound;
+      node.connect(gain);
+      node.start(starts + media);
+    },
+  });
+  decoder.configure({ codec: "opus", sampleRate: 48000, numberOfChannels: 2 });
+  channel.on("audio", (bytes) => {
+    const view = new DataView(bytes);
+    const count = view.getUint16(2), pts = Number(view.getBigUint64(4));
+    let at = 12 + 2 * count;
+    for (let i = 0; i < count; i += 1) {
+      const size = view.getUint16(12 + 2 * i);
+      const timestamp = ((pts + 960 * i) * 1e6) / 48000;
+      decoder.decode(new EncodedAudioChunk({ type: "key", timestamp, data: new Uint8Array(bytes, at, size) }));
+      at += size;
+    }
+  });
+  said = await answered(channel.push("listen", { format: "packets", ...options }));
+  state.behind = () => (Date.now() - Date.parse(said.started_at)) / 1000 - (context.currentTime - starts - context.outputLatency);
+}
+
+// Publishes a tone as a page's microphone would, by MediaRecorder.
+async function publishTone(url, token, topic, key, hz) {
+  const channel = (state.publishing = await joined(url, token, topic));
+  channel.on("publish_stopped", ({ reason, message }) => state.errors.push(`publish ${reason} ${message}`));
+  const tone = context.createOscillator();
+  tone.frequency.value = hz;
+  const volume = context.createGain();
+  volume.gain.value = 0.5;
+  const stream = context.createMediaStreamDestination();
+  tone.connect(volume).connect(stream);
+  tone.start();
+  await context.resume();
+  await answered(channel.push("publish", { key, format: "webm" }));
+  const recorder = new MediaRecorder(stream.stream, { mimeType: "audio/webm;codecs=opus", audioBitsPerSecond: 128000 });
+  recorder.ondataavailable = async ({ data }) => channel.push("audio", await data.arrayBuffer());
+  recorder.start(100);
+  state.recorder = recorder;
+}
+
+Object.assign(window, { playSource, playPackets, publishTone, playHls, level, facts, correlation, heard, state, audio, context, listen });
 window.ready = true;
