@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 import trio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -108,3 +109,23 @@ async def test_what_is_left_is_sent_at_the_end() -> None:
             nursery.cancel_scope.cancel(reason="the process stops")
             ended(exporter, "the last")
         assert [span.name for span in spans_of(collector, 0)] == ["the last"]
+
+
+async def test_a_busy_process_sends_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span that ends while a request is under way waits for the next round: it is not a request of its own."""
+    exporter = Exporter("http://127.0.0.1:1", {})
+    requests = 0
+
+    async def post(_: object) -> bool:
+        nonlocal requests
+        requests += 1
+        exporter._done()
+        ended(exporter, "meanwhile")
+        await trio.lowlevel.checkpoint()
+        return requests < 10
+
+    monkeypatch.setattr(exporter, "_post", post)
+    ended(exporter, "first")
+    async with httpx.AsyncClient() as client:
+        assert await exporter._round(client, otlp.BATCH_LEN_MAX)
+    assert requests == 1

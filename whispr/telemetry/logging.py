@@ -28,7 +28,7 @@ SECRET_FIELDS = frozenset(
 )
 """Fields that never reach a log, whoever passes them: credentials, and what people write to each other."""
 
-_QUIET = ("trio-websocket", "asyncio")
+_QUIET = ("trio-websocket", "asyncio", "httpx", "httpcore")
 """Libraries whose informational lines say what our own events say better."""
 
 Event = MutableMapping[str, Any]

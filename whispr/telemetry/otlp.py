@@ -73,21 +73,27 @@ class Exporter:
                 while True:
                     with trio.move_on_after(EVERY_S):
                         await self._enough.wait()
-                    await self._round(client)
+                    if not await self._round(client, BATCH_LEN_MAX):
+                        await trio.sleep(EVERY_S)
             finally:
                 with trio.move_on_after(LAST_S, shield=True):
-                    await self._round(client)
+                    await self._round(client, 1)
 
-    async def _round(self, client: httpx.AsyncClient) -> None:
-        """Send what there is, until the collector does not take it."""
+    async def _round(self, client: httpx.AsyncClient, enough: int) -> bool:
+        """Send what there is, and go on while `enough` more have come; False when the collector does not take it.
+
+        Without that a busy process would send one request after another, of the few spans since the last.
+        """
         self._enough = trio.Event()
-        taken = True
-        while taken and (self._batch or self._queue):
+        taken, least = True, 1
+        while taken and (self._batch or len(self._queue) >= least):
+            least = enough
             if not self._body:
                 while self._queue and len(self._batch) < BATCH_LEN_MAX:
                     self._batch.append(self._queue.popleft())
                 self._body = encode(self._resource, self._batch)
             taken = await self._post(client)
+        return taken
 
     async def _post(self, client: httpx.AsyncClient) -> bool:
         """Send the batch once; False when it is to be sent again."""
