@@ -24,8 +24,20 @@ check: _dev
     {{ python }} -m whispr.rpc.generate --check
 
 # kill and starve the product and its backends under load: nothing acknowledged may be lost
-test-resilience: _dev
+test-resilience: _dev && chaos
     {{ python }} -m pytest -m slow tests/integration tests/services tests/conversations
+
+# each fault to each process and backend under load, in namespaces of their own (root): what was lost, and for how long
+chaos *arguments: _dev
+    @{{ python }} -m tests.chaos {{ arguments }}
+
+# half capacity with faults at random, and what must not grow: `just soak --minutes 30 --seed 7`
+soak *arguments: _dev
+    @{{ python }} -m tests.chaos.soak {{ arguments }}
+
+# the success criteria that there have always been, each measured on a running product
+validate *arguments: _dev
+    @{{ python }} -m tests.integration.validate {{ arguments }}
 
 # the image's steps, compose, Kubernetes, systemd, backup and restore: by the schemas and tools of others, too
 test-deployment *arguments: _dev _config-checkers

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
+from struct import pack
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -22,19 +24,26 @@ from whispr.node import Node
 WITHIN_S = 60.0
 """How long anything may take before a test gives up, on a machine that has other things to do."""
 
+_RESET = pack("ii", 1, 0)
+"""An SO_LINGER of no time at all: closing sends a reset (tcp(7))."""
+
 
 class Link:
     """A port that leads to a backend: until it is cut, and again once it is joined."""
 
-    def __init__(self, dial: Callable[[], Awaitable[trio.SocketStream]], nursery: trio.Nursery) -> None:
+    def __init__(
+        self, dial: Callable[[], Awaitable[trio.SocketStream]], nursery: trio.Nursery, host: str = "127.0.0.1"
+    ) -> None:
         self.port = 0
+        self._host = host
         self._dial = dial
         self._nursery = nursery
         self._scope = trio.CancelScope()
+        self._near: set[trio.SocketStream] = set()
 
     async def join(self) -> None:
         """Listen, on the same port as before."""
-        listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+        listeners = await trio.open_tcp_listeners(self.port, host=self._host)
         self.port = listeners[0].socket.getsockname()[1]
         self._scope = trio.CancelScope()
         await self._nursery.start(self._serve, listeners)
@@ -43,17 +52,26 @@ class Link:
         """Refuse connections, and break those there are."""
         self._scope.cancel(reason="the link is cut")
 
+    def reset(self) -> None:
+        """Break every connection there is with a TCP reset, and go on accepting."""
+        for near in list(self._near):
+            near.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+            near.socket.close()
+
     async def _serve(self, listeners: list[trio.SocketListener], *, task_status: Any) -> None:
         with self._scope:
             await trio.serve_listeners(self._pass_on, listeners, task_status=task_status)
 
     async def _pass_on(self, near: trio.SocketStream) -> None:
+        self._near.add(near)
         try:
             async with await self._dial() as far, near, trio.open_nursery() as nursery:
                 nursery.start_soon(_copy, near, far, nursery.cancel_scope)
                 nursery.start_soon(_copy, far, near, nursery.cancel_scope)
         except OSError:
             await trio.aclose_forcefully(near)
+        finally:
+            self._near.discard(near)
 
 
 async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
@@ -65,8 +83,13 @@ async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.
     scope.cancel(reason="one end has gone")
 
 
-def linked(url: str, nursery: trio.Nursery) -> tuple[Link, Callable[[], str]]:
-    """A link to the backend at `url`, and the URL that leads through it once it is joined."""
+def linked(
+    url: str, nursery: trio.Nursery, near: str = "127.0.0.1", far: str = "127.0.0.1"
+) -> tuple[Link, Callable[[], str]]:
+    """A link to the backend at `url`, and the URL that leads through it once it is joined.
+
+    It listens at `near` and is reached at `far`.
+    """
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     path = parts.path if parts.scheme == "unix" else ""
@@ -78,13 +101,13 @@ def linked(url: str, nursery: trio.Nursery) -> tuple[Link, Callable[[], str]]:
             return await trio.open_unix_socket(path)
         return await trio.open_tcp_stream(parts.hostname or "127.0.0.1", parts.port or 0)
 
-    link = Link(dial, nursery)
+    link = Link(dial, nursery, near)
     user = f"{quote(parts.username, safe='')}@" if parts.username else ""
 
     def through() -> str:
         scheme = "redis" if parts.scheme == "unix" else parts.scheme
         database = "/0" if parts.scheme == "unix" else parts.path
-        return f"{scheme}://{user}127.0.0.1:{link.port}{database}"
+        return f"{scheme}://{user}{far}:{link.port}{database}"
 
     return link, through
 
