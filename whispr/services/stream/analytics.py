@@ -70,11 +70,10 @@ log = structlog.get_logger("whispr.stream")
 class _Told:
     """What of a listener has been counted."""
 
-    __slots__ = ("country", "figures", "qualities", "since")
+    __slots__ = ("country", "figures", "qualities")
 
-    def __init__(self, country: str, at: float) -> None:
+    def __init__(self, country: str) -> None:
         self.country = country
-        self.since = at
         self.figures = Figures()
         self.qualities: dict[str, float] = {}
         """Seconds by quality, since they came."""
@@ -93,7 +92,7 @@ class Counting:
 
     def begin(self, listener: Listener, country: str) -> None:
         """Count from now on."""
-        self._told[listener.id] = _Told(country, self._clock())
+        self._told[listener.id] = _Told(country)
         self._add(listener.stream.id, "joined", 1)
 
     def end(self, listener: Listener) -> dict[str, float]:
@@ -133,14 +132,12 @@ class Counting:
                 raise
 
     def _measure(self, listener: Listener, told: _Told) -> None:
-        now, figures, before = self._clock(), listener.figures, told.figures
-        elapsed_s, told.since = max(0.0, now - told.since), now
-        name = listener.rendition.value if listener.rendition else "unknown"
-        told.qualities[name] = told.qualities.get(name, 0.0) + elapsed_s
-        elapsed_ms = round(elapsed_s * 1000)
-        stream_id = listener.stream.id
-        self._add(stream_id, "listen_ms", elapsed_ms)
-        self._add(stream_id, _QUALITY + name, elapsed_ms)
+        figures, before, stream_id = listener.figures, told.figures, listener.stream.id
+        for name, heard_s in listener.take_heard().items():
+            told.qualities[name] = told.qualities.get(name, 0.0) + heard_s
+            heard_ms = round(heard_s * 1000)
+            self._add(stream_id, "listen_ms", heard_ms)
+            self._add(stream_id, _QUALITY + name, heard_ms)
         self._add(stream_id, "rebuffers", figures.rebuffers - before.rebuffers)
         self._add(stream_id, "bytes_sent", figures.bytes_sent - before.bytes_sent)
         told.figures = msgspec.structs.replace(figures)

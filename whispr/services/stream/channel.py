@@ -22,7 +22,7 @@ import trio
 from whispr.audio.packets import Quality
 from whispr.errors import WhisprError, conflict, invalid, not_found
 from whispr.ids import is_id
-from whispr.realtime.channel import NO_REPLY, Channel, Deferred, Joined, LeaveReason
+from whispr.realtime.channel import Channel, Deferred, Joined, LeaveReason
 from whispr.realtime.link import Link
 from whispr.services.stream.access import Access
 from whispr.services.stream.audience import Audience
@@ -155,7 +155,7 @@ class StreamChannel(Channel):
     def handle_now(self, event: str, payload: object) -> object:
         """Take a report without a task: players send one every few seconds."""
         if event == "audio" and isinstance(payload, bytes):
-            return NO_REPLY if self._source.take_now(payload) else NotImplemented
+            return None if self._source.take_now(payload) else NotImplemented
         if event != "report":
             return NotImplemented
         told = _read(payload, _Report)
@@ -172,7 +172,7 @@ class StreamChannel(Channel):
                 return self._source.begin(payload)
             case "audio" if isinstance(payload, bytes):
                 await self._source.take(payload)
-                return NO_REPLY
+                return None
             case "unpublish":
                 self._source.end()
                 return None
@@ -213,20 +213,20 @@ class StreamChannel(Channel):
         """Serve this listener until they leave, their access ends, or the sound does."""
         with trio.CancelScope() as serving:
             self._serving = serving
-            admission = self._shared.audience.listening_as(
-                self._stream_id, self.claims, Transport.WEBSOCKET, quality
-            )
             try:
+                live = await self._shared.find(self._stream_id)
+                if live is None:  # whoever hears nothing is no listener
+                    raise conflict("nothing is sent to the stream yet: wait for source_changed", "no_source")
+                admission = self._shared.audience.listening_as(
+                    self._stream_id, self.claims, Transport.WEBSOCKET, quality
+                )
                 async with admission as listener:
-                    await self._sound_to(listener, payload, reply)
+                    await self._sound_to(listener, live, payload, reply)
                 self.link.push("audio_stopped", {"reason": listener.reason or "ended"})
             except WhisprError as error:
                 reply.fail(error)
 
-    async def _sound_to(self, listener: Listener, payload: object, reply: Deferred) -> None:
-        live = await self._shared.find(self._stream_id)
-        if live is None:
-            raise conflict("nothing is sent to the stream yet: wait for source_changed", "no_source")
+    async def _sound_to(self, listener: Listener, live: Live, payload: object, reply: Deferred) -> None:
         sound = SocketSound(self.link, live, listener, self._shared.frames)
         reply.resolve(sound.begin(payload))
         self._listener, self._sound = listener, sound

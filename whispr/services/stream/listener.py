@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -75,7 +76,8 @@ class Listener:
         self.wish = wish
         self.rendition: Quality | None = None
         """What is sent now, None before anything is."""
-        self.rendition_since = joined_at
+        self._heard_s: dict[str, float] = {}
+        self._heard_since = time.monotonic()
         self.ended = trio.Event()
         """Set when they have left or were put out; `reason` says why."""
         self.reason = ""
@@ -127,8 +129,20 @@ class Listener:
         figures.dropped_frames += dropped_frames
         figures.rebuffers += rebuffers
         figures.bytes_sent += bytes_sent
-        if rendition is not None:
+        if rendition is not None and rendition is not self.rendition:
+            self._note()
             self.rendition = rendition
+
+    def take_heard(self) -> dict[str, float]:
+        """Return the seconds heard since this was last asked, by quality; `unknown` before one is reported."""
+        self._note()
+        heard, self._heard_s = self._heard_s, {}
+        return heard
+
+    def _note(self) -> None:
+        now, name = time.monotonic(), self.rendition.value if self.rendition else "unknown"
+        self._heard_s[name] = self._heard_s.get(name, 0.0) + now - self._heard_since
+        self._heard_since = now
 
     def end(self, reason: str) -> None:
         """Let what serves them stop: `reason` is left, stream_ended, session_revoked, removed or another."""
