@@ -56,11 +56,22 @@ export class Overview {
   async #askFigures() {
     const now = await this.console.attempt(() => this.console.api.get("/v1/operations/figures"));
     if (!now) return;
-    if (this.#before) this.#show(between(this.#before, now), now.at);
+    const since = between(this.#before ?? now, now);
+    this.#state(since);
+    if (this.#before) this.#rates(since, now.at);
     this.#before = now;
   }
 
-  #show(since, at) {
+  // What is so now, for which one answer is enough.
+  #state({ numbers, workers }) {
+    this.tiles.Sockets.set(number(numbers.whispr_ws_sockets || 0), `${number(numbers.whispr_ws_channels || 0)} channels`);
+    this.tiles.Outbox.set(number(numbers.whispr_events_outbox_rows || 0), `oldest ${latency(numbers.whispr_events_outbox_lag_seconds || 0)}`);
+    this.tiles.Memory.set(bytes(numbers.process_resident_memory_bytes || 0), `${number(numbers.whispr_tasks || 0)} tasks`);
+    const named = Object.entries(workers).filter(([name]) => name !== "supervisor");
+    this.tiles.Workers.set(String(named.length ? named.filter(([, up]) => up).length : 1), named.length ? `of ${named.length}` : "one process");
+  }
+
+  #rates(since, at) {
     const { numbers, perSecond, calls, routes, writes } = since;
     this.plots.rates.push(at, [calls.total.rate, routes.total.rate, calls.total.failed]);
     this.plots.calls.push(at, [calls.total.p50, calls.total.p99]);
@@ -68,14 +79,9 @@ export class Overview {
     this.plots.live.push(at, [perSecond.whispr_ws_deliveries_total || 0, perSecond.whispr_ws_pushes_total || 0]);
     this.plots.writes.push(at, [writes.total.p50, writes.total.p99]);
     this.plots.queues.push(at, [numbers.whispr_messages_queued || 0, numbers.whispr_events_outbox_rows || 0, numbers.whispr_postgres_pool_waiting || 0]);
-    this.tiles.Sockets.set(number(numbers.whispr_ws_sockets || 0), `${number(numbers.whispr_ws_channels || 0)} channels`);
     this.tiles.Calls.set(`${rate(calls.total.rate)}/s`, `${number(numbers.whispr_rpc_calls_in_progress || 0)} in progress`);
     this.tiles.Messages.set(`${rate(perSecond.whispr_message_batch_len_sum || 0)}/s`, `${number(numbers.whispr_messages_queued || 0)} queued`);
-    this.tiles.Outbox.set(number(numbers.whispr_events_outbox_rows || 0), `oldest ${latency(numbers.whispr_events_outbox_lag_seconds || 0)}`);
-    this.tiles.Memory.set(bytes(numbers.process_resident_memory_bytes || 0), `${number(numbers.whispr_tasks || 0)} tasks`);
     this.tiles.CPU.set(`${((perSecond.process_cpu_seconds_total || 0) * 100).toFixed(0)} %`, `loop lag ${millis(since.loop.total.p99)}`);
-    const named = Object.entries(since.workers).filter(([name]) => name !== "supervisor");
-    this.tiles.Workers.set(String(named.length ? named.filter(([, up]) => up).length : 1), named.length ? `of ${named.length}` : "one process");
     const busiest = calls.rows.filter((row) => row.rate > 0).slice(0, 12);
     this.busiest.replaceChildren(table("Busiest calls",
       ["Method", { name: "A second", right: true }, { name: "Failed", right: true }, { name: "p50", right: true }, { name: "p99", right: true }],

@@ -33,6 +33,7 @@ export class Plot {
     this.drawing = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img", "aria-label": title });
     this.values = lines.map((line, index) => h("span", { class: `legend line-${index}` }, h("i", { "aria-hidden": "true" }), h("span", {}, `${line} `), h("b", {}, "–")));
     this.element = h("figure", { class: "plot-card" }, h("figcaption", {}, h("h3", {}, title), h("span", { class: "legends" }, this.values)), this.drawing);
+    this.#draw(Date.now() / 1000);
   }
 
   push(at, values) {
@@ -49,7 +50,7 @@ export class Plot {
   #draw(now) {
     const top = Math.max(this.floor, ceiling(Math.max(0, ...this.#points.flatMap(({ values }) => values.map((value) => value ?? 0)))));
     // A page that was just opened has little to show: the time axis grows with it.
-    const span = Math.min(SPAN_S, Math.max(SPAN_S_MIN, Math.ceil((now - this.#points[0].at) / 60) * 60));
+    const span = Math.min(SPAN_S, Math.max(SPAN_S_MIN, Math.ceil((now - (this.#points[0]?.at ?? now)) / 60) * 60));
     const x = (at) => LEFT + (WIDTH - LEFT - 6) * (1 - (now - at) / span);
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
     const parts = [];
