@@ -123,7 +123,7 @@ def error_response(error: WhisprError) -> Response:
         # Whole seconds (RFC 9110, section 10.2.3), rounded up: coming early would be refused again.
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     if status == 401:
-        headers["www-authenticate"] = _challenge(error)
+        headers.setdefault("www-authenticate", _challenge(error))
     return json_response(error_body(error), status, headers)
 
 

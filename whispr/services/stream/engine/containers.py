@@ -105,6 +105,8 @@ class Reader:
                 raise invalid({"body": str(error)}, "malformed_media") from None
         if pipe.error is not None:
             raise pipe.error
+        # What has come is heard to its end.
+        await trio.sleep(production.line.ahead_s(trio.current_time(), 0.0))
 
 
 class _Unreadable(Exception):  # noqa: N818 - an answer, not a defect

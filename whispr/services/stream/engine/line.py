@@ -7,6 +7,8 @@ packets, sends faster than is heard or goes away does this to it:
     a stall              the same, once nothing came for `stall_s`, at the pace of our clock
     what a stall held up comes in a burst; as much of it as was filled in is dropped, or listeners would lag for ever
     no source, a pause   silence, at the pace of our clock
+    a container          comes in bursts, of a second each from FFmpeg's Ogg: it waits, and is let out at the pace of
+                         our clock, which is held while there is nothing, so that there is enough from then on
     faster than heard    `ahead_s` says so, and whoever reads the source waits
 
 `wall` is where our own clock says that the head should be. It follows the source's clock, whose quartz is not ours,
@@ -26,6 +28,9 @@ from whispr.audio.packets import CLOCK_HZ
 PCM_BYTES: Final = PACKET * 4
 """Of a piece: 16 bits, stereo, interleaved, in this machine's order."""
 SLEW: Final = 0.0005
+BUFFER_S: Final = 0.3
+"""How much of a container waits at first, and is never called too much."""
+EXCESS_OVER_S: Final = 10.0
 GRACE_LAG_S: Final = 0.1
 """How far the silence in an absent source's place stays behind our clock."""
 JUMP_MAX: Final = 10 * CLOCK_HZ
@@ -86,6 +91,14 @@ class Line:
         self._late = 0
         self._debt = 0
         """Ticks filled in while the source stalled."""
+        self._speaks = False
+        """Whether the source has sent anything."""
+        self._paced = False
+        """Whether what comes waits for our clock."""
+        self._waiting: deque[tuple[Kind, bytes, int]] = deque()
+        self._waiting_ticks = 0
+        self._least = (now, 0)
+        """Since when, and the least that has been waiting since then."""
         self._pcm = bytearray()
         self._short: list[tuple[Toc, bytes]] = []
         """Frames of packets shorter than 20 ms."""
@@ -97,9 +110,17 @@ class Line:
         self.stall_s = stall_s
         self._arrived_at = now
         self._anchor = None
-        self._late = self._debt = 0
+        self._late = self._debt = self._waiting_ticks = 0
+        self._paced = self._speaks = False
+        self._waiting.clear()
         self._pcm.clear()
         self._short.clear()
+
+    def pace(self, now: float, stall_s: float) -> None:
+        """What the source sends comes in a container: let it out at the pace of our clock."""
+        self._paced, self.stall_s, self._debt = True, stall_s, 0
+        self._least = (now, 0)
+        self._zero_at = now + BUFFER_S - self.head / CLOCK_HZ
 
     def disconnect(self) -> None:
         """Its source is gone."""
@@ -107,32 +128,37 @@ class Line:
 
     def opus(self, data: bytes, now: float, timestamp: int | None = None, lost: int = 0) -> None:
         """Take a packet; one that is none counts as lost. `timestamp` as `Feed.opus` says, None for the next."""
-        self._arrived_at = now
+        self._arrived_at, self._speaks = now, True
         try:
             ticks = duration(data)
             packets = packets_of_20_ms(data) if ticks >= PACKET else self._gather(data)
         except OpusError:
             self._count_lost(1)
-            self._add(Kind.LOST)
+            self._offer(Kind.LOST)
             return
         if packets == [] or not self._is_due(timestamp, lost, now):
             return
         if packets is None:
-            self._add(Kind.LONG_OPUS, data, -(-ticks // PACKET) * PACKET)
+            self._offer(Kind.LONG_OPUS, data, -(-ticks // PACKET) * PACKET)
             return
         for packet in packets:
-            self._add(Kind.OPUS, packet)
+            self._offer(Kind.OPUS, packet)
 
     def pcm(self, data: bytes, now: float) -> None:
         """Take samples: 16 bits, stereo, 48 kHz."""
-        self._arrived_at = now
+        self._arrived_at, self._speaks = now, True
         self._pcm += data
         whole = len(self._pcm) - len(self._pcm) % PCM_BYTES
         taken = bytes(self._pcm[:whole])
         del self._pcm[:whole]
         for at in range(0, whole, PCM_BYTES):
             if self._is_due(None, 0, now):
-                self._add(Kind.PCM, taken[at : at + PCM_BYTES])
+                self._offer(Kind.PCM, taken[at : at + PCM_BYTES])
+
+    @property
+    def received(self) -> int:
+        """Where the next piece that comes will begin."""
+        return self.head + self._waiting_ticks
 
     # Our own clock
 
@@ -142,20 +168,42 @@ class Line:
 
     def ahead_s(self, now: float, allowed_s: float) -> float:
         """Return for how long a source that sends faster than is heard should wait."""
-        return max(0.0, self.lead(now) / CLOCK_HZ - allowed_s)
+        return max(0.0, (self.lead(now) + self._waiting_ticks) / CLOCK_HZ - allowed_s)
 
     def tick(self, now: float) -> None:
         """Fill in what the source owes. To be called every 100 ms or so."""
         passed, self._ticked_at = now - self._ticked_at, now
-        if self.stall_s is None:
-            self._fill(now, GRACE_LAG_S, Kind.SILENCE)
-        elif now - self._arrived_at >= self.stall_s:
-            filled = self._fill(now, self.stall_s, Kind.LOST)
+        self._let_out(now)
+        if self.stall_s is None or not self._speaks:
+            if not self._waiting:
+                self._fill(now, GRACE_LAG_S, Kind.SILENCE)
+        elif now - self._arrived_at >= self.stall_s and not self._waiting:
+            filled = self._fill(now, 0.0 if self._paced else self.stall_s, Kind.LOST)
             self._count_lost(filled)
             self._debt += filled * PACKET
         else:
-            most = SLEW * passed
+            self._follow(now, SLEW * passed)
+
+    def _let_out(self, now: float) -> None:
+        """Put in what waits, up to where our clock is."""
+        while self._waiting and self.lead(now) < 0:
+            kind, data, ticks = self._waiting.popleft()
+            self._waiting_ticks -= ticks
+            self._add(kind, data, ticks)
+
+    def _follow(self, now: float, most: float) -> None:
+        """Have our clock follow the source's."""
+        if not self._paced:
             self._zero_at -= max(-most, min(most, self.lead(now) / CLOCK_HZ))
+        elif not self._waiting:
+            self._zero_at -= min(0, self.lead(now)) / CLOCK_HZ
+            self._least = (now, 0)
+        else:
+            since, least = self._least
+            self._least = (since, min(least, self._waiting_ticks) if least else self._waiting_ticks)
+            if now - since >= EXCESS_OVER_S and self._least[1] > BUFFER_S * CLOCK_HZ:
+                # All this time more was waiting than is needed: the source's clock is the faster one.
+                self._zero_at -= most
 
     def take(self) -> list[Piece]:
         """Return what is pending, which then is so no more."""
@@ -171,7 +219,8 @@ class Line:
         """Whether what has come is heard; pieces that are missing before it are put in."""
         self.came += 1
         if timestamp is None:
-            if self._debt > 0 and self.lead(now) > 0:
+            enough = self._waiting_ticks > BUFFER_S * CLOCK_HZ if self._paced else self.lead(now) > 0
+            if self._debt > 0 and enough:
                 self._debt -= PACKET
                 return False
             return True
@@ -212,6 +261,14 @@ class Line:
     def _count_lost(self, pieces: int) -> None:
         self.lost += pieces
         self.came += pieces
+
+    def _offer(self, kind: Kind, data: bytes = b"", ticks: int = PACKET) -> None:
+        """Put in what the source has sent, or have it wait."""
+        if self._paced:
+            self._waiting.append((kind, data, ticks))
+            self._waiting_ticks += ticks
+        else:
+            self._add(kind, data, ticks)
 
     def _add(self, kind: Kind, data: bytes = b"", ticks: int = PACKET) -> None:
         if self.paused and kind is not Kind.SILENCE:

@@ -34,7 +34,7 @@ STREAMS_PER_CORE: Final = 12
 BUSY_MAX: Final = 0.85
 """Share of the cores that encoding may take before a new stream is refused."""
 BUSY_OVER_S: Final = 10.0
-AHEAD_S: Final = 0.5
+AHEAD_S: Final = 2.0
 """How far a source of a container may be before what is heard."""
 RETRY_S: Final = 30.0
 NEWS_MAX: Final = 64

@@ -28,7 +28,7 @@ from whispr.services.stream.engine.meters import Gain
 TICK_S: Final = 0.1
 PACKET_STALL_S: Final = 0.3
 """How long packets may fail to come before they are concealed."""
-CONTAINER_STALL_S: Final = 1.0
+CONTAINER_STALL_S: Final = 3.0
 """The same over TCP, which delivers late but all."""
 SILENT_LUFS: Final = -60.0
 SILENT_S: Final = 5.0
@@ -93,7 +93,7 @@ class Production:
     def read_container(self, codec: str, *, lossless: bool) -> None:
         """What the source sends comes in a container, over TCP."""
         self.live.source.codec, self.live.source.lossless = codec, lossless
-        self.line.stall_s = CONTAINER_STALL_S
+        self.line.pace(trio.current_time(), CONTAINER_STALL_S)
 
     def disconnect(self) -> None:
         """Its source is gone; the stream goes on in silence."""
@@ -116,7 +116,7 @@ class Production:
     def count(self, size: int) -> None:
         """Note that bytes have come from the source."""
         # By the sound's own time: what comes in a burst is no higher bitrate.
-        if self._bitrate.add(size, self.line.head / CLOCK_HZ):
+        if self._bitrate.add(size, self.line.received / CLOCK_HZ):
             self.live.source.bitrate_bps = self._bitrate.bps
         metrics.RECEIVED.inc(size)
 
