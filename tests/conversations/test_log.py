@@ -15,6 +15,7 @@ from whispr.bridge import Bridge
 from whispr.conversations.domain import Limits
 from whispr.conversations.membership import Membership
 from whispr.errors import Code, WhisprError, unavailable
+from whispr.resilience.retry import BREAKER_OPEN
 
 
 class Between:
@@ -340,3 +341,33 @@ async def test_a_failing_listener_does_not_fail_the_senders(db: Postgres, writte
     written.log._on_committed = lambda _: 1 / 0  # type: ignore[assignment]
     assert (await written.send(conversation, one)).seq == 1
     assert (await written.send(conversation, one)).seq == 2
+
+
+@pytest.mark.parametrize("processed", ["no", "maybe"])
+async def test_nobody_waits_for_a_postgres_that_is_away(db: Postgres, processed: str) -> None:
+    """Once its breaker is open whoever waits, and whoever comes, is told so; then it goes on, nothing twice."""
+    conversation, (one, _) = await a_group(db)
+    between = Between(db)
+    facts = {"dependency": "postgres", "processed": processed}
+
+    async def refuse() -> None:
+        await trio.lowlevel.checkpoint()
+        raise unavailable("postgres keeps failing", facts=facts, reason=BREAKER_OPEN)
+
+    async with running_log(between) as written:
+        between.before = refuse
+        tickets = [written.log.append(draft(conversation, one, str(n), client_id=str(n))) for n in range(3)]
+        for ticket in tickets:
+            with pytest.raises(WhisprError) as refused:
+                await ticket.wait()
+            assert refused.value.reason == BREAKER_OPEN
+        with trio.fail_after(30):
+            while True:
+                try:
+                    await written.send(conversation, one, "0", client_id="0")
+                except WhisprError as error:
+                    assert error.reason == BREAKER_OPEN  # noqa: PT017  # until what is unknown has been looked up
+                    await trio.sleep(0.01)
+                else:
+                    break
+    assert await stored(db, conversation) == [(1, b"0")]
