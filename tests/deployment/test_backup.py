@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -251,6 +254,17 @@ def until_consumed(product: Product) -> None:
     raise AssertionError("\n".join(lines))
 
 
+def until_noted(product: Product, token: str, count: int) -> None:
+    """Wait until somebody's inbox counts so many messages, each of them once."""
+    for _ in range(150):
+        inbox = product.call("GET", "/v1/notifications?page_size=100", token=token)[1]["notifications"]
+        noted = sum(each["count"] for each in inbox if each["type"] == "message")
+        if noted >= count:
+            break
+        time.sleep(0.2)
+    assert noted == count
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_everything_is_there_again(tmp_path: Path) -> None:
@@ -259,7 +273,9 @@ def test_everything_is_there_again(tmp_path: Path) -> None:
     with running(tmp_path / "data", UNLIMITED) as product:
         environ = {"WHISPR_DATA_DIR": str(product.data_dir)}
         _, alice = product.sign_up("alice")
-        bob_id, bob = product.sign_up("bob")
+        bobs = {"username": "bob", "password": "correct horse"}
+        _, registered = product.call("POST", "/v1/auth/register", bobs)
+        bob_id, bob = registered["user"]["id"], registered["access_token"]
         conversation = product.conversation(alice, "direct", bob_id)
         path = f"/v1/conversations/{conversation}/messages"
         created = announce(product, alice, photo(width=300), "image/jpeg")
@@ -300,20 +316,45 @@ def test_everything_is_there_again(tmp_path: Path) -> None:
             _, page = product.call("GET", f"{path}?after_seq={last_seq}", token=bob)
             assert [(m["text"], m["seq"]) for m in page["messages"]] == [("afterwards", last_seq + 1)]
             until_consumed(product)
+            until_noted(product, bob, last_seq + 1)
+            renewal = {"refresh_token": registered["refresh_token"]}
+            status, renewed = product.call("POST", "/v1/auth/refresh", renewal)
+            assert status == 200, renewed
+            assert product.call("GET", path, token=renewed["access_token"])[0] == 200
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_restore_that_was_killed_is_done_again(tmp_path: Path) -> None:
-    """While its mark is there nothing is served; the same command again ends it, without being told to replace."""
-    data, backup = tmp_path / "data", tmp_path / "backup.tar"
-    with running(data) as product:
+    """Kill -9 anywhere in it: nothing is served; the same command again ends it, without being told to replace."""
+    made, backup = tmp_path / "made", tmp_path / "backup.tar"
+    with running(made) as product:
         _, token = product.sign_up("alice")
-        assert whispr("backup", str(backup), WHISPR_DATA_DIR=str(data)).returncode == 0
-    (data / FILE).write_text("")
-    with pytest.raises(StartError, match="did not end"):
-        start(data)
+        peer, _ = product.sign_up("bob")
+        path = f"/v1/conversations/{product.conversation(token, 'direct', peer)}/messages"
+        talk(product, token, path, ["kept"])
+        assert whispr("backup", str(backup), WHISPR_DATA_DIR=str(made)).returncode == 0
+    data = tmp_path / "data"
+    for later_s in (0.0, 0.05, 0.2):
+        killed_while_restoring(data, backup, later_s)
     done = whispr("restore", str(backup), WHISPR_DATA_DIR=str(data))
     assert done.returncode == 0, done.stderr
     with running(data) as product:
-        assert product.call("GET", "/v1/conversations", token=token)[0] == 200
+        _, page = product.call("GET", path, token=token)
+        assert [message["text"] for message in page["messages"]] == ["kept"]
+
+
+def killed_while_restoring(data: Path, backup: Path, later_s: float) -> None:
+    """Kill -9 a restore so long after it has made its mark, unless it has ended by then."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("WHISPR_")}
+    argv = [sys.executable, "-m", "whispr.cli", "restore", str(backup)]
+    with subprocess.Popen(argv, env=environ | {"WHISPR_DATA_DIR": str(data)}) as restoring:
+        while not (data / FILE).exists():
+            assert restoring.poll() is None, "it ended without having begun"
+            time.sleep(0.002)
+        time.sleep(later_s)
+        restoring.kill()
+    if restoring.returncode == 0:
+        (data / FILE).write_text("")  # it was quicker: as if it had been killed at its very end
+    with pytest.raises(StartError, match="did not end"):
+        start(data)
