@@ -219,8 +219,8 @@ async def test_a_frame_over_the_limit_closes_with_1009() -> None:
         assert (await wire.closed()).code == 1009
 
 
-async def test_pings_are_answered_and_floods_of_them_only_once_a_read() -> None:
-    """The latest ping gets its pong (§5.5.3); a flood cannot make us send as much as it receives."""
+async def test_pings_are_answered_and_of_a_flood_a_few() -> None:
+    """A few are answered each, of many the latest (§5.5.3): a flood cannot make us send as much as it receives."""
     async with served({}) as server, server.wire("alice") as wire:
         await wire.send_frame(frames.PING, b"one")
         assert await wire.receive_item() == Pong(b"one")
@@ -232,7 +232,7 @@ async def test_pings_are_answered_and_floods_of_them_only_once_a_read() -> None:
         while (item := await wire.receive_item()) != Pong(b"last"):
             assert item == Pong(b"p")
             pongs += 1
-        assert pongs < 100
+        assert pongs < 500
         assert not isinstance(item, Ping)
 
 

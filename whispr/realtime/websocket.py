@@ -31,6 +31,10 @@ _RECEIVE_BYTES = 16 * 1024  # bounds how long one flooding socket keeps the othe
 _FRAME_ERRORS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG})
 
 
+_PONGS_A_READ = 16
+"""Pings of one read that are answered each; of more only the latest is, which RFC 6455 §5.5.3 allows of all."""
+
+
 class WebSocket(Socket):
     """One WebSocket connection."""
 
@@ -86,21 +90,27 @@ class WebSocket(Socket):
 
     async def _take(self, items: list[frames.Item]) -> bool:
         """Handle what one read completed. False once the client closed."""
+        pings, unanswered = 0, None
         for item in items:
             if self._closing is not None:
                 return False
             if isinstance(item, str | bytes):
                 await self._message(item)
             elif isinstance(item, Ping):
-                # Each is answered in its place, which RFC 6455 §5.5.3 does not ask for: some peers do.
                 self._chatters()
-                self.send(frames.encode_frame(frames.PONG, item.payload))
+                pings += 1
+                if pings <= _PONGS_A_READ:
+                    self.send(frames.encode_frame(frames.PONG, item.payload))
+                else:
+                    unanswered = item
             elif isinstance(item, Closed):
                 self._peer_closed = True
                 self.close(CloseCode.NORMAL if item.code == CloseCode.NO_STATUS else item.code, "")
                 return False
             else:
                 self._chatters()  # a pong: nobody asked for one
+        if unanswered is not None:
+            self.send(frames.encode_frame(frames.PONG, unanswered.payload))
         return True
 
     # ── ending ──
