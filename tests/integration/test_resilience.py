@@ -96,5 +96,5 @@ def alive(pid: int) -> bool:
     """Whether a process with this pid runs; a zombie does not."""
     try:
         return pid != 0 and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it is opened, or before it is read
         return False
