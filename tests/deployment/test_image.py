@@ -15,6 +15,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
+
+from tests.integration.faults import linked
+from whispr.embed import Backends
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "config" / "docker" / "Dockerfile"
@@ -87,7 +91,7 @@ SERVE = """
 mount --bind {data} /mnt/root{work}
 mount -t tmpfs -o mode=1777 none /mnt/root/tmp
 mount -o remount,ro /mnt/root
-exec env -i {environ} chroot /mnt/root setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs \\
+env -i {environ} chroot /mnt/root setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs \\
     --bounding-set=-all sh -euc {script}
 """
 LIFE = """
@@ -136,33 +140,50 @@ def listed(stage: Stage, instruction: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_its_steps_make_what_it_serves(tmp_path: Path) -> None:
+async def test_its_steps_make_what_it_serves(backends: Backends, tmp_path: Path) -> None:
     """The steps succeed; what they make serves as nobody in particular, and writes in its data folder alone.
 
-    The image's own check finds it healthy, and its own signal ends it with exit code 0.
+    The image's own check finds it healthy, and its own signal ends it with exit code 0. So with backends of its own,
+    and then with those it is given by URL, as compose and Kubernetes do: it starts none.
     """
+    async with trio.open_nursery() as nursery:
+        urls = {}
+        for name in ("postgres", "redis", "nats"):
+            url = getattr(backends, f"{name}_url")
+            assert url is not None
+            link, through = linked(url, nursery)
+            await link.join()
+            urls[f"WHISPR_{name.upper()}_URL"] = through()
+        await trio.to_thread.run_sync(live_twice, tmp_path, urls)
+        nursery.cancel_scope.cancel(reason="it has been tried")
+
+
+def live_twice(tmp_path: Path, urls: dict[str, str]) -> None:
+    """Make the image, and serve from it with its own backends and with others."""
     if os.geteuid() != 0 or any(shutil.which(each) is None for each in ("unshare", "setpriv", "chroot")):
         pytest.skip("it takes root, unshare, setpriv and chroot to stand in for a container engine")
     builder, final = stages()
-    data, context = tmp_path / "data", tmp_path / "context"
-    data.mkdir()
+    data, elsewhere, context = (tmp_path / name for name in ("data", "elsewhere", "context"))
     laid_out(builder, context)
     (src,) = values(builder, "WORKDIR")
     uid, gid = values(final, "USER")[0].split(":")
-    shutil.chown(data, int(uid), int(gid))
+    for place in (data, elsewhere):
+        place.mkdir()
+        shutil.chown(place, int(uid), int(gid))
     environ = {k: v.replace("$PATH", PATH) for k, v in variables(final).items()}
     environ |= {f"WHISPR_{name}_PORT": "0" for name in PORTS} | {"WHISPR_HOST": "127.0.0.1"}
     steps = [f"cd {src}\n{step}" for step in values(builder, "RUN")] + values(final, "RUN")
     script = LAYERS.format(src=src, context=context)
     script += "".join(STEP.format(step=shlex.quote(step)) for step in steps)
-    script += SERVE.format(
-        data=data,
-        work=values(final, "WORKDIR")[0],
-        environ=shlex.join(f"{k}={v}" for k, v in environ.items()),
-        uid=uid,
-        gid=gid,
-        script=shlex.quote(life(final)),
-    )
+    for place, more in ((data, {}), (elsewhere, urls)):
+        script += SERVE.format(
+            data=place,
+            work=values(final, "WORKDIR")[0],
+            environ=shlex.join(f"{k}={v}" for k, v in (environ | more).items()),
+            uid=uid,
+            gid=gid,
+            script=shlex.quote(life(final)),
+        )
     system = {k: v for k, v in os.environ.items() if not k.startswith(("WHISPR_", "PYTHON"))}
     namespaces = [
         "unshare",
@@ -177,12 +198,20 @@ def test_its_steps_make_what_it_serves(tmp_path: Path) -> None:
         [*namespaces, "sh", "-euc", script],
         env=system | variables(builder) | {"PATH": PATH}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    said = "".join((data / name).read_text() for name in ("out", "err") if (data / name).exists())
+    said = "".join(
+        file.read_text()
+        for place in (data, elsewhere)
+        for file in (place / "out", place / "err")
+        if file.exists()
+    )
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}{done.stderr}\n{said[-4000:]}"
-    assert done.stdout.splitlines()[-4:] == [
+    lived = [
         f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}",
         "CapEff:\t0000000000000000",
         "NoNewPrivs:\t1",
         "stopped with 0",
-    ], done.stdout
+    ]
+    assert done.stdout.splitlines()[-8:] == lived * 2, done.stdout
     assert (data / "VERSION").exists()
+    assert (data / "postgres").is_dir()
+    assert not [name for name in ("postgres", "redis", "nats") if (elsewhere / name).exists()]
