@@ -16,6 +16,7 @@ go a packet at a time, as a microphone would, so that receivers need no more del
 
 from __future__ import annotations
 
+import math
 import secrets
 import socket
 from collections.abc import Callable, Hashable, Sequence
@@ -36,6 +37,8 @@ QUEUE_MAX: Final = 64
 """Packets of a rendition that wait for their moment. Of more the oldest go at once."""
 STEP_S: Final = 0.019
 """Between packets of a batch: a little less than they last, so that a batch is out before the next comes."""
+CATCH_UP_S: Final = 0.01
+"""Between packets that come one at a time, when some wait: what had a delay and has none any more catches up."""
 HURRY_FROM: Final = 8
 """Packets waiting, from which two go at a time."""
 RESENT_PER_S: Final = 50
@@ -123,37 +126,39 @@ class Fanout:
     # Packets
 
     def offer(self, track: Hashable, packets: Sequence[Packet]) -> None:
-        """Take a batch of a rendition; `run` sends it."""
+        """Take a batch of a rendition: its first packet goes at once if it is time, the others by `run`."""
         kept = self._tracks.get(track)
-        if kept is None:
+        if kept is None or not packets:
             return
+        kept.step_s = STEP_S if len(packets) > 1 else CATCH_UP_S
         kept.queue.extend(packets)
+        self._step(kept, trio.current_time())
         while len(kept.queue) > QUEUE_MAX:
             self._push(kept, kept.queue.popleft())
-        self._waiting.set()
+        if kept.queue:
+            self._waiting.set()
 
     async def run(self) -> None:
-        """Let packets go, one of each rendition at a time, until cancelled."""
-        due = trio.current_time()
+        """Let packets go when they are due, until cancelled."""
         while True:
-            if not self._waiting.is_set():
+            due = min((track.due for track in self._tracks.values() if track.queue), default=math.inf)
+            with trio.move_on_at(due):
                 await self._waiting.wait()
-                due = max(due, trio.current_time())
-            await trio.sleep_until(due)
-            if self._step():
-                due += STEP_S
-            else:
                 self._waiting = trio.Event()
+                continue
+            now = trio.current_time()
+            for track in list(self._tracks.values()):
+                self._step(track, now)
 
-    def _step(self) -> bool:
-        """Send what is due of every rendition. Returns whether anything was."""
-        sent = False
-        for track in list(self._tracks.values()):
-            for _ in range(1 if len(track.queue) < HURRY_FROM else 2):
-                if track.queue:
-                    self._push(track, track.queue.popleft())
-                    sent = True
-        return sent
+    def _step(self, track: Track, now: float) -> None:
+        """Send the next packet of a rendition, if it is due; two if too many wait."""
+        if not track.queue or track.due > now:
+            return
+        # Lateness is made up for, but not the time in which there was nothing to send.
+        track.due = max(track.due, now - track.step_s) + track.step_s if track.late else now + track.step_s
+        for _ in range(1 if len(track.queue) < HURRY_FROM else 2):
+            self._push(track, track.queue.popleft())
+        track.late = bool(track.queue)
 
     def push(self, track: Hashable, packet: Packet) -> None:
         """Send a packet of a rendition at once."""

@@ -79,6 +79,8 @@ class Peer:
         """Its state is another."""
         self.on_moved: Callable[[Peer], None] = _nobody
         """Its address is another."""
+        self.heard_at = now
+        """When something came that only this peer can have sent."""
         self.bad_packets = 0
         """Forged, replayed or malformed."""
 
@@ -94,6 +96,7 @@ class Peer:
         if checked is None:
             return None
         if checked.valid and self.state is not State.CLOSED:
+            self.heard_at = now
             self._go(_Event.CHECK)
             if self.ice.address != before:
                 self.on_moved(self)
@@ -125,6 +128,7 @@ class Peer:
                 self.on_rtcp(rtcp.parse(self.protection.unprotect_rtcp(datagram)), now)
             else:
                 self.on_rtp(self.protection.unprotect(datagram), now)
+                self.heard_at = now
         except (SrtpError, RtcpError):
             self.bad_packets += 1
 

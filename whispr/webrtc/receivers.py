@@ -25,6 +25,12 @@ class Track:
         """By payload type."""
         self.joining: dict[Receiver, None] = {}
         self.queue: deque[Packet] = deque()
+        """Packets that wait for their moment."""
+        self.due = 0.0
+        """When the next of them may go."""
+        self.late = False
+        """Whether some waited already when the last one went."""
+        self.step_s = 0.0
         self.packets = self.octets = 0
 
     @property

@@ -178,7 +178,7 @@ async def rigged(
     `engine`: the product's own, rather than one that lets packets out as they come.
     """
     lives, audience = FakeLives(), FakeAudience()
-    stand_ins: tuple[Any, Any, Any] = (engine or lives, FakeAccess(), audience)
+    stand_ins: tuple[Any, Any, Any] = (lives if engine is None else engine, FakeAccess(), audience)
     webrtc = WebRtc(*stand_ins, setup or WebRtcSetup(), client_address)
     mounted = Mounted("webrtc", PATH, webrtc.endpoints, answers_origins=True)
 

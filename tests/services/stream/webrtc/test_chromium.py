@@ -9,15 +9,20 @@ import pytest
 import trio
 
 from tests.services.stream.sounds import level_of, share_of
-from tests.services.stream.webrtc.rig import KEY, STREAM, rigged
-from tests.web.browser import chromium
+from tests.services.stream.webrtc.rig import KEY, STREAM, Rig, rigged
+from tests.web.browser import Page, chromium
 from whispr.audio.packets import CLOCK_HZ, Quality
 from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Wish
 
 TONE_HZ = 440.0
-LATENCY_MAX_S = 0.15
+DELAY_MAX_S = {None: 0.15, Quality.LOW: 0.3}
+"""From one audio clock to the same one, through an encoder, the server and a jitter buffer. What the engine encodes
+waits for the batch it is of."""
 SECONDS = 3.0
+TRIES = 3
+SETTLE_S = 4.0
+"""In which a source's bitrate is learnt, and a jitter buffer finds its size."""
 PAGE = (Path(__file__).parent / "chromium.html").read_text()
 
 
@@ -54,6 +59,23 @@ def tone_of_loud(samples: list[float]) -> float:
     return shares[len(shares) // 2]
 
 
+async def attempt(page: Page, rig: Rig) -> tuple[float, float, float]:
+    """Publish and listen in a new page; returns the delay in seconds, the likeness, and the share of the tone."""
+    whip = await page.evaluate(f"publish({rig.url('/whip/' + STREAM)!r}, {KEY!r}, {TONE_HZ})")
+    assert whip["state"] == "connected"
+    assert "stereo=1" in whip["answer"]
+    heard = await page.evaluate(f"listen({rig.url('/whep/' + STREAM)!r})")
+    assert heard["state"] == "connected"
+    await trio.sleep(SETTLE_S)
+    recorded: dict[str, Any] = await page.evaluate(f"record({SECONDS})")
+    await page.evaluate("leave()")
+    assert recorded["advanced"] > SECONDS / 2
+    assert page.problems == []
+    found = (*lag_s(recorded["sent"], recorded["heard"]), tone_of_loud(recorded["heard"]))
+    print("delay, likeness, share of the tone:", found, recorded["stats"])
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("quality", [None, Quality.LOW], ids=["passed through", "encoded"])
@@ -63,31 +85,21 @@ async def test_what_chromium_publishes_chromium_hears(tmp_path: Path, quality: Q
     async with (
         trio.open_nursery() as nursery,
         rigged(page=PAGE, engine=lives) as rig,
-        chromium(tmp_path / "profile") as browser,
+        chromium(tmp_path / "profile", ["--autoplay-policy=no-user-gesture-required"]) as browser,
     ):
         await nursery.start(lives.run)
         rig.audience.wish = Wish(quality)
-        page = await browser.page(rig.url("/"))
-        whip = await page.evaluate(f"publish({rig.url('/whip/' + STREAM)!r}, {KEY!r}, {TONE_HZ})")
-        assert whip["state"] == "connected"
-        assert "stereo=1" in whip["answer"]
-        heard = await page.evaluate(f"listen({rig.url('/whep/' + STREAM)!r})")
-        assert heard["state"] == "connected"
-        lags = []
-        for _ in range(3):  # the machine may be busy with something else for one of them
-            recorded: dict[str, Any] = await page.evaluate(f"record({SECONDS})")
-            lag, alike = lag_s(recorded["sent"], recorded["heard"])
-            lags.append((lag, alike))
-            if alike > 0.8 and lag < LATENCY_MAX_S:
+        found = []
+        for _ in range(TRIES):  # the machine may be busy with something else for all but one of them
+            page = await browser.page(rig.url("/"))
+            found.append(await attempt(page, rig))
+            assert rig.audience.listeners[-1].rendition is (quality or Quality.MEDIUM)
+            with trio.fail_after(10):
+                while rig.webrtc.endpoint.peers:
+                    await trio.lowlevel.checkpoint()
+            lag, alike, share = found[-1]
+            if lag < DELAY_MAX_S[quality] and alike > 0.8 and share > 0.95:
                 break
-        assert recorded["advanced"] > SECONDS / 2
-        assert min(lags)[0] < LATENCY_MAX_S, lags
-        assert max(alike for _, alike in lags) > 0.8, lags
-        assert tone_of_loud(recorded["heard"]) > 0.95
-        print("latency and likeness", lags, "tone", tone_of_loud(recorded["heard"]), recorded["stats"])
-        await page.evaluate("leave()")
-        with trio.fail_after(10):
-            while rig.webrtc.endpoint.peers:
-                await trio.lowlevel.checkpoint()
-        assert page.problems == []
+        else:
+            raise AssertionError(found)
         nursery.cancel_scope.cancel(reason="tested")

@@ -10,7 +10,9 @@ import trio
 from tests.services.stream.webrtc.rig import KEY, STREAM, Rig, publish, rigged
 from tests.webrtc.client import Client, Connection, connection
 from whispr.audio.packets import Quality
+from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Wish
+from whispr.services.stream.webrtc import publishing
 from whispr.services.stream.webrtc.service import WebRtcSetup
 from whispr.webrtc import rtcp
 from whispr.webrtc.endpoint import Options
@@ -297,3 +299,26 @@ async def test_the_end_of_a_stream_ends_its_listeners(rig: Rig, http: httpx.Asyn
         await trio.lowlevel.checkpoint()
     assert live.ended.is_set()
     assert (await offered(http, Client())).status_code == 409
+
+
+async def test_who_comes_again_after_a_crash_takes_the_place_of_the_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second publisher is told 409 while the first sends, and let in once that has fallen silent."""
+    lives = Lives()
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery, rigged(engine=lives) as rig:
+            await nursery.start(lives.run)
+            async with httpx.AsyncClient(base_url=rig.url("")) as http:
+                first, second = Client("sendonly"), Client("sendonly")
+                assert (await offered(http, first, WHIP)).status_code == 201
+                refused = await offered(http, second, WHIP)
+                assert refused.status_code == 409
+                monkeypatch.setattr(publishing, "SILENT_S", 0.0)
+                async with connection(first) as wire:
+                    await wire.connect()
+                    assert (await offered(http, second, WHIP)).status_code == 201
+                    while not first.closed:
+                        await wire.receive()
+                assert rig.webrtc.endpoint.peers == 1
+            nursery.cancel_scope.cancel(reason="tested")

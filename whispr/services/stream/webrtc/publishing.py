@@ -7,6 +7,8 @@ from typing import Final
 
 import trio
 
+from whispr.asgi.errors import HttpError
+from whispr.errors import WhisprError
 from whispr.services.stream.access import Access
 from whispr.services.stream.engine.live import Sound
 from whispr.services.stream.engine.lives import Feed, Lives, SourceOptions
@@ -24,6 +26,8 @@ from whispr.webrtc.rtp import RtpError
 POLL_S: Final = 0.1
 """Between looks for packets that are held up though nothing follows them."""
 REPORT_S: Final = 1.0
+SILENT_S: Final = 3.0
+"""A publisher of whom nothing came for so long has lost its way: packets come fifty times a second."""
 CNAME: Final = b"whispr"
 OWN_SSRC: Final = 1
 """Of reports: who sends nothing needs a number all the same (RFC 3550, section 6.4.2)."""
@@ -37,6 +41,8 @@ class Publishing:
         self._lives = lives
         self._access = access
         self._sessions = sessions
+        self._current: dict[str, Session] = {}
+        """Stream → its publisher here."""
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -47,18 +53,28 @@ class Publishing:
             await trio.sleep_forever()
 
     async def publish(self, request: Request) -> tuple[Session, str]:
-        """Begin a publisher's session; returns it with our answer. Raises as `Access.source` and `Lives.source`."""
+        """Begin a publisher's session; returns it with our answer.
+
+        Raises as `Access.source` and `Lives.source`, 409 while the stream has another source.
+        """
         assert self._nursery is not None, "not running"
-        begun: tuple[Session, str] = await self._nursery.start(self._hold, request)
+        try:
+            begun: tuple[Session, str] = await self._nursery.start(self._hold, request)
+        except WhisprError as error:
+            if error.reason == "source_connected":
+                raise HttpError(409, error.code, error.message, error.reason) from None
+            raise
         return begun
 
     async def _hold(self, request: Request, *, task_status: trio.TaskStatus[tuple[Session, str]]) -> None:
         """Be a publisher's task."""
         stream = await self._access.source(request.stream_id, request.shown)
         options = SourceOptions(kind="whip", top=stream.config.quality, sound=Sound(volume=stream.volume))
+        await self._replace(request.stream_id)
         session = Session(self._endpoint, request.offer)
         try:
             async with self._lives.source(request.stream_id, options) as feed:
+                self._current[request.stream_id] = session
                 with self._sessions.holding("whip", request.stream_id, session):
                     task_status.started((session, self._endpoint.answer(session.peer, request.offer)))
                     with log_failures("whip", request.stream_id):
@@ -68,6 +84,16 @@ class Publishing:
                             await Published(self._endpoint, session, feed).serve()
         finally:
             session.end("the stream has another source, or ended")
+            session.over.set()
+            if self._current.get(request.stream_id) is session:
+                del self._current[request.stream_id]
+
+    async def _replace(self, stream_id: str) -> None:
+        """End a publisher who has fallen silent: who comes again after a crash need not wait for consent to end."""
+        before = self._current.get(stream_id)
+        if before is not None and before.silent_s >= SILENT_S:
+            before.end("its publisher came again")
+            await before.over.wait()
 
 
 class Published:

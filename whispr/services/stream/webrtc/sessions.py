@@ -39,12 +39,19 @@ class Session:
         self.connected = trio.Event()
         """Set once it is connected, or closed."""
         self.closed = trio.Event()
+        self.over = trio.Event()
+        """Set once its task has let go of everything."""
         self._began_at = trio.current_time()
 
     @property
     def age_s(self) -> float:
         """How long it has been there."""
         return trio.current_time() - self._began_at
+
+    @property
+    def silent_s(self) -> float:
+        """How long nothing has come from its client."""
+        return trio.current_time() - self.peer.heard_at
 
     def restart(self, remote: Credentials) -> str:
         """Begin ICE anew; returns our fragment."""
