@@ -1,61 +1,15 @@
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-
 import pytest
 
+from tests.webrtc.call import Call
 from tests.webrtc.client import Client
-from whispr.webrtc import answers, rtcp, rtp, sdp, stun
-from whispr.webrtc.answers import Local
-from whispr.webrtc.dtls import DATAGRAM_BYTES_MAX, Identity, datagrams
+from whispr.webrtc import rtcp, rtp
+from whispr.webrtc.dtls import DATAGRAM_BYTES_MAX, datagrams
 from whispr.webrtc.flood import Failures
-from whispr.webrtc.peer import CONNECT_S, Peer, State
-from whispr.webrtc.rtcp import Item, Nack
+from whispr.webrtc.peer import CONNECT_S, State
+from whispr.webrtc.rtcp import Nack
 from whispr.webrtc.srtp import PROFILES
-
-HERE = ("192.0.2.1", 5000)
-IDENTITY = Identity()
-
-
-class Call:
-    """A client and the server's side of it, with a wire between them that loses what a test says."""
-
-    def __init__(self, client: Client | None = None) -> None:
-        self.client = client or Client()
-        self.now = 0.0
-        offer = sdp.read_offer(self.client.offer())
-        self.peer = Peer(IDENTITY, offer.credentials, offer.fingerprints, self.now)
-        local = Local(self.peer.ice.local, IDENTITY.fingerprint, [], 1, "whispr", 7)
-        self.client.answered(answers.answer(offer, local))
-        self.states: list[State] = []
-        self.peer.on_state = lambda peer: self.states.append(peer.state)
-        self.rtp: list[bytes] = []
-        self.rtcp: list[Item] = []
-        self.peer.on_rtp = lambda data, _: self.rtp.append(data)
-        self.peer.on_rtcp = lambda items, _: self.rtcp.extend(items)
-
-    def reach(self) -> None:
-        answer = self.peer.check(stun.parse(self.client.check()), HERE, self.now)
-        assert answer is not None
-        self.client.receive(answer)
-
-    def shake(self, *, cookie: bool = False, lose: Sequence[int] = ()) -> int:
-        """Exchange flights until nobody has anything to say; returns how many datagrams the client sent."""
-        out, sent = self.client.hello(), 0
-        while out:
-            back: list[bytes] = []
-            for each in out:
-                sent += 1
-                back += self.peer.receive_dtls(each, self.now, cookie=cookie)
-            arrived = [each for number, each in enumerate(back) if number not in lose]
-            out = [answer for each in arrived for answer in self.client.receive(each)]
-        return sent
-
-    def connect(self) -> None:
-        self.reach()
-        self.shake()
-        assert self.peer.state is State.CONNECTED
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
@@ -94,26 +48,6 @@ def test_another_certificate_than_announced_is_refused() -> None:
     call.shake()
     assert call.peer.state is State.CLOSED
     assert "certificate" in call.peer.reason
-
-
-@pytest.mark.slow
-def test_what_is_lost_of_a_handshake_is_sent_again() -> None:
-    """A flight that never arrived goes out again when its time has come: by OpenSSL's own clock, after a second."""
-    call = Call()
-    call.reach()
-    call.shake(lose=range(10))
-    assert State.CONNECTED not in call.states
-    assert not call.peer.tick(0.1), "not yet"
-    deadline = time.monotonic() + 20
-    again: Sequence[bytes] = ()
-    while not again:
-        assert time.monotonic() < deadline
-        again = call.peer.tick(0.1)
-    out = [answer for each in again for answer in call.client.receive(each)]
-    for each in out:
-        for last in call.peer.receive_dtls(each, 0.2):
-            call.client.receive(last)
-    assert call.peer.state is State.CONNECTED
 
 
 def test_nothing_is_taken_of_an_address_that_was_not_checked() -> None:
