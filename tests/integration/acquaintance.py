@@ -20,10 +20,8 @@ from whispr.embed import find_running
 
 Answer = TypeVar("Answer")
 
-LIFTED = {
-    f"WHISPR_LIMITS_{name.upper()}": "0" for name, value in unlimited() if "_per_" in name and not value
-}
-"""Settings of a product that counts nothing per minute, hour or day."""
+LIFTED = {f"WHISPR_LIMITS_{name.upper()}": "0" for name in unlimited().model_fields_set}
+"""Settings of a product that counts nothing per minute, hour or day, nor streams."""
 
 
 @dataclass
