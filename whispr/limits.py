@@ -229,6 +229,7 @@ def streaming(settings: Settings, worker: int = 1) -> StreamOptions:
         work_folder=settings.data_dir / "streams" / "work",
         countries_file=own.countries_file,
         idle_s=own.idle_s,
+        hls_shared_files=own.hls_shared_files,
         engine=EngineOptions(streams=limits.node_streams, takeover=own.takeover, grace_s=own.grace_s),
         webrtc=WebRtcSetup(
             host=settings.bind_host("stream"),

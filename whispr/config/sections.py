@@ -213,6 +213,9 @@ class StreamSettings(ServiceSettings):
     """Keys that sign listening URLs, shared by all processes that serve streams; in the data folder when not set."""
     anonymous: bool = True
     """Whether people without an account listen to public and unlisted streams."""
+    hls_shared_files: bool = False
+    """Whether files of streams that anybody may hear have one URL for all, for a cache in front. ChangeQuality then
+    leaves it to their players what they load."""
     listen_url_s: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = 3600
     """How long URLs to listen by hold, unless their maker says otherwise; also those of recordings."""
     idle_s: Annotated[int, Field(ge=0)] = 3600

@@ -86,6 +86,8 @@ class StreamOptions:
     countries_file: Path | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     webrtc: WebRtcSetup = field(default_factory=WebRtcSetup)
+    hls_shared_files: bool = False
+    """Whether HLS files of streams that anybody may hear have one URL for all."""
     idle_s: float = 3600.0
     """How long a stream lasts that nothing is sent to; 0 for ever."""
     limits: StreamLimits = field(default_factory=StreamLimits)
@@ -183,7 +185,12 @@ class StreamService:
         """UDP, once it runs."""
         self._shelves = Shelves(self.find)
         self._hls = HlsOrigin(
-            self._shelves, self.audience, self.access.describe, around.address_of, anonymous=limits.anonymous
+            self._shelves,
+            self.audience,
+            self.access.describe,
+            around.address_of,
+            anonymous=limits.anonymous,
+            shared_files=options.hls_shared_files,
         )
         self._progressive = Progressive(self.find, self.audience, around.address_of, self.audience.metadata)
         self._webrtc = WebRtc(self.lives, self.access, self.audience, options.webrtc, around.address_of)
