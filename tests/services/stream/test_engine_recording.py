@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,7 @@ from whispr.adapters.objects import Objects
 from whispr.audio.ogg import whole_pages
 from whispr.audio.packets import Codec, Packet, Quality
 from whispr.errors import not_found
+from whispr.ids import new_id
 from whispr.services.stream.engine.recording.oggfile import InUseError, OggFile
 from whispr.services.stream.engine.recording.recorder import Recorder, object_key
 from whispr.services.stream.recordings import Recording, RecordingStatus
@@ -150,6 +151,10 @@ class Rows:
         await trio.lowlevel.checkpoint()
         return [row for row in self.rows.values() if row.node == node and row.status in _OPEN]
 
+    async def known(self, recording_ids: Sequence[str]) -> set[str]:
+        await trio.lowlevel.checkpoint()
+        return set(recording_ids) & set(self.rows)
+
     async def taken(self, recording_id: str, node: str) -> None:
         await trio.lowlevel.checkpoint()
         self.change(recording_id, node=node)
@@ -179,8 +184,18 @@ class Shelf:
     async def put_file(self, key: str, path: Path) -> None:
         await trio.lowlevel.checkpoint()
         target = self.folder / key
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
+
+    async def list(self, folder: str) -> AsyncGenerator[str, None]:
+        for path in sorted((self.folder / folder).rglob("*.ogg")):
+            await trio.lowlevel.checkpoint()
+            yield str(path.relative_to(self.folder))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        for key in keys:
+            (self.folder / key).unlink()
 
 
 @pytest.fixture
@@ -222,6 +237,10 @@ async def test_what_a_crash_left_is_settled(nursery: trio.Nursery, tmp_path: Pat
         file = OggFile(work / f"{name}.ogg", {})
         file.append(packets(2.0))
         file.close()
+    gone, other = (tmp_path / "store" / f"recordings/s/{name}.ogg" for name in (new_id(), "other"))
+    gone.parent.mkdir(parents=True)
+    gone.touch()
+    other.touch()
     rows.add("left", node=node, status=RecordingStatus.PROCESSING)
     rows.add("kept", node=node, status=RecordingStatus.PROCESSING, auto_upload=False)
     rows.add("never", node=node, status=RecordingStatus.PROCESSING)
@@ -230,12 +249,13 @@ async def test_what_a_crash_left_is_settled(nursery: trio.Nursery, tmp_path: Pat
     await nursery.start(recorder.run)
     with trio.fail_after(30):
         await rows.settled()
-        while (work / "deleted.ogg").exists():  # noqa: ASYNC110 - a file says to nobody that it is gone
+        while (work / "deleted.ogg").exists() or gone.exists():  # noqa: ASYNC110 - a file says to nobody that it is gone
             await trio.sleep(0.02)
     assert rows.rows["left"].object_key == "recordings/s/left.ogg"
     assert rows.rows["left"].duration_s == pytest.approx(2.0, abs=0.02)
     assert (rows.rows["kept"].status, rows.rows["kept"].object_key) == (RecordingStatus.COMPLETED, "")
     assert rows.rows["never"].status is RecordingStatus.FAILED
+    assert other.exists()
     assert [path.name for path in work.glob("*.ogg")] == ["kept.ogg"]
 
 

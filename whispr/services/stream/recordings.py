@@ -151,6 +151,13 @@ class Recordings:
 
     # What the engine calls
 
+    async def known(self, recording_ids: Sequence[str]) -> set[str]:
+        """Return which of these there are."""
+        rows = await self._db.fetch(
+            "SELECT id FROM streams.recordings WHERE id = ANY($1::uuid[])", list(recording_ids)
+        )
+        return {str(row["id"]) for row in rows}
+
     async def wanted(self, stream_ids: Sequence[str]) -> Sequence[Recording]:
         """Return what is to be recorded of these streams now."""
         rows = await self._db.fetch(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,12 +21,14 @@ from whispr.adapters.objects import Objects
 from whispr.audio.opus import SILENCE
 from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Rendition
 from whispr.errors import WhisprError
-from whispr.ids import new_id
+from whispr.ids import is_id, new_id
 from whispr.services.stream.engine import metrics
 from whispr.services.stream.engine.live import Live
 from whispr.services.stream.engine.recording.oggfile import InUseError, OggFile
 from whispr.services.stream.recordings import Recording, RecordingStatus
 
+FOLDER: Final = "recordings"
+"""Of the object store."""
 QUEUE_LEN_MAX: Final = 600
 """Batches, of 100 ms each, that wait for the disk; what comes while it is full is silence in the recording."""
 GATHER: Final = CLOCK_HZ // 2
@@ -34,6 +37,8 @@ TOLD_S: Final = 10.0
 """Between two notes in the index of how far a recording has come."""
 SWEEP_S: Final = 5.0
 TIDY_S: Final = 900.0
+"""Between two looks for files that no recording has any more: it has expired, or its streamer was erased."""
+KEYS_AT_ONCE: Final = 500
 CLOSE_S: Final = 5.0
 SILENCE_TICKS: Final = 960
 
@@ -48,6 +53,9 @@ class Index(Protocol):
 
     async def unfinished(self, node: str) -> Sequence[Recording]:
         """Return what a node's disk has that is not settled."""
+
+    async def known(self, recording_ids: Sequence[str]) -> set[str]:
+        """Return which of these there are."""
 
     async def taken(self, recording_id: str, node: str) -> None:
         """Say which node's disk has it."""
@@ -64,7 +72,7 @@ class Index(Protocol):
 
 def object_key(recording: Recording) -> str:
     """Return where a recording is in the object store."""
-    return f"recordings/{recording.stream_id}/{recording.id}.ogg"
+    return f"{FOLDER}/{recording.stream_id}/{recording.id}.ogg"
 
 
 class Recorder:
@@ -178,6 +186,7 @@ class Recorder:
                         await self._settle(recording)
                 if trio.current_time() >= tidy_at:
                     await self._tidy()
+                    await self._tidy_store()
                     tidy_at = trio.current_time() + TIDY_S
             except WhisprError as error:
                 log.info("recordings_not_settled", error=str(error))
@@ -220,6 +229,18 @@ class Recorder:
                 spent = True
             if spent:
                 await trio.to_thread.run_sync(_unlink, path)
+
+    async def _tidy_store(self) -> None:
+        """Delete the objects of recordings that are no more. Rows are there before their objects are."""
+        keys: dict[str, str] = {}
+        async with aclosing(self._objects.list(FOLDER)) as found:
+            async for key in found:
+                keys[key.rpartition("/")[2].removesuffix(".ogg")] = key
+        ids = [each for each in keys if is_id(each)]
+        for at in range(0, len(ids), KEYS_AT_ONCE):
+            some = ids[at : at + KEYS_AT_ONCE]
+            known = await self._index.known(some)
+            await self._objects.delete([keys[each] for each in some if each not in known])
 
 
 class _Batches:
