@@ -105,9 +105,8 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps([asdict(row) | {"passed": row.passed} for row in rows], indent=2))
     failed = [row for row in rows if not row.passed]
-    print(
-        f"{len(rows) - len(failed)} of {len(rows)} survived; {sum(bool(row.skipped) for row in rows)} skipped"
-    )
+    skipped = sum(bool(row.skipped) for row in rows)
+    print(f"{len(rows) - len(failed) - skipped} survived, {len(failed)} not, {skipped} skipped")
     return 1 if failed else 0
 
 
