@@ -95,7 +95,7 @@ class Rig:
         self, streamer: str, *, visibility: str = "PUBLIC_STREAM", start: bool = True, **config: Any
     ) -> str:
         """Make a stream that runs; return its id."""
-        request = pb.CreateStreamRequest(title="a stream", visibility=pb.Stream.Visibility.Value(visibility))
+        request = pb.CreateStreamRequest(title="a stream", visibility=visibility)
         made = await self.rpc.CreateStream(request, metadata=as_(streamer))
         if start:
             body = pb.StartStreamRequest(stream_id=made.stream.id, config=pb.StreamConfig(**config))
