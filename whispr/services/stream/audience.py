@@ -41,6 +41,7 @@ from whispr.services.stream.ledger import Coming, Going, Ledger
 from whispr.services.stream.listener import Listener, Transport, Wish
 from whispr.services.stream.livestate import Facts, LiveState
 from whispr.services.stream.notices import PUT_OUT, RECONSIDER, WISH, Notice, Notices
+from whispr.services.stream.places import Place
 from whispr.services.stream.store import StreamStore
 from whispr.services.stream.urls import HlsPass, ListenUrls
 from whispr.tokens import Claims
@@ -63,20 +64,6 @@ class HlsSession:
 
     listener: Listener
     token: str
-
-
-@dataclass(slots=True)
-class _Place:
-    """A listener here."""
-
-    listener: Listener
-    viewer: Viewer
-    ends_at: float
-    """Unix time at which their URL expires; 0 for never."""
-    scope: trio.CancelScope | None = None
-    """Of what serves them; None for an HLS session."""
-    seen_at: float = 0.0
-    """Of an HLS session, in Trio's time."""
 
 
 class Audience:
@@ -110,8 +97,8 @@ class Audience:
         self.on_admitted: Callable[[str], Awaitable[None]] | None = None
         """Is called with the stream of each listener before they are served: brings its sound here."""
         self._counting = Counting(live, clock)
-        self._places: dict[str, _Place] = {}
-        self._by_stream: dict[str, dict[str, _Place]] = {}
+        self._places: dict[str, Place] = {}
+        self._by_stream: dict[str, dict[str, Place]] = {}
         self._addresses: Counter[str] = Counter()
         self._sessions: dict[str, str] = {}
         """HLS token → listener id."""
@@ -163,7 +150,7 @@ class Audience:
             yield place.listener
 
     @contextmanager
-    def _served(self, place: _Place) -> Iterator[None]:
+    def _served(self, place: Place) -> Iterator[None]:
         try:
             with trio.CancelScope() as scope:
                 place.scope = scope
@@ -213,7 +200,7 @@ class Audience:
 
     async def _admit(
         self, stream_id: str, shown: Shown, transport: Transport, address: str, user_agent: str
-    ) -> _Place:
+    ) -> Place:
         try:
             viewer, session_id, quality, ends_at = await self._who(stream_id, shown)
             return await self._enter(
@@ -249,7 +236,7 @@ class Audience:
         session_id: str,
         ends_at: float,
         known_as: str = "",
-    ) -> _Place:
+    ) -> Place:
         if not is_id(stream_id):
             raise not_found("stream", stream_id)
         if session_id and self._identity.is_revoked(session_id):
@@ -277,7 +264,7 @@ class Audience:
             wish=wish if wish.quality else Wish(stream.default_quality, wish.volume),
             joined_at=self._clock(),
         )
-        place = _Place(listener, viewer, ends_at, seen_at=trio.current_time())
+        place = Place(listener, viewer, ends_at, seen_at=trio.current_time())
         await self._count_in(place)
         if self.on_admitted is not None:
             await self.on_admitted(stream_id)
@@ -295,7 +282,7 @@ class Audience:
             if count >= most:
                 raise exhausted(f"at most {most} listeners of one person", reason="too_many_listeners")
 
-    async def _count_in(self, place: _Place) -> None:
+    async def _count_in(self, place: Place) -> None:
         """Take one of the stream's places. Raises RESOURCE_EXHAUSTED (stream_full)."""
         stream = place.listener.stream
         own = place.viewer.user_id == stream.streamer_id or place.viewer.trusted
@@ -309,7 +296,7 @@ class Audience:
         if not admitted:
             raise exhausted(f"the stream has room for {most} listeners", reason="stream_full")
 
-    def _add(self, place: _Place) -> None:
+    def _add(self, place: Place) -> None:
         listener = place.listener
         self._places[listener.id] = place
         self._by_stream.setdefault(listener.stream.id, {})[listener.id] = place
@@ -334,7 +321,7 @@ class Audience:
 
     # Going
 
-    def _leave(self, place: _Place, reason: str) -> None:
+    def _leave(self, place: Place, reason: str) -> None:
         """Count a listener out, for `reason` unless there was another before."""
         listener = place.listener
         if self._places.pop(listener.id, None) is None:
@@ -358,7 +345,7 @@ class Audience:
         data = {"listener_id": listener.id, "user_id": listener.user_id, "reason": listener.reason}
         self._notices.tell(Notice(listener.stream.id, "listener_left", data))
 
-    def _end(self, place: _Place, reason: str) -> None:
+    def _end(self, place: Place, reason: str) -> None:
         """Put a listener out."""
         place.listener.end(reason)
         metrics.PUT_OUT.labels(reason).inc()
@@ -395,7 +382,7 @@ class Audience:
             for place in self._of(notice.stream_id):
                 self._end(place, "stream_ended")
 
-    def _of(self, stream_id: str) -> list[_Place]:
+    def _of(self, stream_id: str) -> list[Place]:
         return list(self._by_stream.get(stream_id, {}).values())
 
     def _described(self, notice: Notice) -> None:

@@ -1,0 +1,24 @@
+"""A listener's place among those that a process serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from whispr.services.stream.domain import Viewer
+from whispr.services.stream.listener import Listener
+
+
+@dataclass(slots=True)
+class Place:
+    """A listener here."""
+
+    listener: Listener
+    viewer: Viewer
+    ends_at: float
+    """Unix time at which their URL expires; 0 for never."""
+    scope: trio.CancelScope | None = None
+    """Of what serves them; None for an HLS session."""
+    seen_at: float = 0.0
+    """Of an HLS session, in Trio's time."""
