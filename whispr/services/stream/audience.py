@@ -22,7 +22,6 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -41,6 +40,7 @@ from whispr.services.stream.ledger import Coming, Going, Ledger
 from whispr.services.stream.listener import Listener, Transport, Wish
 from whispr.services.stream.livestate import Facts, LiveState
 from whispr.services.stream.notices import PUT_OUT, RECONSIDER, WISH, Notice, Notices
+from whispr.services.stream.places import HlsSession as HlsSession
 from whispr.services.stream.places import Place
 from whispr.services.stream.store import StreamStore
 from whispr.services.stream.urls import HlsPass, ListenUrls
@@ -56,14 +56,6 @@ REMEMBERED_MAX: Final = 10_000
 """Listeners put out whose HLS sessions are refused, per process; they end by themselves in time."""
 
 log = structlog.get_logger("whispr.stream")
-
-
-@dataclass(frozen=True, slots=True)
-class HlsSession:
-    """A listener and the signed token that their URLs carry."""
-
-    listener: Listener
-    token: str
 
 
 class Audience:

@@ -22,3 +22,11 @@ class Place:
     """Of what serves them; None for an HLS session."""
     seen_at: float = 0.0
     """Of an HLS session, in Trio's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class HlsSession:
+    """A listener and the signed token that their URLs carry."""
+
+    listener: Listener
+    token: str
