@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
 
+import structlog
 import trio
 
 from tests.services.stream.hearing import STREAM, Doorkeeper, TonedLive, finder
@@ -257,6 +258,9 @@ def main() -> None:
         listen = {"hls": hls, "websocket": websocket, "progressive": progressive}[given.transports[0]]
         listen(given.port, given.listeners, given.seconds)
         return
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(60)
+    )  # players leave without a word
     results = [trio.run(measure, each, given.listeners, given.seconds) for each in given.transports]
     if given.json:
         print(json.dumps([asdict(result) for result in results]))
