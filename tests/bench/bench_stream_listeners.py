@@ -259,7 +259,7 @@ def main() -> None:
         listen(given.port, given.listeners, given.seconds)
         return
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(60)
+        wrapper_class=structlog.make_filtering_bound_logger(50)
     )  # players leave without a word
     results = [trio.run(measure, each, given.listeners, given.seconds) for each in given.transports]
     if given.json:
