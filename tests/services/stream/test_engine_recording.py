@@ -25,9 +25,10 @@ from tests.services.stream.sounds import opus_packets
 from tests.services.stream.test_engine import News, Start, on_air, send, start
 from whispr.adapters.objects import Objects
 from whispr.audio.ogg import whole_pages
-from whispr.audio.packets import Codec, Packet, Quality
+from whispr.audio.packets import Codec, Packet, Quality, Rendition
 from whispr.errors import not_found
 from whispr.ids import new_id
+from whispr.services.stream.engine.live import Live
 from whispr.services.stream.engine.recording.oggfile import InUseError, OggFile
 from whispr.services.stream.engine.recording.recorder import Recorder, object_key
 from whispr.services.stream.recordings import Recording, RecordingStatus
@@ -226,6 +227,30 @@ async def test_a_stream_is_recorded_and_stored(start: Start, nursery: trio.Nurse
     stored = tmp_path / "store" / row.object_key
     assert stored.stat().st_size == row.bytes
     assert played_s(stored) == pytest.approx(row.duration_s, abs=0.02)
+
+
+async def test_a_file_that_another_process_is_about_to_close(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """A stream that goes on in another process of the node is recorded into the same file, once that is closed."""
+    rows, work = Rows(), tmp_path / "work"
+    recorder = Recorder(rows, cast(Objects, Shelf(tmp_path / "store")), work)
+    await nursery.start(recorder.run)
+    recording = rows.add("r")
+    before = OggFile(recorder.path_of("r"), {})
+    before.append(packets(1.0))
+    live = Live("s", NOW)
+    recorder.begin(live, recording)
+    await trio.sleep(0.3)
+    before.close()
+    with trio.fail_after(10):
+        while not live.wanted():  # noqa: ASYNC110  # nothing tells that it is heard
+            await trio.sleep(0.05)
+    live.publish(Rendition(Codec.OPUS, recording.quality), packets(2.0))
+    rows.change("r", status=RecordingStatus.PROCESSING)
+    recorder.finish("r")
+    with trio.fail_after(10):
+        await rows.settled()
+    assert rows.rows["r"].status is RecordingStatus.COMPLETED
+    assert rows.rows["r"].duration_s == pytest.approx(3.0, abs=0.02)
 
 
 async def test_what_a_crash_left_is_settled(nursery: trio.Nursery, tmp_path: Path) -> None:

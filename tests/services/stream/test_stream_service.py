@@ -279,6 +279,20 @@ async def test_recordings_expire(db: Postgres, cache: Cache, bus: Bus, tmp_path:
         assert [each.id for each in await index.expired(10)] == [begun.recording_id]
 
 
+async def test_a_recording_in_two_parts(rig: Rig) -> None:
+    """On another machine a second one goes on, of the same kind; the first is ended, once, whoever else says so."""
+    streamer = await rig.person("premium")
+    stream_id, index = await rig.stream(streamer), rig.service.recordings
+    body = pb.StartRecordingRequest(stream_id=stream_id, config=pb.RecordingConfig(title="Night"))
+    begun = await rig.rpc.StartRecording(body, metadata=as_(streamer))
+    first = await index.find(begun.recording_id)
+    second = await index.part(first)
+    assert (second.title, second.quality, second.codec) == (first.title, first.quality, first.codec)
+    assert [each.id for each in await index.wanted([stream_id])] == [second.id]
+    assert (await index.find(first.id)).status == "PROCESSING"
+    assert (await index.part(first)).id == second.id, "another process said so, too"
+
+
 async def test_a_follower_hears_what_happens(rig: Rig) -> None:
     """Metadata, pauses and the end, in order; whose stream it is also hears who comes and goes."""
     streamer, member = await rig.person("premium"), await rig.person()

@@ -103,6 +103,28 @@ class Recordings:
             )  # fmt: skip
         return _recording(row)
 
+    async def part(self, recording: Recording) -> Recording:
+        """End a recording under way, whose node makes the stream no more, and go on with another of the same kind.
+
+        Returns the one that is under way now, which another process may have begun; as it was, when none is.
+        """
+        async with self._db.transaction() as tx:
+            ended = await tx.fetchrow(
+                "UPDATE streams.recordings SET status = 'PROCESSING', ended_at = now()"
+                " WHERE id = $1 AND status = 'RECORDING' RETURNING id",
+                recording.id,
+            )
+            if ended is None:
+                row = await tx.fetchrow(
+                    f"SELECT {_COLUMNS} FROM streams.recordings r WHERE stream_id = $1 AND status = 'RECORDING'",  # noqa: S608  # our own text
+                    recording.stream_id,
+                )
+                return _recording(row) if row is not None else recording
+            return await self.want(
+                tx, recording.stream_id, recording.streamer_id, recording.title, recording.quality,
+                recording.codec, auto_upload=recording.auto_upload,
+            )  # fmt: skip
+
     async def end_all(self, tx: Transaction, stream_id: str) -> None:
         """Have every recording of a stream end, for the stream does."""
         await tx.execute(

@@ -40,6 +40,9 @@ log = structlog.get_logger("whispr.stream")
 class Recorder(Protocol):
     """The engine's recordings in this process."""
 
+    node: str
+    """Names the disk that they are on."""
+
     def begin(self, live: Live, recording: Recording) -> None:
         """Record from now on, unless that is done already."""
 
@@ -176,6 +179,9 @@ class Steward:
         self._finish_recordings(live.stream_id, {each.id for each in wanted})
         if self._recorder is not None:
             for recording in wanted:
+                if recording.node not in ("", self._recorder.node):
+                    # Its disk is another machine's, which keeps what it has; here a second part begins.
+                    recording = await self._recordings.part(recording)
                 self._recorder.begin(live, recording)
 
     def _finish_recordings(self, stream_id: str, wanted: set[str]) -> None:

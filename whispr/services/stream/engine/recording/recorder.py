@@ -9,7 +9,7 @@ lock on the file keeps processes that share the folder out of each other's way.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Protocol
@@ -40,6 +40,8 @@ TIDY_S: Final = 900.0
 """Between two looks for files that no recording has any more: it has expired, or its streamer was erased."""
 KEYS_AT_ONCE: Final = 500
 CLOSE_S: Final = 5.0
+HANDED_OVER_S: Final = 5.0
+"""How long a process may take to close a file that another one goes on with."""
 SILENCE_TICKS: Final = 960
 
 log = structlog.get_logger("whispr.stream.recording")
@@ -143,7 +145,7 @@ class Recorder:
 
     async def _write(self, live: Live, recording: Recording, finish: trio.Event) -> None:
         comments = {"title": recording.title, "date": live.started_at.date().isoformat()}
-        file = await trio.to_thread.run_sync(OggFile, self.path_of(recording.id), comments)
+        file = await self._opened(recording, comments)
         batches = _Batches()
         try:
             rendition = Rendition(Codec.OPUS, recording.quality)
@@ -161,6 +163,20 @@ class Recorder:
             with trio.CancelScope(shield=True) as closing:
                 closing.deadline = trio.current_time() + CLOSE_S
                 await trio.to_thread.run_sync(_close, file, batches.rest())
+
+    async def _opened(self, recording: Recording, comments: Mapping[str, str]) -> OggFile:
+        """Open the file; a process beside this one, which made the stream before, may be about to close it.
+
+        Raises OSError, InUseError.
+        """
+        patience = trio.current_time() + HANDED_OVER_S
+        while True:
+            try:
+                return await trio.to_thread.run_sync(OggFile, self.path_of(recording.id), comments)
+            except InUseError:
+                if trio.current_time() > patience:
+                    raise
+                await trio.sleep(HANDED_OVER_S / 20)
 
     async def _until(self, event: trio.Event, then: Callable[[], None]) -> None:
         await event.wait()
