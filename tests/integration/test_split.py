@@ -14,6 +14,8 @@ from tests.product import UNLIMITED, Product, running
 from whispr.embed import Backends
 from whispr.realtime.client import Disconnected, Phoenix, Refused, open_phoenix
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def split(
@@ -132,7 +134,6 @@ def _refs(entry: Any) -> set[str]:
     return {meta["phx_ref"] for meta in entry["metas"]}
 
 
-@pytest.mark.slow
 async def test_who_was_on_a_killed_node_is_gone_and_who_comes_back_never_was(
     split: tuple[Product, Product, Product], tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ async def heard(lives: Lives, name: str, data: bytes, form: str) -> tuple[Ears, 
     return ears, codec
 
 
+@pytest.mark.slow
 async def test_every_container_is_heard(lives: Lives) -> None:
     """Ogg with Opus, Vorbis and FLAC, WebM, MP3, ADTS, FLAC, WAV, TS and fragmented MP4: the tone comes out."""
     found: dict[str, tuple[Ears, str]] = {}
@@ -57,6 +58,7 @@ async def test_every_container_is_heard(lives: Lives) -> None:
         assert ears.purest(LOW, 440.0) > 0.9, name
 
 
+@pytest.mark.slow
 async def test_a_browsers_packets_of_60_ms_pass_through(lives: Lives) -> None:
     """What MediaRecorder sends is cut to 20 ms and not encoded again."""
     ears = Ears()
@@ -68,6 +70,7 @@ async def test_a_browsers_packets_of_60_ms_pass_through(lives: Lives) -> None:
     assert without_holes(ears.heard[Rendition(Codec.OPUS, Quality.ULTRA)])
 
 
+@pytest.mark.slow
 async def test_a_source_faster_than_heard_waits(lives: Lives) -> None:
     """A file that comes all at once takes as long as it lasts, but for the half second ahead."""
     began = trio.current_time()
@@ -90,6 +93,7 @@ async def test_what_is_no_container_is_refused(lives: Lives) -> None:
         assert caught.value.reason in ("malformed_media", "unsupported_media"), form
 
 
+@pytest.mark.slow
 async def test_damage_in_the_middle_is_passed(lives: Lives) -> None:
     """Bytes lost on the way cost their own time, and not the stream."""
     data = contained("mp3", 1.6)

@@ -115,6 +115,7 @@ async def said(stream: trio.SocketStream, until: bytes = b"\r\n\r\n") -> str:
     return heard.decode()
 
 
+@pytest.mark.slow
 async def test_put_without_length_is_read_to_its_end(station: Station) -> None:
     """As FFmpeg and libshout send: 100 first, then sound until the source closes its side; then 200."""
     ears = Ears()
@@ -132,6 +133,7 @@ async def test_put_without_length_is_read_to_its_end(station: Station) -> None:
     assert ears.purest(LOW, 440.0) > 0.9
 
 
+@pytest.mark.slow
 async def test_source_of_old(station: Station) -> None:
     """SOURCE of HTTP/1.0 is told `HTTP/1.0 200 OK` at once, and read on."""
     ears = Ears()
@@ -149,6 +151,7 @@ async def test_source_of_old(station: Station) -> None:
     assert ears.purest(LOW, 440.0) > 0.9
 
 
+@pytest.mark.slow
 async def test_chunked_and_with_a_length(station: Station) -> None:
     """Bodies that are framed, as curl's are, end where they say, and the connection is kept."""
     data = contained("flac", 0.4)

@@ -204,6 +204,7 @@ async def news() -> News:
     return News()
 
 
+@pytest.mark.slow
 async def test_a_stream_is_recorded_and_stored(start: Start, nursery: trio.Nursery, tmp_path: Path) -> None:
     """From StartRecording to its end: the file is in the store, and as long as it was recorded."""
     rows, lives = Rows(), await start()

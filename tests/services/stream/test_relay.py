@@ -355,6 +355,7 @@ async def send(lives: Lives, seconds: float, mark: bytes, *, took: trio.Event | 
     return feed.reason
 
 
+@pytest.mark.slow
 async def test_a_source_that_comes_back_on_another_node_goes_on_with_the_stream(
     bridge: Bridge, bus: Bus, backends: Backends
 ) -> None:
