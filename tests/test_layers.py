@@ -19,7 +19,7 @@ LAYERS = {
     "events": 2.5,  # what the others of layer 3 tell of things by
     "conversations": 3, "identity": 3, "online": 3, "seats": 3,
     "services": 4, "gateway": 4,
-    "app": 5, "node": 5, "peers": 5, "peers_metrics": 5, "workers": 5, "worker": 5,
+    "app": 5, "node": 5, "making": 5, "peers": 5, "peers_metrics": 5, "workers": 5, "worker": 5,
     "worker_metrics": 5, "worker_questions": 5, "operating": 5,
     "polling": 5, "ports": 5, "credentials": 5, "neighbours": 5, "limits": 5,
     "call_rules": 5, "dependencies": 5, "status_cli": 5, "status_console": 5, "quotas": 5, "stale_reads": 5,

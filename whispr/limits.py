@@ -5,6 +5,8 @@ A package that knows what 0 means gets it as it is; one that wants a number gets
 
 from __future__ import annotations
 
+import os
+
 from whispr.adapters.jetstream import StreamLimits
 from whispr.asgi.limits import HttpLimits
 from whispr.call_rules import rules_of
@@ -221,8 +223,16 @@ def media(settings: Settings) -> MediaOptions:
     )
 
 
-def streaming(settings: Settings, worker: int = 1) -> StreamOptions:
-    """Limits and choices of live audio, for the first of several workers or another."""
+def share(whole: int, worker: int, workers: int) -> int:
+    """Return a worker's share of what a node has: together they have all of it, and each at least one.
+
+    0 is no limit, for each of them, too.
+    """
+    return max(1, whole // workers + (worker <= whole % workers)) if whole else 0
+
+
+def streaming(settings: Settings, worker: int = 1, workers: int = 1) -> StreamOptions:
+    """Limits and choices of live audio, for the first of several workers or another, which share the node's cores."""
     own, limits = settings.stream, settings.limits
     return StreamOptions(
         key_folder=own.key_dir or settings.data_dir / "keys" / "streams",
@@ -230,7 +240,12 @@ def streaming(settings: Settings, worker: int = 1) -> StreamOptions:
         countries_file=own.countries_file,
         idle_s=own.idle_s,
         hls_shared_files=own.hls_shared_files,
-        engine=EngineOptions(streams=limits.node_streams, takeover=own.takeover, grace_s=own.grace_s),
+        engine=EngineOptions(
+            streams=share(limits.node_streams, worker, workers),
+            cores=share(len(os.sched_getaffinity(0)), worker, workers),
+            takeover=own.takeover,
+            grace_s=own.grace_s,
+        ),
         webrtc=WebRtcSetup(
             host=settings.bind_host("stream"),
             port=own.webrtc_port + worker - 1 if own.webrtc_port else 0,

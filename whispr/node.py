@@ -6,23 +6,21 @@ channel is the only way one calls another. So which services share a process is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import purerpc
 import structlog
 import trio
 from starlette.datastructures import Headers
 
-from whispr import limits, neighbours
+from whispr import limits
 from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.jetstream import JetStream
-from whispr.adapters.objects import Objects, S3Options, objects_at
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.call_rules import rpc_limits
@@ -30,10 +28,6 @@ from whispr.config import SERVICES, Settings
 from whispr.conversations import expander
 from whispr.conversations.core import Conversations
 from whispr.conversations.permissions import Permissions
-from whispr.conversations.room_announcer import RoomAnnouncer
-from whispr.conversations.sanctions import Sanctions
-from whispr.conversations.spam import SpamRules
-from whispr.conversations.spam_watch import SpamWatch
 from whispr.credentials import Credentials
 from whispr.dependencies import Dependencies
 from whispr.errors import WhisprError, conflict
@@ -47,6 +41,7 @@ from whispr.gateway.page_files import Places
 from whispr.gateway.pages import Exposition, own_metrics
 from whispr.gateway.server import Endpoint, Gateway
 from whispr.identity import ACTOR_KEY, AuthInterceptor, Identity, answers_from, keys_from
+from whispr.making import Making, Process
 from whispr.observing import Observing
 from whispr.online import Online
 from whispr.operating import Operating
@@ -64,47 +59,17 @@ from whispr.rpc.interceptors import Interceptor
 from whispr.rpc.reflection import reflected
 from whispr.rpc.server import RpcServer
 from whispr.seats import SharedSeats
-from whispr.services.auth.service import AuthService
-from whispr.services.chat.service import ChatService
-from whispr.services.media.service import PATH as MEDIA_PATH
-from whispr.services.media.service import MediaService
-from whispr.services.messaging.service import MessagingService
-from whispr.services.notification.service import NotificationService
-from whispr.services.notification.surroundings import Services as NotificationNeighbours
-from whispr.services.stream.service import StreamService, Surroundings
-from whispr.services.user.service import UserService
 from whispr.stale_reads import StaleReads
 from whispr.task_facts import describe_service
 from whispr.tokens import Claims, VerifyingKey
 from whispr.v1.auth_grpc import AuthServiceStub
-from whispr.v1.chat_grpc import ChatServiceStub
 from whispr.v1.media_grpc import MediaServiceStub
-from whispr.v1.messaging_grpc import MessagingServiceStub
 from whispr.v1.user_grpc import UserServiceStub
 
 EXPANDERS: Mapping[str, Expander] = {expander.NAME: expander.expand}
 """What makes events of rows that stand for many. Any process may be the relay, so every one knows all of them."""
 
 log = structlog.get_logger("whispr.node")
-
-
-class Service(Protocol):
-    """What each service package offers."""
-
-    @property
-    def servicer(self) -> purerpc.Servicer:
-        """Its RPCs."""
-
-    @property
-    def channels(self) -> Mapping[str, ChannelFactory]:
-        """Its WebSocket topics: prefix → channel."""
-
-    @property
-    def consumers(self) -> Sequence[Consumer]:
-        """What it listens to on the event bus."""
-
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Do its background jobs until cancelled."""
 
 
 class Serve(Protocol):
@@ -172,13 +137,12 @@ class Node:
         self._hub: Hub | None = None
         self._conversations: Conversations | None = None
         self._conversing = False
-        self._chat: ChatService | None = None
-        self._stream: StreamService | None = None
         self._gateway: Gateway | None = None
         self._operating = Operating(self._observing, self._report, lambda: self._hub, db, bus, shared=shared)
         self._endpoints: list[Endpoint] = list(self._operating.endpoints)
         self._consumers: list[Consumer] = []
         self._consuming: Consumers | None = None
+        self._making = Making(self._process())
 
     @staticmethod
     def sections(services: Sequence[str]) -> list[str]:
@@ -233,9 +197,8 @@ class Node:
                     nursery.start_soon(self._gateway.drain)
                 if self._hub is not None:
                     nursery.start_soon(self._hub.drain)
-            for service in (self._chat, self._stream):
-                if service is not None:
-                    service.drain()
+            for service in self._making.drained:
+                service.drain()
             if self._conversations is not None:
                 await self._conversations.drain()
             if self._consuming is not None:
@@ -267,18 +230,15 @@ class Node:
 
     async def _start_service(self, name: str, nursery: trio.Nursery) -> None:
         """Build a service, run its background jobs, mount its topics and serve its RPCs."""
-        makers: Mapping[str, Callable[[], Service]] = {
-            "auth": self._make_auth, "user": self._make_user, "messaging": self._make_messaging,
-            "notification": self._make_notification, "media": self._make_media, "chat": self._make_chat,
-            "stream": self._make_stream,
-        }  # fmt: skip
-        service = makers[name]()
+        service = self._making.service(name)
+        self._endpoints += self._making.endpoints
+        self._making.endpoints.clear()
         if self._conversations is not None and not self._conversing:
             self._conversing = True
             await nursery.start(self._conversations.run)
             self._dependencies.on_back("media", self._conversations.attachments.hurry)
             if self._settings.chat.antispam:
-                await nursery.start(self._spam_watch(self._conversations).run)
+                await nursery.start(self._making.spam_watch(self._conversations).run)
             self._mount(self._conversations.channels)
             self._consumers += self._conversations.consumers
         describe_service(service.run, name, trio.current_time())
@@ -382,110 +342,27 @@ class Node:
         """Where this process's services reach each other, when others share their ports."""
         return None if self._shared is None else self._shared.folder / f"{self._shared.number}-{name}.sock"
 
-    def _make_auth(self) -> AuthService:
-        keys = self._credentials.keys()
-        own = limits.auth(self._settings)
-        others = neighbours.of_auth(self._channels, self._acting_for, self._started)
-        return AuthService(self._db, self._cache, self._bus, self._identity, keys, others, limits=own)
-
-    def _make_user(self) -> UserService:
-        own = limits.conversations(self._settings)
-        return UserService(
-            self._db,
-            limits=own,
-            own_limits=limits.users(self._settings),
-            neighbours=neighbours.of_user(self._channels, self._acting_for, self._online),
-            on_blocks_changed=self._blocks_changed,
-        )
-
-    def _make_messaging(self) -> MessagingService:
-        return MessagingService(self._the_conversations())
-
-    def _make_chat(self) -> ChatService:
-        own = limits.rooms(self._settings)
-        chat = self._chat = ChatService(self._the_conversations(), online=self._online, limits=own)
-        self._identity.on_revoked(chat.session_ended)
-        return chat
-
-    def _spam_watch(self, core: Conversations) -> SpamWatch:
-        """Watch what this process commits, whichever service it was sent through."""
-        sanctions = Sanctions(self._db, limits.rooms(self._settings), core.limits)
-        announcer = RoomAnnouncer(core.announcer, core.hub)
-        bans = self._settings.chat.antispam_bans
-        watch = SpamWatch(sanctions, announcer, self._cache, SpamRules(), bans=bans)
-        core.watch(watch.observe)
-        return watch
-
-    def _make_media(self) -> MediaService:
-        own = self._settings.media
-        folder = self._settings.data_dir / "media" / "objects"
-        service = MediaService(
-            self._db,
-            objects_at(
-                self._db.bridge,
-                own.store_url,
-                folder,
-                S3Options(own.s3_endpoint, own.s3_region),
-                self._dependencies.other("store") if own.store_url.startswith("s3:") else None,
-            ),
-            scanner=self._dependencies.other("scanner") if own.scan_command or own.scan_clamd else None,
+    def _process(self) -> Process:
+        """What there is for services here."""
+        return Process(
+            settings=self._settings,
+            db=self._db,
+            cache=self._cache,
+            bus=self._bus,
             limiter=self._limiter,
-            base_url=self._public_url,
-            options=limits.media(self._settings),
-        )
-        self._endpoints.append(Endpoint("media", MEDIA_PATH, service.endpoints))
-        return service
-
-    def _make_notification(self) -> NotificationService:
-        others = NotificationNeighbours(
-            UserServiceStub(self._channels["user"]).CheckUserBlocks,
-            lambda request, *, metadata: MessagingServiceStub(self._channels["messaging"]).GetConversation(
-                request, metadata=metadata
-            ),
-            self._acting_for,
-        )
-        return NotificationService(
-            self._db,
-            online=self._online,
-            neighbours=others,
-            announce=self._announce,
-            limiter=self._limiter,
-            limits=limits.conversations(self._settings),
-            setup=limits.pushes(self._settings),
-            options=limits.notifications(self._settings),
-        )
-
-    def _make_stream(self) -> StreamService:
-        self._the_conversations()  # so that a listener's one socket has the chat beside the sound
-        proxies = Proxies(self._settings.gateway.trusted_proxies)
-        around = Surroundings(
             identity=self._identity,
-            limiter=self._limiter,
-            announce=self._announce,
-            base_url=self._public_url,
-            chat=lambda: ChatServiceStub(self._channels["chat"]),
+            credentials=self._credentials,
+            online=self._online,
+            dependencies=self._dependencies,
+            channels=self._channels,
+            started=self._started,
+            conversations=self._the_conversations,
             acting_for=self._acting_for,
-            address_of=proxies.client_address,
-        )
-        worker = 1 if self._shared is None else self._shared.number
-        options = limits.streaming(self._settings, worker)
-        stream = self._stream = StreamService(
-            self._db, self._cache, self._bus, self._recordings_at(), around, options
-        )
-        self._endpoints += [
-            Endpoint(each.name, each.path, each.app, answers_origins=True) for each in stream.endpoints
-        ]
-        return stream
-
-    def _recordings_at(self) -> Objects:
-        """Where recordings are stored: like media, by the same credentials."""
-        own, media = self._settings.stream, self._settings.media
-        return objects_at(
-            self._db.bridge,
-            own.store_url,
-            self._settings.data_dir / "streams" / "objects",
-            S3Options(media.s3_endpoint, media.s3_region),
-            self._dependencies.other("store") if own.store_url.startswith("s3:") else None,
+            announce=self._announce,
+            blocks_changed=self._blocks_changed,
+            public_url=self._public_url,
+            number=1 if self._shared is None else self._shared.number,
+            workers=1 if self._shared is None else self._shared.workers,
         )
 
     # What the parts ask of the process
