@@ -170,6 +170,37 @@ async def test_passed_packets_do_not_wait(autojump_clock: MockClock, start: Star
         assert len(ears.heard[MEDIUM]) == before + 1
 
 
+async def test_a_source_passes_before_its_first_second_is_over(
+    autojump_clock: MockClock, start: Start
+) -> None:
+    """Its bitrate is known only then, but a few packets tell whether they will do."""
+    lives, ears, packets = await start(), Ears(), opus_packets(2.0)
+    async with on_air(lives) as feed:
+        ears.listen(feed.live, LOW, ULTRA, prompt=True)
+        await send(feed, packets[:40])
+        assert feed.live.source.bitrate_bps == 0
+        assert [packet.data for packet in ears.heard[ULTRA]][-20:] == list(packets[20:40])
+        assert ears.heard[LOW][-1].data not in packets
+        assert without_holes(ears.heard[ULTRA])
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_who_counts_milliseconds_waits_for_no_tick(
+    autojump_clock: MockClock, start: Start, prompt: bool
+) -> None:
+    """What is encoded for them comes with the packet after it; for others in batches of 100 ms or so."""
+    lives, behind = await start(), list[int]()
+    async with on_air(lives) as feed:
+        live = feed.live
+        live.subscribe(LOW, lambda got: behind.append(live.now_pts - got[-1].pts - PACKET), prompt=prompt)
+        await send(feed, opus_packets(2.0))
+    if prompt:
+        assert len(behind) > 80
+        assert max(behind[-50:]) <= PACKET
+    else:
+        assert len(behind) < 25
+
+
 async def test_loss_is_concealed_and_told(autojump_clock: MockClock, start: Start) -> None:
     """Lost packets leave no hole in any rendition, and the share of them is known."""
     lives, ears, packets = await start(), Ears(), opus_packets(4.0)

@@ -94,7 +94,6 @@ class Line:
         self._speaks = False
         """Whether the source has sent anything."""
         self._paced = False
-        """Whether what comes waits for our clock."""
         self._waiting: deque[tuple[Kind, bytes, int]] = deque()
         self._waiting_ticks = 0
         self._least = (now, 0)
@@ -156,6 +155,11 @@ class Line:
                 self._offer(Kind.PCM, taken[at : at + PCM_BYTES])
 
     @property
+    def paced(self) -> bool:
+        """Whether what comes waits for our clock."""
+        return self._paced
+
+    @property
     def received(self) -> int:
         """Where the next piece that comes will begin."""
         return self.head + self._waiting_ticks
@@ -171,7 +175,7 @@ class Line:
         return max(0.0, (self.lead(now) + self._waiting_ticks) / CLOCK_HZ - allowed_s)
 
     def tick(self, now: float) -> None:
-        """Fill in what the source owes. To be called every 100 ms or so."""
+        """Fill in what the source owes. To be called every 100 ms or more often."""
         passed, self._ticked_at = now - self._ticked_at, now
         self._let_out(now)
         if self.stall_s is None or not self._speaks:

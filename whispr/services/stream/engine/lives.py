@@ -27,6 +27,7 @@ from whispr.services.stream.engine import metrics
 from whispr.services.stream.engine.containers import Reader
 from whispr.services.stream.engine.ladder import Made
 from whispr.services.stream.engine.live import Live, Sound
+from whispr.services.stream.engine.pace import pace_s
 from whispr.services.stream.engine.production import Production
 
 STREAMS_PER_CORE: Final = 12
@@ -379,6 +380,10 @@ class Lives:
         made = await trio.to_thread.run_sync(work, limiter=self._limiter)
         self._note_busy(made.cpu_s)
         return made
+
+    def pace_s(self, before_s: float) -> float:
+        """Return how much sound a hurried stream takes to its encoders at a time, who took that much before."""
+        return pace_s(len(self._held), self._cores, self.busy, before_s)
 
     @property
     def busy(self) -> float:

@@ -21,7 +21,7 @@ GAIN_MAX_DB: Final = 15.0
 GAIN_MIN_DB: Final = -20.0
 UP_DB: Final = 0.1
 DOWN_DB: Final = 0.3
-"""How fast the gain changes, each 100 ms: too slow to be heard as a change."""
+"""How fast the gain changes, with each measurement, 10 a second: too slow to be heard as a change."""
 
 SHORT_TICKS: Final = 30
 """Of the 3 s that short-term loudness is of."""
@@ -95,6 +95,8 @@ class Gain:
         self._graph.configure()
         self._factor = 1.0
         self._normal_db = 0.0
+        self._followed = -1
+        """Where on the stream's clock was what the gain has followed."""
         self._lately_db = deque([0.0], maxlen=SHORT_TICKS)
         """The gain while what `Levels.short_lufs` tells of was heard."""
 
@@ -121,6 +123,9 @@ class Gain:
 
     def _follow(self, sound: Sound, heard: Levels) -> float:
         """Move the gain towards what the source's loudness asks for; returns it in dB."""
+        if heard.pts == self._followed:
+            return self._normal_db
+        self._followed = heard.pts
         if not sound.normalise:
             self._normal_db = 0.0
         elif heard.momentary_lufs > QUIET_LUFS:

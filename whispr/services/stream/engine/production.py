@@ -3,7 +3,9 @@
 Every `TICK_S` the task takes what has come, has it decoded, measured and encoded in a worker thread, one hop for all
 of it, and hands out the packets. A source's own Opus packets need no thread: where they serve as a rendition they are
 handed out as they come. Which renditions those are is decided at each tick: those that ask for about the source's
-bitrate or more, while the streamer's volume leaves the sound as it is.
+bitrate or more, while the streamer's volume leaves the sound as it is. A stream is *hurried* while somebody who
+counts milliseconds hears what is encoded here: then each packet of the source's is taken as it comes, as far as
+`pace` lets.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from whispr.services.stream.engine.ladder import Ladder, Made
 from whispr.services.stream.engine.line import Kind, Line, Piece
 from whispr.services.stream.engine.live import FITS, Levels, Live
 from whispr.services.stream.engine.meters import Gain
+from whispr.services.stream.engine.pace import TICK_S
 
-TICK_S: Final = 0.1
 PACKET_STALL_S: Final = 0.3
 """How long packets may fail to come before they are concealed."""
 CONTAINER_STALL_S: Final = 3.0
@@ -35,8 +37,8 @@ SILENT_S: Final = 5.0
 """So long nothing is to be heard before it is said that the source is silent."""
 BOUNDARY: Final = 15_360
 """Ticks of which AAC frames and Opus packets both make a whole number: 0.32 s."""
-LOSS_WEIGHT: Final = 0.02
-"""Of the newest tick in the share that is lost: it is that of about 5 s."""
+LOSS_WEIGHT: Final = 0.004
+"""Of the newest piece in the share that is lost: it is that of about 5 s."""
 
 log = structlog.get_logger("whispr.stream")
 
@@ -46,6 +48,9 @@ class Workers(Protocol):
 
     async def climb(self, work: Callable[[], Made]) -> Made:
         """Run it in a thread, when one is free."""
+
+    def pace_s(self, before_s: float) -> float:
+        """Return how much sound a hurried stream takes at a time, who took that much before."""
 
 
 class Production:
@@ -70,6 +75,8 @@ class Production:
         self._passing: set[Rendition] = set()
         self._bitrate = Bitrate()
         self._last_packet = SILENCE
+        self._tick_s = TICK_S
+        self._enough = trio.Event()
         self._quiet_at: float | None = None
         self._away_at: float | None = now
         self._counted = (0, 0)
@@ -106,12 +113,12 @@ class Production:
         """Take a packet of the source's, as `Feed.opus` says. Its bytes are counted by `count`."""
         self.line.opus(data, trio.current_time(), timestamp, lost)
         self._passing = {each for each in self._passing if self._pass_on(each)}
-        self.live.now_pts = self.line.head
+        self._has_come()
 
     def pcm(self, data: bytes) -> None:
         """Take samples of the source's: 16 bits, stereo, 48 kHz."""
         self.line.pcm(data, trio.current_time())
-        self.live.now_pts = self.line.head
+        self._has_come()
 
     def count(self, size: int) -> None:
         """Note that bytes have come from the source."""
@@ -119,6 +126,17 @@ class Production:
         if self._bitrate.add(size, self.line.received / CLOCK_HZ):
             self.live.source.bitrate_bps = self._bitrate.bps
         metrics.RECEIVED.inc(size)
+
+    def _has_come(self) -> None:
+        self.live.now_pts = self.line.head
+        if self._is_enough():
+            self._enough.set()
+
+    def _is_enough(self) -> bool:
+        """Whether a hurried stream has sound that is worth a hop."""
+        if self._tick_s >= TICK_S or not self.line.pending:
+            return False
+        return self.line.head - self.line.pending[0].pts >= self._tick_s * CLOCK_HZ
 
     # The task
 
@@ -149,19 +167,31 @@ class Production:
         """Return why it ends."""
         due = trio.current_time()
         while True:
-            due += TICK_S
-            await trio.sleep_until(due)
+            # What waits for our clock needs a tick to come out; packets say themselves that they are there.
+            due += self._tick_s if self.line.paced else TICK_S
+            await self._until(due)
             now = trio.current_time()
-            if now - due > 1.0:
-                due = now  # this machine was away for a while; there is no use in ticking after it
+            if now < due or now - due > 1.0:
+                due = now  # packets came before, or this machine was away and there is no use in ticking after it
             if self._away_at is not None and now - self._away_at >= self.grace_s:
                 return "source_gone"
             self.line.paused = self.live.paused
             self.line.tick(now)
             await self._tick()
 
+    async def _until(self, due: float) -> None:
+        """Wait until then, or until a hurried stream has enough for a hop."""
+        self._enough = trio.Event()
+        if self._is_enough():
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_at(due):
+            await self._enough.wait()
+
     async def _tick(self) -> None:
         encode = self._decide()
+        hurried = any(self.live.track(each).hurried for each in encode)
+        self._tick_s = self._workers.pace_s(self._tick_s) if hurried else TICK_S
         pieces = self.line.take()
         self.live.now_pts = self.line.head
         if not pieces:
@@ -191,7 +221,7 @@ class Production:
     def _passes(self, rendition: Rendition) -> bool:
         if rendition.codec is not Codec.OPUS or Gain.is_needed(self.live.sound):
             return False
-        return 0 < self._bitrate.bps * FITS <= rendition.bitrate_bps
+        return 0 < self._bitrate.likely_bps * FITS <= rendition.bitrate_bps
 
     def _pass_on(self, rendition: Rendition) -> bool:
         """Hand out the source's packets up to now; False where one of them is none."""
@@ -244,7 +274,7 @@ class Production:
         metrics.LOST.inc(lost)
         source.lost += lost
         if came:
-            source.loss += (min(1.0, lost / came) - source.loss) * LOSS_WEIGHT
+            source.loss += (min(1.0, lost / came) - source.loss) * min(1.0, LOSS_WEIGHT * came)
         metrics.LEFT_OUT.inc(line.left_out)
         line.left_out = 0
         if made.levels is not None:

@@ -11,8 +11,9 @@ import trio
 
 from whispr.audio.packets import CLOCK_HZ, Packet, Rendition
 
-BATCH: Final = CLOCK_HZ // 10
-"""Ticks after which those are told who do not want every packet at once."""
+BATCH: Final = 5_120
+"""Those who do not want every packet at once are told where the clock is a multiple of this, 107 ms: a third of a
+part of HLS, so that none of those waits for packets after it."""
 RECENT: Final = 13 * CLOCK_HZ
 """Ticks that are kept."""
 
@@ -47,6 +48,11 @@ class Track:
         if not self._prompt and not self._batched and self._idle_since is None:
             self._idle_since = trio.current_time()
 
+    @property
+    def hurried(self) -> bool:
+        """Whether somebody hears it who wants every packet at once."""
+        return bool(self._prompt)
+
     def wanted(self, now: float, linger_s: float) -> bool:
         """Whether it is heard, or was a moment ago."""
         if self._prompt or self._batched:
@@ -70,7 +76,9 @@ class Track:
             self.recent.popleft()
         self._tell(self._prompt, packets)
         self._batch += packets
-        if self.next_pts - self._batch[0].pts >= BATCH:
+        # What is encoded comes in batches already, which are not made to wait for the next.
+        together = self.next_pts - packets[0].pts > BATCH * 2 // 3
+        if together or self.next_pts // BATCH > self._batch[0].pts // BATCH:
             self.flush()
 
     def flush(self) -> None:
