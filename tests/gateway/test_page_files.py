@@ -25,7 +25,7 @@ def source(path: str) -> str:
 async def test_what_a_page_is_and_how_it_is_kept(served: Any) -> None:
     """Each page and file has its type, is not guessed at, and is asked about again by its tag each time."""
     kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-    for path in ["/", "/console", "/docs", *ASSETS]:
+    for path in [*PAGES, *ASSETS]:
         first = await served.client.get(path)
         wanted = kinds.get(path[path.rfind(".") :], "text/html") if "." in path else "text/html"
         assert (first.status_code, first.headers["content-type"].split(";")[0]) == (200, wanted)

@@ -51,6 +51,7 @@ class Browser:
         self._waiting: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self._number = 0
         self.pages: dict[str, Page] = {}
+        self._nursery = nursery
         nursery.start_soon(self._read)
 
     async def call(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
@@ -73,6 +74,11 @@ class Browser:
                 self._waiting.pop(said["id"]).send_nowait(said)
             elif said.get("sessionId") in self.pages:
                 self.pages[said["sessionId"]].heard(said["method"], said["params"])
+                if said["method"] == "Page.javascriptDialogOpening":
+                    self._nursery.start_soon(self._agree, said["sessionId"])
+
+    async def _agree(self, session: str) -> None:
+        await self.call("Page.handleJavaScriptDialog", session, accept=True)
 
     async def page(self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False) -> Page:
         """Open a page for somebody new."""
@@ -99,6 +105,8 @@ class Page:
         """What the console and the security policy complained about."""
         self.hosts: set[str] = set()
         """Whom it asked for anything."""
+        self.dialogs: list[str] = []
+        """The browser's own dialogs, such as `beforeunload`, each of which is agreed to."""
         self._loaded = trio.Event()
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -117,6 +125,8 @@ class Page:
                 self.problems.append(" ".join(str(each.get("value")) for each in parameters["args"]))
             case "Log.entryAdded" if parameters["entry"]["source"] in ("security", "violation", "javascript"):
                 self.problems.append(parameters["entry"]["text"])
+            case "Page.javascriptDialogOpening":
+                self.dialogs.append(parameters["type"])
             case "Network.requestWillBeSent":
                 self.hosts.add(urlsplit(parameters["request"]["url"].removeprefix("blob:")).netloc)
 

@@ -20,7 +20,15 @@ from starlette.routing import Route
 
 from whispr.asgi.conditions import matches
 
-PAGES = {"/": "index.html", "/console": "console.html", "/docs": "docs.html"}
+PAGES = {
+    "/": "index.html",
+    "/console": "console.html",
+    "/docs": "docs.html",
+    "/listen/": "streams.html",
+    "/listen/{stream_id}/": "listen.html",
+    "/live/": "live.html",
+}
+"""By the paths that they are served at."""
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",

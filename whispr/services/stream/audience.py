@@ -11,15 +11,16 @@ HLS listeners have no connection, but a session that lives while they poll:
     listener = audience.seen(stream_id, token) or await audience.resume(stream_id, token, address, user_agent)
 
 Access ends when the stream does, the listener is put out, their invitation is taken back, the sign-in they came with
-is ended, or their signed URL expires. Processes tell each other at once; and as that may be lost, each looks again
-every `RECHECK_S`. A listener counts against the stream's limit over all nodes, in Redis; while that is away, each
-process counts its own.
+is ended, or their signed URL expires. That an access token runs out ends nothing, as who listens has no way to show
+another one: its sign-in is what counts. A service has none, so its token's time is its listening's. Processes tell
+each other at once; and as that may be lost, each looks again every `RECHECK_S`. A listener counts against the
+stream's limit over all nodes, in Redis; while that is away, each process counts its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -29,20 +30,30 @@ import structlog
 import trio
 
 from whispr.audio.packets import Quality
-from whispr.errors import WhisprError, denied, exhausted, not_found, unauthenticated
+from whispr.errors import WhisprError, denied, not_found, unauthenticated
 from whispr.identity import Identity
 from whispr.ids import is_id, new_id
 from whispr.services.stream import metrics
 from whispr.services.stream.access import Shown
+from whispr.services.stream.admission import Admission, mark_of
 from whispr.services.stream.analytics import Counting
-from whispr.services.stream.domain import Metadata, StreamLimits, Viewer, may_not_listen, viewer_of
-from whispr.services.stream.ledger import Coming, Going, Ledger
+from whispr.services.stream.domain import (
+    Metadata,
+    Stream,
+    StreamLimits,
+    Viewer,
+    may_not_know,
+    may_not_listen,
+    viewer_of,
+)
+from whispr.services.stream.ledger import Changing, Coming, Going, Ledger
 from whispr.services.stream.listener import Listener, Transport, Wish
 from whispr.services.stream.livestate import Facts, LiveState
-from whispr.services.stream.notices import PUT_OUT, RECONSIDER, WISH, Notice, Notices
+from whispr.services.stream.notices import BARRED, PUT_OUT, RECONSIDER, WISH, Notice, Notices
 from whispr.services.stream.places import HlsSession as HlsSession
 from whispr.services.stream.places import Place
-from whispr.services.stream.store import StreamStore
+from whispr.services.stream.presenting import presented
+from whispr.services.stream.store import Standing, StreamStore
 from whispr.services.stream.urls import HlsPass, ListenUrls
 from whispr.tokens import Claims
 
@@ -86,12 +97,12 @@ class Audience:
         self._country_of = country_of
         self._on_count = on_count
         self._clock = clock
-        self.on_admitted: Callable[[str], Awaitable[None]] | None = None
-        """Is called with the stream of each listener before they are served: brings its sound here."""
+        self.brings: Callable[[str], Awaitable[object]] | None = None
+        """Brings the sound of a stream here, for somebody who may hear it; raises when nothing is sent to it."""
         self._counting = Counting(live, clock)
         self._places: dict[str, Place] = {}
         self._by_stream: dict[str, dict[str, Place]] = {}
-        self._addresses: Counter[str] = Counter()
+        self._admission = Admission(live, limits)
         self._sessions: dict[str, str] = {}
         """HLS token → listener id."""
         self._put_out: OrderedDict[str, None] = OrderedDict()
@@ -113,6 +124,30 @@ class Audience:
         """Return what a stream with listeners here plays, as far as is known; None of others."""
         return next((place.listener.stream.metadata for place in self._of(stream_id)), None)
 
+    async def regard(self, stream_id: str, shown: Shown) -> tuple[Stream, WhisprError | None]:
+        """Return a stream that somebody may know of, and why they may not listen to it now, if they may not.
+
+        Raises UNAUTHENTICATED, NOT_FOUND, PERMISSION_DENIED (bad_signature, url_expired).
+        """
+        if not is_id(stream_id):
+            raise not_found("stream", stream_id)
+        viewer = (await presented(self._identity, self._urls, stream_id, shown)).viewer
+        standing = await self._store.standing(stream_id, viewer.user_id)
+        refused = may_not_know(standing.stream, viewer, invited=standing.invited)
+        if refused is not None:
+            raise refused
+        return standing.stream, self._refused(standing, viewer)
+
+    def _refused(self, standing: Standing, viewer: Viewer) -> WhisprError | None:
+        """Return why somebody may not listen (`may_not_listen`)."""
+        return may_not_listen(
+            standing.stream,
+            viewer,
+            invited=standing.invited,
+            removed=standing.removed,
+            anonymous=self._limits.anonymous,
+        )
+
     # Coming
 
     @asynccontextmanager
@@ -122,8 +157,8 @@ class Audience:
         """Admit a listener for the length of the block, which is cancelled when their access ends.
 
         Raises UNAUTHENTICATED, PERMISSION_DENIED (removed, premium_required, bad_signature, url_expired), NOT_FOUND
-        (of a private stream too), FAILED_PRECONDITION (not_started, stream_ended), RESOURCE_EXHAUSTED (stream_full,
-        too_many_listeners).
+        (of a private stream too), FAILED_PRECONDITION (not_started, stream_ended, no_source), RESOURCE_EXHAUSTED
+        (stream_full, too_many_listeners).
         """
         place = await self._admit(stream_id, shown, transport, address, user_agent)
         with self._served(place):
@@ -194,27 +229,14 @@ class Audience:
         self, stream_id: str, shown: Shown, transport: Transport, address: str, user_agent: str
     ) -> Place:
         try:
-            viewer, session_id, quality, ends_at = await self._who(stream_id, shown)
+            own = await presented(self._identity, self._urls, stream_id, shown)
             return await self._enter(
-                stream_id, viewer, transport, address, user_agent,
-                wish=Wish(quality), session_id=session_id, ends_at=ends_at,
+                stream_id, own.viewer, transport, address, user_agent,
+                wish=Wish(own.quality), session_id=own.session_id, ends_at=own.ends_at,
             )  # fmt: skip
         except WhisprError as error:
             metrics.REFUSED.labels(error.reason).inc()
             raise
-
-    async def _who(self, stream_id: str, shown: Shown) -> tuple[Viewer, str, Quality | None, float]:
-        """Read a credential: who it is, in which sign-in, what they want, and until when."""
-        if shown.token:
-            claims = await self._identity.authenticate(shown.token, "stream")
-            return viewer_of(claims), claims.session_id, None, 0.0
-        await trio.lowlevel.checkpoint()
-        if not shown.query:
-            return Viewer(), "", None, 0.0
-        granted = self._urls.check(shown.query, stream_id)
-        named = Viewer(granted.user_id, granted.premium, granted.trusted)
-        viewer = named if granted.user_id else Viewer(let_in=True)
-        return viewer, granted.session_id, granted.quality, float(granted.expires_at)
 
     async def _enter(
         self,
@@ -235,16 +257,13 @@ class Audience:
             raise unauthenticated("the session has been ended", reason="session_revoked")
         standing = await self._store.standing(stream_id, viewer.user_id)
         stream = standing.stream
-        refused = may_not_listen(
-            stream,
-            viewer,
-            invited=standing.invited,
-            removed=standing.removed,
-            anonymous=self._limits.anonymous,
-        )
+        refused = self._refused(standing, viewer)
         if refused is not None:
             raise refused
-        self._check_room(address, viewer.user_id)
+        people = (place.listener.user_id for place in self._places.values())
+        self._admission.check(stream_id, address, viewer, people)
+        if self.brings is not None:  # whoever hears nothing is no listener
+            await self.brings(stream_id)
         listener = Listener(
             known_as or new_id(),
             stream,
@@ -256,51 +275,27 @@ class Audience:
             wish=wish if wish.quality else Wish(stream.default_quality, wish.volume),
             joined_at=self._clock(),
         )
+        listener.on_quality = self._prefers
+        if known_as:  # what they heard before is a listening of its own
+            listener.listening_id = new_id()
         place = Place(listener, viewer, ends_at, seen_at=trio.current_time())
-        await self._count_in(place)
-        if self.on_admitted is not None:
-            await self.on_admitted(stream_id)
+        await self._admission.count_in(place, len(self._by_stream.get(stream_id, ())))
         self._add(place)
         return place
-
-    def _check_room(self, address: str, user_id: str) -> None:
-        """Refuse one address, or one person, with too many listeners here."""
-        most = self._limits.address_listeners
-        if most and address and self._addresses[address] >= most:
-            raise exhausted(f"at most {most} listeners from one address", reason="too_many_listeners")
-        most = self._limits.user_listeners
-        if most and user_id:
-            count = sum(place.listener.user_id == user_id for place in self._places.values())
-            if count >= most:
-                raise exhausted(f"at most {most} listeners of one person", reason="too_many_listeners")
-
-    async def _count_in(self, place: Place) -> None:
-        """Take one of the stream's places. Raises RESOURCE_EXHAUSTED (stream_full)."""
-        stream = place.listener.stream
-        own = place.viewer.user_id == stream.streamer_id or place.viewer.trusted
-        limits = [most for most in (stream.config.max_listeners, self._limits.listeners) if most]
-        most = 0 if own or not limits else min(limits)
-        try:
-            admitted = await self._live.admit(stream.id, place.listener.id, most)
-        except WhisprError as error:
-            log.info("listeners_counted_here", error=str(error))
-            admitted = not most or len(self.of(stream.id)) < most
-        if not admitted:
-            raise exhausted(f"the stream has room for {most} listeners", reason="stream_full")
 
     def _add(self, place: Place) -> None:
         listener = place.listener
         self._places[listener.id] = place
         self._by_stream.setdefault(listener.stream.id, {})[listener.id] = place
-        self._addresses[listener.address] += 1
+        self._admission.came(listener.address)
         metrics.ADMITTED.labels(listener.transport.value).inc()
         metrics.LISTENERS.labels(listener.transport.value).inc()
         country = self._country_of(listener.address)
         self._counting.begin(listener, country)
         self._ledger.came(
             Coming(
-                listener.id, listener.stream.id, listener.user_id, listener.transport.value, country,
-                listener.joined_at,
+                listener.listening_id, listener.id, listener.stream.id, listener.user_id,
+                listener.transport.value, country, listener.joined_at,
             )
         )  # fmt: skip
         self._notices.tell(
@@ -323,14 +318,12 @@ class Audience:
         if not of_stream:
             del self._by_stream[listener.stream.id]
         listener.end(reason)
-        self._addresses[listener.address] -= 1
-        if not self._addresses[listener.address]:
-            del self._addresses[listener.address]
+        self._admission.went(listener.address)
         metrics.LISTENERS.labels(listener.transport.value).dec()
         qualities = self._counting.end(listener)
         self._ledger.went(
             Going(
-                listener.id, listener.stream.id, self._clock(), listener.reason, qualities,
+                listener.listening_id, listener.stream.id, self._clock(), listener.reason, qualities,
                 listener.figures.rebuffers, listener.figures.dropped_frames, listener.figures.bytes_sent,
             )
         )  # fmt: skip
@@ -365,6 +358,8 @@ class Audience:
             self._put_out_all(notice)
         elif notice.kind == WISH:
             self._wished(notice)
+        elif notice.kind == BARRED:
+            self._admission.bar(str(notice.data.get("mark", "")))
         elif notice.kind == RECONSIDER:
             self._doubtful.add(notice.stream_id)
             self._check_now.set()
@@ -390,7 +385,17 @@ class Audience:
             self._remember(str(listener_id))
         for place in self._of(notice.stream_id):
             if place.listener.id == listener_id or (user_id and place.listener.user_id == user_id):
+                if not place.listener.user_id and place.listener.address:
+                    mark = mark_of(notice.stream_id, place.listener.address)
+                    self._notices.tell(Notice(notice.stream_id, BARRED, {"mark": mark}))
                 self._end(place, reason)
+
+    def _prefers(self, listener: Listener) -> None:
+        """Tell of another quality that a listener prefers."""
+        quality = listener.quality.name if listener.quality else "AUTO"
+        data = {"listener_id": listener.id, "user_id": listener.user_id, "quality": quality}
+        self._notices.tell(Notice(listener.stream.id, "quality_changed", data))
+        self._ledger.changed(Changing(listener.id, listener.stream.id, listener.user_id, quality))
 
     def _wished(self, notice: Notice) -> None:
         for place in self._of(notice.stream_id):
@@ -476,6 +481,9 @@ class Audience:
     async def recheck(self, stream_id: str) -> None:
         """Put out everybody here who may not listen any more. Raises UNAVAILABLE."""
         for place in self._of(stream_id):
+            if place.listener.session_id and self._identity.is_revoked(place.listener.session_id):
+                self._end(place, "session_revoked")
+                continue
             try:
                 standing = await self._store.standing(stream_id, place.viewer.user_id)
             except WhisprError as error:
@@ -483,12 +491,6 @@ class Audience:
                     raise
                 self._end(place, "stream_ended")
                 continue
-            refused = may_not_listen(
-                standing.stream,
-                place.viewer,
-                invited=standing.invited,
-                removed=standing.removed,
-                anonymous=self._limits.anonymous,
-            )
+            refused = self._refused(standing, place.viewer)
             if refused is not None:
                 self._end(place, "uninvited" if refused.reason == "not_found" else refused.reason)

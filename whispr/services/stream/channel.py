@@ -293,6 +293,7 @@ def shown(stream: Stream) -> dict[str, Any]:
         "streamer_username": stream.streamer_username,
         "metadata": msgspec.to_builtins(stream.metadata),
         "started_at": stream.started_at,
+        "end_reason": stream.end_reason,
         "room_id": stream.room_id or "",
         "volume": stream.volume,
     }

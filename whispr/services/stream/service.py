@@ -20,7 +20,8 @@ from whispr.adapters.cache import Cache
 from whispr.adapters.objects import Objects
 from whispr.adapters.postgres import Postgres
 from whispr.adapters.signing import Signer, ensure_keys
-from whispr.errors import WhisprError
+from whispr.asgi.errors import HttpError
+from whispr.errors import Code, WhisprError
 from whispr.events import Consumer
 from whispr.identity import Identity
 from whispr.ids import is_id, parse_id
@@ -39,6 +40,8 @@ from whispr.services.stream.engine.relay.everywhere import Everywhere
 from whispr.services.stream.engine.service import Engine, EngineSetup
 from whispr.services.stream.geography import countries_in
 from whispr.services.stream.ledger import Ledger
+from whispr.services.stream.listening.about import PATH as ABOUT_PATH
+from whispr.services.stream.listening.about import About
 from whispr.services.stream.listening.hls import PATH as HLS_PATH
 from whispr.services.stream.listening.hls import HlsOrigin
 from whispr.services.stream.listening.progressive import PATH as LISTEN_PATH
@@ -71,6 +74,8 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 """The SQL files of the schema `streams`; they run after those of auth."""
 RETENTION_S: Final = 600.0
 EXPIRED_AT_ONCE: Final = 100
+SOUND_AGAIN_S: Final = 2
+"""After which who came before the sound may ask again."""
 
 log = structlog.get_logger("whispr.stream")
 
@@ -180,7 +185,7 @@ class StreamService:
         self.lives.elsewhere = self.everywhere
         self._recorded_hls = RecordedHls(self.recordings, self.urls, objects, options.work_folder)
         self.steward.attend(self.lives, self._engine.recorder)
-        self.audience.on_admitted = self._bring
+        self.audience.brings = self._bring
         self.webrtc_port = 0
         """UDP, once it runs."""
         self._shelves = Shelves(self.find)
@@ -193,6 +198,7 @@ class StreamService:
             shared_files=options.hls_shared_files,
         )
         self._progressive = Progressive(self.find, self.audience, around.address_of, self.audience.metadata)
+        self._about = About(self.audience, self.live_state)
         self._webrtc = WebRtc(self.lives, self.access, self.audience, options.webrtc, around.address_of)
         self.subscriptions = Subscriptions(
             self.notices, queue_len_max=limits.event_queue, per_user=limits.subscriptions
@@ -226,6 +232,7 @@ class StreamService:
             ByteEndpoint("hls", HLS_PATH, self._hls),
             ByteEndpoint("webrtc", WEBRTC_PATH, self._webrtc.endpoints),
             ByteEndpoint("listen", LISTEN_PATH, self._progressive),
+            ByteEndpoint("about", ABOUT_PATH, self._about),
             ByteEndpoint("ingest", INGEST_PATH, self._engine.icecast),
             ByteEndpoint("recordings", RECORDING_PATH, self._engine.download),
             ByteEndpoint("recordings_hls", RECORDED_HLS_PATH, self._recorded_hls),
@@ -246,8 +253,11 @@ class StreamService:
             return True
 
     async def _bring(self, stream_id: str) -> None:
-        """Have the sound of a stream here, for a listener who has been admitted."""
-        await self.find(stream_id)
+        """Have the sound of a stream here, for somebody who may hear it. Raises FAILED_PRECONDITION (no_source)."""
+        if await self.find(stream_id) is None:
+            again = {"retry-after": str(SOUND_AGAIN_S)}
+            message = "nothing is sent to the stream now"
+            raise HttpError(409, Code.FAILED_PRECONDITION, message, "no_source", again)
 
     def drain(self) -> None:
         """End what never ends by itself."""

@@ -25,6 +25,7 @@ export class Sidebar {
         iconButton("plus", "New conversation", () => this.write(), { class: "icon-button filled" })),
       h("div", { class: "filter" }, icon("search"), this.filter),
       h("nav", { class: "talks-nav", "aria-label": "Conversations" }, this.list, this.none),
+      h("a", { class: "to-listen", href: "/listen/" }, icon("headphones"), "Listen"),
       h("details", { class: "about" }, h("summary", {}, "About this server"), footer), me);
     page.inbox.addEventListener("changed", () => this.draw());
     page.inbox.addEventListener("warning", ({ detail }) => page.problem(detail));

@@ -4,7 +4,8 @@
 //     .connect() · .disconnect()      it comes back by itself, with growing pauses and at once when the network does
 //     .channel(topic, params)         `params()` is asked at every join: so a join can say how far one has got
 //   channel                           an EventTarget: "joined" (detail: the reply), "refused" (detail: the reason),
-//                                     "left" (closed by the server), and "message" (detail: {event, payload})
+//                                     "left" (closed by the server), and "message" (detail: {event, payload}); the
+//                                     payload of a binary message is a Uint8Array
 //     .join() · .leave() · .joined
 //     .push(event, payload)           the reply's response; throws a PushError with `reason` and `retryable`
 //
@@ -110,6 +111,7 @@ export class Socket extends EventTarget {
       return;
     }
     this.#connection = connection;
+    connection.binaryType = "arraybuffer";
     connection.onopen = () => this.#opened();
     connection.onmessage = (message) => this.#received(message.data);
     connection.onclose = () => this.#closed(connection);
@@ -169,8 +171,7 @@ export class Socket extends EventTarget {
   nextRef() { return String(++this.#ref); }
 
   #received(data) {
-    if (typeof data !== "string") return;
-    const [joinRef, ref, topic, event, payload] = JSON.parse(data);
+    const [joinRef, ref, topic, event, payload] = typeof data === "string" ? JSON.parse(data) : unpacked(data);
     if (event === "phx_reply") this.#waiting.get(ref)?.(payload);
     else if (event === "token_expiring") this.#renew(topic, joinRef);
     else this.#channels.get(topic)?.received(event, payload, joinRef);
@@ -183,6 +184,23 @@ export class Socket extends EventTarget {
       // The session has ended, which its "changed" tells; or the network is away, and a new socket has a new token.
     }
   }
+}
+
+// A binary message: how it is addressed, the sizes of the names, the names, and the payload (Phoenix' V2 serializer).
+const [PUSH, REPLY] = [0, 1];
+
+function unpacked(buffer) {
+  const bytes = new Uint8Array(buffer);
+  const named = bytes[0] === PUSH ? 3 : bytes[0] === REPLY ? 4 : 2;
+  let at = 1 + named;
+  const names = [...bytes.subarray(1, at)].map((size) => {
+    at += size;
+    return new TextDecoder().decode(bytes.subarray(at - size, at));
+  });
+  const payload = bytes.subarray(at);
+  if (bytes[0] === PUSH) return [names[0], null, names[1], names[2], payload];
+  if (bytes[0] === REPLY) return [names[0], names[1], names[2], "phx_reply", { status: names[3], response: payload }];
+  return [null, null, names[0], names[1], payload];
 }
 
 class Channel extends EventTarget {
