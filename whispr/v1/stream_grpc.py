@@ -71,7 +71,9 @@ class StreamServiceServicer(purerpc.Servicer):
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.StreamService/ListOwnStreams is not implemented")
 
     async def JoinStream(self, input_message: stream_pb2.JoinStreamRequest) -> stream_pb2.JoinStreamResponse:
-        """URLs to listen by, signed for the caller. Whoever opens one is a listener, not before. PERMISSION_DENIED
+        """URLs to listen by, signed for the caller. Whoever opens one is a listener, not before. Listening by a URL ends
+        when that expires; listening by a bearer token goes on after the token has run out, until the sign-in that it
+        is of ends (a socket needs a token renewed in band, as all its topics do). PERMISSION_DENIED
         (premium_required); NOT_FOUND for a private stream without invitation; FAILED_PRECONDITION (not_started,
         stream_ended); RESOURCE_EXHAUSTED (stream_full).
         """
@@ -89,6 +91,8 @@ class StreamServiceServicer(purerpc.Servicer):
 
     async def RemoveListener(self, input_message: stream_pb2.RemoveListenerRequest) -> stream_pb2.RemoveListenerResponse:
         """Puts a listener out, and with `user_id` the person wherever they listen, who cannot come back to this stream.
+        A listener without an account is known by their address: nobody without an account comes back to this stream
+        from it for ten minutes (of IPv6, from its /64 network). Who has an account and is put out by `listener_id` may.
         Its streamer, and who has stream:moderate. PERMISSION_DENIED; NOT_FOUND.
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.StreamService/RemoveListener is not implemented")
@@ -157,7 +161,7 @@ class StreamServiceServicer(purerpc.Servicer):
 
     def SubscribeToStreamEvents(self, input_message: stream_pb2.SubscribeToStreamEventsRequest) -> AsyncIterator[stream_pb2.StreamEvent]:
         """What happens to a stream, as it happens, until it ends or access to it does. Who comes and goes is told to its
-        streamer alone. NOT_FOUND; FAILED_PRECONDITION (stream_ended); RESOURCE_EXHAUSTED (slow_consumer,
+        streamer alone; which quality a listener prefers, to themselves too. NOT_FOUND; FAILED_PRECONDITION (stream_ended); RESOURCE_EXHAUSTED (slow_consumer,
         too_many_subscriptions).
         """
         raise WhisprError(Code.UNIMPLEMENTED, "/whispr.v1.StreamService/SubscribeToStreamEvents is not implemented")

@@ -79,6 +79,8 @@ class Rig:
     rpc: StreamServiceStub
     tokens: Tokens
     announced: list[tuple[str, str, Any]] = field(default_factory=list)
+    chats: list[Any] = field(default_factory=list)
+    """ChatService, once it is there."""
 
     async def person(self, role: str = "user") -> str:
         """Make an account; return its id."""
@@ -105,22 +107,32 @@ class Rig:
 
 @asynccontextmanager
 async def open_rig(
-    db: Postgres, cache: Cache, bus: Bus, folder: Path, limits: StreamLimits | None = None
+    db: Postgres,
+    cache: Cache,
+    bus: Bus,
+    folder: Path,
+    limits: StreamLimits | None = None,
+    *,
+    sound: bool = False,
 ) -> AsyncIterator[Rig]:
-    """Run the service until the block ends."""
+    """Run the service until the block ends. Unless there is to be `sound`, listeners are let in without any."""
     tokens = Tokens()
     announced: list[tuple[str, str, Any]] = []
     identity = cast("Identity", tokens)
 
-    def no_chat() -> Any:
-        raise unavailable("no chat service here")
+    chats: list[Any] = []
+
+    def chat() -> Any:
+        if not chats:
+            raise unavailable("no chat service here")
+        return chats[0]
 
     around = Surroundings(
         identity=identity,
         limiter=RateLimiter(cache),
         announce=lambda topic, event, payload: announced.append((topic, event, payload)),
         base_url=lambda: "http://127.0.0.1:8080",
-        chat=no_chat,
+        chat=chat,
         acting_for=as_service,
         address_of=lambda scope, headers: "127.0.0.1",
     )
@@ -129,10 +141,12 @@ async def open_rig(
     )
     objects = objects_at(db.bridge, "", folder / "objects")
     service = StreamService(db, cache, bus, objects, around, options)
+    if not sound:
+        service.audience.brings = None
     async with (
         open_rpc_pair([service.servicer], server_interceptors=[AuthInterceptor(identity)]) as pair,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(service.run)
-        yield Rig(db, service, StreamServiceStub(pair.channel), tokens, announced)
+        yield Rig(db, service, StreamServiceStub(pair.channel), tokens, announced, chats)
         nursery.cancel_scope.cancel(reason="the test is over")

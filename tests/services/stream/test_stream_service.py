@@ -22,7 +22,7 @@ from whispr.services.stream.access import Shown
 from whispr.services.stream.domain import StreamLimits
 from whispr.services.stream.listener import Listener, Transport
 from whispr.services.stream.livestate import TTL_S, Facts
-from whispr.v1 import common_pb2
+from whispr.v1 import chat_pb2, common_pb2
 from whispr.v1 import stream_pb2 as pb
 
 PATIENCE_S = 10.0
@@ -47,6 +47,14 @@ async def until_ended(listener: Listener) -> str:
     with trio.fail_after(PATIENCE_S):
         await listener.ended.wait()
     return listener.reason
+
+
+async def emitted(rig: Rig, stream_id: str) -> set[str]:
+    """Which events the bus gets of a stream."""
+    kinds = await rig.db.fetch(
+        "SELECT DISTINCT stream_subject FROM events.outbox WHERE about = $1", stream_id
+    )
+    return {row["stream_subject"].removeprefix("stream.events.") for row in kinds}
 
 
 async def test_a_stream_and_its_listener(rig: Rig) -> None:
@@ -101,11 +109,8 @@ async def test_a_stream_and_its_listener(rig: Rig) -> None:
     ]
     told = {event for _, event, _ in rig.announced}
     assert {"stream_started", "stream_stopped"} <= told
-    kinds = await rig.db.fetch(
-        "SELECT DISTINCT stream_subject FROM events.outbox WHERE about = $1", stream_id
-    )
-    assert {row["stream_subject"].removeprefix("stream.events.") for row in kinds} == {
-        "stream_created", "stream_started", "stream_stopped", "listener_joined", "listener_left",
+    assert await emitted(rig, stream_id) == {
+        "stream_created", "stream_started", "stream_stopped", "listener_joined", "listener_left", "quality_changed",
     }  # fmt: skip
 
 
@@ -170,6 +175,18 @@ async def test_hls_listeners_live_while_they_ask(rig: Rig) -> None:
     with pytest.raises(WhisprError) as told:
         await audience.resume(stream_id, session.token, "192.0.2.1", "test")
     assert told.value.reason == "removed"
+    # Another session from the same address is no way back; another address is somebody else, as is an account.
+    assert (await refusal(rig, stream_id, Shown())).reason == "removed"
+    for shown, address in ((Shown(), "192.0.2.2"), (Shown(await rig.person()), "192.0.2.1")):
+        async with audience.listening(stream_id, shown, Transport.WHEP, address, ""):
+            pass
+    await rig.service._ledger.flush()
+    parts = await rig.db.fetch(
+        "SELECT reason FROM streams.sessions WHERE listener_id = $1 ORDER BY joined_at", resumed.id
+    )
+    assert [row["reason"] for row in parts] == ["left", "removed"]
+    now = datetime.now(UTC)
+    assert (await rig.service.analytics.report(stream_id, now, now)).people == 3
 
 
 async def test_a_source_shows_its_key_or_its_streamers_token(rig: Rig) -> None:
@@ -294,8 +311,8 @@ async def test_a_recording_in_two_parts(rig: Rig) -> None:
 
 
 async def test_a_follower_hears_what_happens(rig: Rig) -> None:
-    """Metadata, pauses and the end, in order; whose stream it is also hears who comes and goes."""
-    streamer, member = await rig.person("premium"), await rig.person()
+    """Each event of the API, in order; who comes, goes and prefers what, whose stream it is, or who does so."""
+    streamer, member, other = await rig.person("premium"), await rig.person(), await rig.person()
     stream_id = await rig.stream(streamer)
     heard: dict[str, list[str]] = {streamer: [], member: []}
     async with trio.open_nursery() as nursery:
@@ -319,14 +336,32 @@ async def test_a_follower_hears_what_happens(rig: Rig) -> None:
             await rig.rpc.UpdateStream(body, metadata=as_(streamer))
             await rig.rpc.PauseStream(pb.PauseStreamRequest(stream_id=stream_id), metadata=as_(streamer))
             await rig.rpc.ResumeStream(pb.ResumeStreamRequest(stream_id=stream_id), metadata=as_(streamer))
-            async with rig.service.audience.listening(stream_id, Shown(), Transport.WHEP, "192.0.2.1", ""):
-                await trio.lowlevel.checkpoint()
-            await rig.rpc.StopStream(pb.StopStreamRequest(stream_id=stream_id), metadata=as_(streamer))
-    told = ["METADATA_UPDATED", "STREAM_PAUSED", "STREAM_RESUMED", "STREAM_STOPPED"]
-    assert [kind for kind in heard[member] if kind != "LISTENER_COUNT"] == told
+            listening = rig.service.audience.listening
+            for user_id in (member, other):
+                async with listening(stream_id, Shown(user_id), Transport.WHEP, "192.0.2.1", ""):
+                    change = pb.ChangeQualityRequest(stream_id=stream_id, quality="LOW")
+                    await rig.rpc.ChangeQuality(change, metadata=as_(user_id))
+            record = pb.StartRecordingRequest(stream_id=stream_id)
+            begun = await rig.rpc.StartRecording(record, metadata=as_(streamer))
+            await rig.rpc.StartRecording(record, metadata=as_(streamer))
+            await rig.service.recordings.failed(begun.recording_id, "the disk is full")
+            await rig.service.control.stop(stream_id, "", "error")
+    first, last = (
+        ["METADATA_UPDATED", "STREAM_PAUSED", "STREAM_RESUMED"],
+        ["RECORDING_STARTED", "ERROR_OCCURRED", "ERROR_OCCURRED", "STREAM_STOPPED"],
+    )
+    listened = ["LISTENER_JOINED", "QUALITY_CHANGED", "LISTENER_LEFT"]
+    assert [kind for kind in heard[member] if kind != "LISTENER_COUNT"] == [*first, "QUALITY_CHANGED", *last]
     assert [kind for kind in heard[streamer] if kind != "LISTENER_COUNT"] == [
-        *told[:3], "LISTENER_JOINED", "LISTENER_LEFT", told[3],
+        *first, *listened, *listened, *last,
     ]  # fmt: skip
+    await rig.service._ledger.flush()
+    assert await emitted(rig, stream_id) == {
+        "stream_created", "stream_started", "metadata_updated", "stream_paused", "stream_resumed",
+        "listener_joined", "quality_changed", "listener_left", "recording_started", "error", "stream_stopped",
+    }  # fmt: skip
+    info = await rig.rpc.GetStreamInfo(pb.GetStreamInfoRequest(stream_id=stream_id), metadata=as_(member))
+    assert info.stream.status == pb.Stream.ERROR
 
 
 async def test_streams_are_found(rig: Rig) -> None:
@@ -365,8 +400,8 @@ async def test_listeners_of_a_dead_process_are_settled_once(rig: Rig) -> None:
         id=str(uuid4()), transport="whep", joined_at=1_700_000_000.0, seen_at=1_700_000_060.0, rebuffers=3
     )
     await rig.db.execute(
-        "INSERT INTO streams.sessions (id, stream_id, transport, joined_at)"
-        " VALUES ($1, $2, 'whep', to_timestamp($3))",
+        "INSERT INTO streams.sessions (id, listener_id, stream_id, transport, joined_at)"
+        " VALUES ($1, $1, $2, 'whep', to_timestamp($3))",
         lost.id, stream_id, lost.joined_at,
     )  # fmt: skip
     await live.beat({stream_id: [lost]})
@@ -467,3 +502,66 @@ async def test_streams_without_a_source_end(rig: Rig) -> None:
     await rig.service.control.end_idle(3600)
     assert (await rig.service.store.find(idle)).end_reason == "source_lost"
     assert (await rig.service.store.find(fed)).ended_at is None
+
+
+async def test_who_comes_before_the_sound_is_no_listener(
+    db: Postgres, cache: Cache, bus: Bus, tmp_path: Path
+) -> None:
+    """Whatever they listen by, they are told to come again, and are neither counted nor in the history."""
+    async with open_rig(db, cache, bus, tmp_path, sound=True) as rig:
+        stream_id = await rig.stream(await rig.person("premium"))
+        assert (await refusal(rig, stream_id, Shown())).reason == "no_source"
+        with pytest.raises(WhisprError) as told:
+            await rig.service.audience.open_session(stream_id, Shown(), "192.0.2.1", "")
+        assert told.value.reason == "no_source"
+        await rig.service._ledger.flush()
+        assert await db.fetchval("SELECT count(*) FROM streams.sessions") == 0
+        assert await rig.service.live_state.counts([stream_id]) == {stream_id: 0}
+
+
+async def test_a_room_is_made_when_chat_is_back(rig: Rig) -> None:
+    """What StartStream could not have is made by the event of it, once; a stream without chat gets none."""
+    streamer, room_id = await rig.person("premium"), str(uuid4())
+    stream_id, other = await rig.stream(streamer, enable_chat=True), await rig.stream(streamer)
+    made: list[str] = []
+
+    class Chat:
+        async def CreateRoom(  # noqa: N802  # as the API names it
+            self, request: chat_pb2.CreateRoomRequest, *, metadata: object
+        ) -> object:
+            made.append(request.name)
+            return chat_pb2.CreateRoomResponse(room=chat_pb2.Room(id=room_id))
+
+    consumer = rig.service.consumers[0]
+    started = [
+        Event(
+            id=str(uuid4()), type="stream_started", time=datetime.now(UTC), source="stream", subject=subject
+        )
+        for subject in (stream_id, other, str(uuid4()))
+    ]
+    with pytest.raises(WhisprError) as told:
+        await consumer.handle(started[0])
+    assert told.value.code is Code.UNAVAILABLE
+    rig.chats.append(Chat())
+    for event in (*started, *started):
+        await consumer.handle(event)
+    assert made == ["a stream"]
+    assert (await rig.service.store.find(stream_id)).room_id == room_id
+
+
+async def test_a_token_that_runs_out_ends_no_listening(rig: Rig) -> None:
+    """Its sign-in does, also when nobody told of its end; a service's token has no other."""
+    stream_id, member = await rig.stream(await rig.person("premium")), await rig.person()
+    audience = rig.service.audience
+    later = datetime.now(UTC).timestamp() + 3600
+    async with (
+        audience.listening(stream_id, Shown(member), Transport.WHEP, "", "") as listener,
+        audience.listening(stream_id, Shown(SERVICE), Transport.WHEP, "", "") as service,
+    ):
+        audience._clock = lambda: later
+        with trio.CancelScope(shield=True):  # what it does is to cancel this block
+            audience.sweep()
+            assert (listener.reason, service.reason) == ("", "url_expired")
+            rig.tokens.ended.add(f"session-{member}")
+            await audience.recheck(stream_id)
+        assert listener.reason == "session_revoked"

@@ -49,13 +49,13 @@ _HOURS = """
     FROM streams.hours WHERE stream_id = $1 AND hour >= $2 AND hour <= $3 GROUP BY hour ORDER BY hour
 """
 _PEOPLE = """
-    SELECT count(DISTINCT coalesce(user_id, id)) AS people,
+    SELECT count(DISTINCT coalesce(user_id, listener_id)) AS people,
         avg(extract(epoch FROM coalesce(left_at, now()) - joined_at))::float8 AS average_s,
         sum(extract(epoch FROM coalesce(left_at, now()) - joined_at))::float8 AS total_s
     FROM streams.sessions WHERE stream_id = $1 AND joined_at < $3 AND coalesce(left_at, now()) >= $2
 """
 _COUNTRIES = """
-    SELECT country, count(*) AS listeners FROM streams.sessions
+    SELECT country, count(DISTINCT listener_id) AS listeners FROM streams.sessions
     WHERE stream_id = $1 AND joined_at < $3 AND coalesce(left_at, now()) >= $2 AND country <> ''
     GROUP BY country ORDER BY 2 DESC, 1 LIMIT 250
 """
@@ -153,6 +153,7 @@ def facts_of(listener: Listener, country: str, now: float) -> Facts:
     figures = listener.figures
     return Facts(
         id=listener.id,
+        listening_id=listener.listening_id,
         user_id=listener.user_id,
         transport=listener.transport.value,
         rendition=listener.rendition,
@@ -262,8 +263,8 @@ class Analytics:
             for facts in await self._live.lost(stream_id):
                 self._ledger.went(
                     Going(
-                        facts.id, stream_id, facts.seen_at, "lost", {}, facts.rebuffers, facts.dropped_frames,
-                        facts.bytes_sent,
+                        facts.listening_id or facts.id, stream_id, facts.seen_at, "lost", {}, facts.rebuffers,
+                        facts.dropped_frames, facts.bytes_sent,
                     )
                 )  # fmt: skip
                 await self._live.leave(stream_id, [facts.id])

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from whispr.adapters.postgres import Postgres, Transaction
-from whispr.audio.packets import Quality
+from whispr.audio.packets import Codec, Quality
 from whispr.errors import conflict
 from whispr.events import emit
 from whispr.services.stream.domain import (
@@ -41,6 +41,9 @@ SHOWN = {
     "recording_completed": "recording_completed",
 }
 """News that the sockets of a stream hear, by what it is called there."""
+
+FAULTS = {"source_lost": "source_lost", "error": "engine_failed"}
+"""Why a stream ends that nobody ended → what went wrong, as its `error_occurred` has it."""
 
 
 def topic(stream_id: str) -> str:
@@ -101,26 +104,38 @@ class Control:
                 "config": to_json(config),
             }
             stream = await change(tx, stream_id, columns)
-            if config.enable_recording:
-                await self._record(tx, stream, stream.title, None, auto_upload=True)
             data = {"title": stream.title, "category": stream.category.value}
             await emit(tx, "stream.events.stream_started", about=stream_id, actor=actor, data=data)
+            recording = None
+            if config.enable_recording:
+                recording, _ = await self._record(tx, stream, stream.title, None, None, auto_upload=True)
         self.tell(stream_id, "stream_started", data)
+        if recording is not None:
+            self.tell(stream_id, "recording_started", {"recording_id": recording.id})
         return stream
 
     async def stop(self, stream_id: str, actor: str, reason: str) -> Stream:
-        """End a stream for good; again changes nothing. `actor` is empty when nobody does it."""
+        """End a stream for good; again changes nothing. `actor` is empty when nobody does it.
+
+        One whose engine failed is in ERROR then. What nobody did is told of as an error, too.
+        """
+        fault = "" if actor else FAULTS.get(reason, "")
         async with self._db.transaction() as tx:
             stream = await lock(tx, stream_id)
             if stream.ended_at is not None:
                 return stream
             now = datetime.now(UTC)
-            columns = {"status": Status.ENDED.value, "ended_at": now, "end_reason": reason}
+            status = Status.ERROR if fault == "engine_failed" else Status.ENDED
+            columns = {"status": status.value, "ended_at": now, "end_reason": reason}
             stream = await change(tx, stream_id, columns)
             await self._recordings.end_all(tx, stream_id)
             lasted_s = (now - stream.started_at).total_seconds() if stream.started_at else 0.0
             data = {"reason": reason, "duration_s": round(lasted_s, 1), "room_id": stream.room_id or ""}
+            if fault:
+                await emit(tx, "stream.events.error", about=stream_id, actor=None, data={"error": fault})
             await emit(tx, "stream.events.stream_stopped", about=stream_id, actor=actor or None, data=data)
+        if fault:
+            self.tell(stream_id, "error_occurred", {"error": fault})
         self.tell(stream_id, "stream_stopped", data)
         self._notices.tell(Notice(stream_id, LOOK))
         return stream
@@ -173,15 +188,19 @@ class Control:
         self._notices.tell(Notice(stream_id, LOOK))
 
     async def record(
-        self, stream_id: str, title: str, quality: Quality | None, *, auto_upload: bool
+        self, stream_id: str, title: str, quality: Quality | None, codec: Codec | None, *, auto_upload: bool
     ) -> Recording:
-        """Record from now on; return the recording that is under way when there is one."""
+        """Record from now on; return the recording that is under way when there is one.
+
+        None for the quality or the codec is the stream's.
+        """
         async with self._db.transaction() as tx:
             stream = await _running(tx, stream_id)
-            recording = await self._record(
-                tx, stream, title or stream.title, quality, auto_upload=auto_upload
+            recording, begun = await self._record(
+                tx, stream, title or stream.title, quality, codec, auto_upload=auto_upload
             )
-        self.tell(stream_id, "recording_started", {"recording_id": recording.id})
+        if begun:
+            self.tell(stream_id, "recording_started", {"recording_id": recording.id})
         self._notices.tell(Notice(stream_id, LOOK))
         return recording
 
@@ -192,12 +211,14 @@ class Control:
         return ended
 
     async def _record(
-        self, tx: Transaction, stream: Stream, title: str, quality: Quality | None, *, auto_upload: bool
-    ) -> Recording:
+        self, tx: Transaction, stream: Stream, title: str, quality: Quality | None, codec: Codec | None,
+        *, auto_upload: bool,
+    ) -> tuple[Recording, bool]:  # fmt: skip
         quality = quality or stream.config.quality or Quality.HIGH
         return await self._recordings.want(
-            tx, stream.id, stream.streamer_id, title, quality, stream.config.codec, auto_upload=auto_upload
-        )
+            tx, stream.id, stream.streamer_id, title, quality, codec or stream.config.codec,
+            auto_upload=auto_upload,
+        )  # fmt: skip
 
     async def sourced(self, stream_id: str) -> None:
         """Note that something is sent to a stream now."""

@@ -1,4 +1,4 @@
-"""Who came and who went, written in groups: a row for each listening, and the events of both.
+"""Who came and who went, written in groups: a row for each listening, and the events of it.
 
 A listening is told of when it begins and when it ends. What is told waits in memory, at most `WAITING_MAX` entries of
 it, for `GATHER_S`; when PostgreSQL is away it waits longer, and beyond the bound the oldest is forgotten and counted.
@@ -28,9 +28,9 @@ CLOSE_S: Final = 3.0
 _AGAIN = Backoff(0.5, 10.0)
 
 _JOIN = """
-    INSERT INTO streams.sessions (id, stream_id, user_id, transport, country, joined_at)
-    SELECT j.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[])
-        AS j (id, stream_id, user_id, transport, country, joined_at)
+    INSERT INTO streams.sessions (id, listener_id, stream_id, user_id, transport, country, joined_at)
+    SELECT j.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::timestamptz[])
+        AS j (id, listener_id, stream_id, user_id, transport, country, joined_at)
     WHERE EXISTS (SELECT FROM streams.streams s WHERE s.id = j.stream_id)
     ON CONFLICT (id) DO NOTHING
 """
@@ -41,7 +41,8 @@ _LEAVE = """
     FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::int[], $6::int[], $7::bigint[])
         AS l (id, left_at, reason, qualities, rebuffers, dropped, bytes)
     WHERE s.id = l.id AND s.left_at IS NULL
-    RETURNING s.id, s.stream_id, s.user_id, extract(epoch FROM s.left_at - s.joined_at)::float8 AS listened_s
+    RETURNING s.id, s.listener_id, s.stream_id, s.user_id,
+        extract(epoch FROM s.left_at - s.joined_at)::float8 AS listened_s
 """
 _LOCK = "SELECT id FROM streams.streams WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 _TELL = """
@@ -56,6 +57,8 @@ class Coming(msgspec.Struct, frozen=True):
     """A listening that has begun. Times are Unix seconds."""
 
     id: str
+    listener_id: str
+    """Who listens: the same when an HLS session goes on after silence."""
     stream_id: str
     user_id: str
     transport: str
@@ -76,12 +79,25 @@ class Going(msgspec.Struct, frozen=True):
     bytes_sent: int
 
 
+class Changing(msgspec.Struct, frozen=True):
+    """Another quality that a listener prefers."""
+
+    listener_id: str
+    stream_id: str
+    user_id: str
+    quality: str
+    """As the API names it; AUTO for none."""
+
+
+Entry = Coming | Going | Changing
+
+
 class Ledger:
     """Writes them."""
 
     def __init__(self, db: Postgres) -> None:
         self._db = db
-        self._waiting: deque[Coming | Going] = deque()
+        self._waiting: deque[Entry] = deque()
         self._some = trio.Event()
 
     def came(self, coming: Coming) -> None:
@@ -92,7 +108,11 @@ class Ledger:
         """Note that somebody has left. Again changes nothing."""
         self._put(going)
 
-    def _put(self, entry: Coming | Going) -> None:
+    def changed(self, changing: Changing) -> None:
+        """Note that a listener prefers another quality."""
+        self._put(changing)
+
+    def _put(self, entry: Entry) -> None:
         if len(self._waiting) >= WAITING_MAX:
             self._waiting.popleft()
             metrics.FORGOTTEN.inc()
@@ -132,13 +152,15 @@ class Ledger:
                 raise
         self._some = trio.Event()
 
-    async def _write(self, group: Sequence[Coming | Going]) -> None:
+    async def _write(self, group: Sequence[Entry]) -> None:
         came = [each for each in group if isinstance(each, Coming)]
         went = [each for each in group if isinstance(each, Going)]
+        changed = [each for each in group if isinstance(each, Changing)]
         async with self._db.transaction() as tx:
             await tx.fetch(_LOCK, sorted({each.stream_id for each in group}))
             if came:
                 await _write_came(tx, came)
+            await _write_changed(tx, changed)
             if went:
                 await _write_went(tx, went)
             tx.ring_after_commit()
@@ -148,6 +170,7 @@ async def _write_came(tx: Transaction, came: Sequence[Coming]) -> None:
     await tx.execute(
         _JOIN,
         [each.id for each in came],
+        [each.listener_id for each in came],
         [each.stream_id for each in came],
         [each.user_id or None for each in came],
         [each.transport for each in came],
@@ -155,9 +178,18 @@ async def _write_came(tx: Transaction, came: Sequence[Coming]) -> None:
         [datetime.fromtimestamp(each.joined_at, UTC) for each in came],
     )
     rows = [
-        (each.stream_id, each.user_id, {"listener_id": each.id, "transport": each.transport}) for each in came
+        (each.stream_id, each.user_id, {"listener_id": each.listener_id, "transport": each.transport})
+        for each in came
     ]
     await _tell(tx, "listener_joined", rows)
+
+
+async def _write_changed(tx: Transaction, changed: Sequence[Changing]) -> None:
+    rows = [
+        (each.stream_id, each.user_id, {"listener_id": each.listener_id, "quality": each.quality})
+        for each in changed
+    ]
+    await _tell(tx, "quality_changed", rows)
 
 
 async def _write_went(tx: Transaction, went: Sequence[Going]) -> None:
@@ -177,7 +209,7 @@ async def _write_went(tx: Transaction, went: Sequence[Going]) -> None:
             str(row["stream_id"]),
             str(row["user_id"] or ""),
             {
-                "listener_id": str(row["id"]),
+                "listener_id": str(row["listener_id"]),
                 "reason": reasons[str(row["id"])],
                 "listened_s": round(row["listened_s"], 1),
             },

@@ -45,6 +45,7 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 OnWish = Callable[[Wish], None]
+OnQuality = Callable[["Listener"], None]
 
 
 class Listener:
@@ -82,6 +83,10 @@ class Listener:
         """Set when they have left or were put out; `reason` says why."""
         self.reason = ""
         self._on_wish: OnWish | None = None
+        self.on_quality: OnQuality | None = None
+        """Is told when they prefer another quality; must not block or raise."""
+        self.listening_id = listener_id
+        """Of what is noted of this listening: another one when an HLS session goes on after silence."""
 
     @property
     def quality(self) -> Quality | None:
@@ -99,10 +104,13 @@ class Listener:
 
     def wants(self, wish: Wish) -> None:
         """Take another wish."""
-        if wish != self.wish:
-            self.wish = wish
-            if self._on_wish is not None:
-                self._on_wish(wish)
+        if wish == self.wish:
+            return
+        before, self.wish = self.wish, wish
+        if self._on_wish is not None:
+            self._on_wish(wish)
+        if self.on_quality is not None and before.quality is not wish.quality:
+            self.on_quality(self)
 
     def report(
         self,

@@ -58,6 +58,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to say of a listener."""
 
     id: str
+    listening_id: str = ""
+    """Of what is noted of it; empty when that is the same."""
     user_id: str = ""
     transport: str
     rendition: Quality | None = None

@@ -27,7 +27,9 @@ LOOK: Final = "look"
 """Order: what the source's process must do has changed: read the stream again."""
 RECONSIDER: Final = "reconsider"
 """Order: who may listen has changed: check everybody again."""
-ORDERS: Final = frozenset({PUT_OUT, WISH, LOOK, RECONSIDER})
+BARRED: Final = "barred"
+"""Order: an address, called `mark`, may not come back to the stream for a while."""
+ORDERS: Final = frozenset({PUT_OUT, WISH, LOOK, RECONSIDER, BARRED})
 
 log = structlog.get_logger("whispr.stream")
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import msgspec
 
-from whispr.audio.packets import Codec
 from whispr.conversations.paging import from_token, to_token
 from whispr.errors import WhisprError, invalid
 from whispr.identity import current_actor
@@ -203,8 +202,7 @@ class StreamHandlers:
         """Record from now on."""
         config, faults = input_message.config, dict[str, str]()
         quality = wire.quality_of(config.quality, "config.quality")
-        if wire.codec_of(config.codec, "config.codec", faults) is not Codec.OPUS:
-            faults = {"config.codec": "recordings are OPUS"}
+        codec = wire.codec_of(config.codec, "config.codec", faults) if config.codec else None
         if len(config.title) > TITLE_CHARS_MAX or not config.title.isprintable():
             faults["config.title"] = f"at most {TITLE_CHARS_MAX} printable characters"
         if faults:
@@ -212,7 +210,7 @@ class StreamHandlers:
         stream = await own(self._parts, input_message.stream_id)
         upload = config.auto_upload or not input_message.HasField("config")
         recording = await self._parts.control.record(
-            stream.id, config.title.strip(), quality, auto_upload=upload
+            stream.id, config.title.strip(), quality, codec, auto_upload=upload
         )
         return pb.StartRecordingResponse(recording_id=recording.id, recording=self._recording(recording))
 

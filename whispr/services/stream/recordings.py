@@ -89,19 +89,23 @@ class Recordings:
     async def want(
         self, tx: Transaction, stream_id: str, streamer_id: str, title: str, quality: Quality, codec: Codec,
         *, auto_upload: bool,
-    ) -> Recording:  # fmt: skip
-        """Have a stream recorded, whose row is locked; returns the recording under way if there is one."""
+    ) -> tuple[Recording, bool]:  # fmt: skip
+        """Have a stream recorded, whose row is locked; returns the recording under way, and whether it is new."""
         row = await tx.fetchrow(
             f"SELECT {_COLUMNS} FROM streams.recordings r WHERE stream_id = $1 AND status = 'RECORDING'",  # noqa: S608  # our own text
             stream_id,
         )
-        if row is None:
-            row = await tx.fetchrow(
-                "INSERT INTO streams.recordings AS r (id, stream_id, streamer_id, title, quality, codec, auto_upload)"  # noqa: S608  # our own text
-                f" VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_COLUMNS}",
-                new_id(), stream_id, streamer_id, title, quality.value, codec.value, auto_upload,
-            )  # fmt: skip
-        return _recording(row)
+        if row is not None:
+            return _recording(row), False
+        row = await tx.fetchrow(
+            "INSERT INTO streams.recordings AS r (id, stream_id, streamer_id, title, quality, codec, auto_upload)"  # noqa: S608  # our own text
+            f" VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_COLUMNS}",
+            new_id(), stream_id, streamer_id, title, quality.value, codec.value, auto_upload,
+        )  # fmt: skip
+        recording = _recording(row)
+        data = {"recording_id": recording.id, "quality": quality.value, "codec": codec.value}
+        await emit(tx, "stream.events.recording_started", about=stream_id, actor=streamer_id, data=data)
+        return recording, True
 
     async def part(self, recording: Recording) -> Recording:
         """End a recording under way, whose node makes the stream no more, and go on with another of the same kind.
@@ -120,10 +124,11 @@ class Recordings:
                     recording.stream_id,
                 )
                 return _recording(row) if row is not None else recording
-            return await self.want(
+            second, _ = await self.want(
                 tx, recording.stream_id, recording.streamer_id, recording.title, recording.quality,
                 recording.codec, auto_upload=recording.auto_upload,
             )  # fmt: skip
+            return second
 
     async def end_all(self, tx: Transaction, stream_id: str) -> None:
         """Have every recording of a stream end, for the stream does."""

@@ -6,20 +6,24 @@ listen is invited when they join the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
 import trio
 
 from whispr.adapters.postgres import Postgres
-from whispr.errors import Code, WhisprError
+from whispr.errors import Code, WhisprError, unavailable
 from whispr.events import Consumer, Event
 from whispr.services.stream.domain import Stream, Visibility
+from whispr.services.stream.store import StreamStore
 from whispr.v1 import chat_pb2
 from whispr.v1.chat_grpc import ChatServiceStub
 
 CALL_S: Final = 5.0
+ATTEMPTS_MAX: Final = 1000
+"""To make or close a room: with a minute between two, most of a day."""
 NAME_CHARS: Final = 100
 """Of a room's name, at most."""
 
@@ -29,18 +33,35 @@ Metadata = Callable[[str], Sequence[tuple[str, str]]]
 log = structlog.get_logger("whispr.stream")
 
 
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Raise UNAVAILABLE when ChatService does not answer in `CALL_S`."""
+    try:
+        with trio.fail_after(CALL_S):
+            yield
+    except trio.TooSlowError:
+        raise unavailable("ChatService does not answer") from None
+
+
 class StreamRooms:
     """Asks ChatService."""
 
-    def __init__(self, db: Postgres, chat: Callable[[], ChatServiceStub], acting_for: Metadata) -> None:
+    def __init__(
+        self, db: Postgres, store: StreamStore, chat: Callable[[], ChatServiceStub], acting_for: Metadata
+    ) -> None:
         self._db = db
+        self._store = store
         self._chat = chat
         self._acting_for = acting_for
 
     @property
     def consumer(self) -> Consumer:
-        """Closes rooms of streams that have ended, however long ChatService is away."""
-        return Consumer("stream-rooms", ("stream.events.stream_stopped",), self._stopped)
+        """Makes the rooms that streams lack, and closes those of streams that have ended.
+
+        However long ChatService is away: an event that cannot be done with comes again.
+        """
+        kinds = ("stream.events.stream_started", "stream.events.stream_stopped")
+        return Consumer("stream-rooms", kinds, self._changed, attempts_max=ATTEMPTS_MAX)
 
     async def ensure(self, stream: Stream) -> str:
         """Return the room of a stream, made if there is none; empty when ChatService does not make one now."""
@@ -48,11 +69,15 @@ class StreamRooms:
             await trio.lowlevel.checkpoint()
             return stream.room_id
         try:
-            with trio.fail_after(CALL_S):
-                room_id = await self._make(stream)
-        except (WhisprError, trio.TooSlowError) as error:
-            log.warning("room_not_made", stream_id=stream.id, error=str(error) or "no answer")
+            return await self._made(stream)
+        except WhisprError as error:
+            log.warning("room_not_made", stream_id=stream.id, error=str(error))
             return ""
+
+    async def _made(self, stream: Stream) -> str:
+        """Make a room of a stream, unless somebody else does first; return the one there is then."""
+        with _answered():
+            room_id = await self._make(stream)
         kept = await self._db.fetchval(
             "UPDATE streams.streams SET room_id = coalesce(room_id, $2) WHERE id = $1 RETURNING room_id",
             stream.id, room_id,
@@ -80,10 +105,27 @@ class StreamRooms:
             return
         request = chat_pb2.InviteUserRequest(room_id=stream.room_id, user_id=user_id)
         try:
-            with trio.fail_after(CALL_S):
+            with _answered():
                 await self._chat().InviteUser(request, metadata=self._acting_for(stream.streamer_id))
-        except (WhisprError, trio.TooSlowError) as error:
-            log.info("not_invited_to_room", stream_id=stream.id, error=str(error) or "no answer")
+        except WhisprError as error:
+            log.info("not_invited_to_room", stream_id=stream.id, error=str(error))
+
+    async def _changed(self, event: Event) -> None:
+        if event.type == "stream_stopped":
+            await self._stopped(event)
+        else:
+            await self._started(event)
+
+    async def _started(self, event: Event) -> None:
+        """Make the room that StartStream could not make."""
+        try:
+            stream = await self._store.find(event.subject)
+        except WhisprError as error:
+            if error.code is Code.NOT_FOUND:
+                return
+            raise
+        if stream.config.enable_chat and not stream.room_id and stream.status.runs:
+            await self._made(stream)
 
     async def _stopped(self, event: Event) -> None:
         room_id = str(event.data.get("room_id", ""))
@@ -96,7 +138,7 @@ class StreamRooms:
 
     async def _close(self, room_id: str, streamer_id: str) -> None:
         try:
-            with trio.fail_after(CALL_S):
+            with _answered():
                 await self._chat().CloseRoom(
                     chat_pb2.CloseRoomRequest(room_id=room_id), metadata=self._acting_for(streamer_id)
                 )

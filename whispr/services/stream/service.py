@@ -215,7 +215,7 @@ class StreamService:
             self.find,
         )
         self.channels: Mapping[str, ChannelFactory] = {"stream": self._members.channel}
-        rooms = StreamRooms(db, around.chat, around.acting_for)
+        rooms = StreamRooms(db, self.store, around.chat, around.acting_for)
         personal = PersonalData(db, self.control, self.notices)
         self.consumers: Sequence[Consumer] = (rooms.consumer, personal.consumer)
         parts = Parts(

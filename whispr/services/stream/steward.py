@@ -125,8 +125,6 @@ class Steward:
             await self._live_state.hide(live.stream_id)
             if live.reason in ("source_gone", "failed"):
                 reason = "source_lost" if live.reason == "source_gone" else "error"
-                if reason == "error":
-                    self._control.tell(live.stream_id, "error_occurred", {"error": "engine_failed"})
                 await self._control.stop(live.stream_id, "", reason)
         except WhisprError as error:
             log.warning("stream_not_ended", stream_id=live.stream_id, error=str(error))

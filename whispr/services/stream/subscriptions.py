@@ -20,8 +20,8 @@ from whispr.errors import WhisprError, conflict, exhausted, unauthenticated, una
 from whispr.services.stream.notices import ORDERS, PUT_OUT, RECONSIDER, Notice, Notices
 
 RECHECK_S: Final = 30.0
-FOR_THE_STREAMER: Final = frozenset({"listener_joined", "listener_left"})
-"""Who comes and goes is nobody else's business."""
+FOR_THE_STREAMER: Final = frozenset({"listener_joined", "listener_left", "quality_changed"})
+"""Who comes and goes, and how they listen, is nobody else's business."""
 
 
 class StreamNews(msgspec.Struct, frozen=True):
@@ -62,7 +62,8 @@ class Reader:
                 self.doubtful = True
                 self._some.set()
             return
-        hidden = notice.kind in FOR_THE_STREAMER and not self._own
+        theirs = notice.kind == "quality_changed" and notice.data.get("user_id") == self.user_id
+        hidden = notice.kind in FOR_THE_STREAMER and not self._own and not theirs
         if self._error is None and not hidden and (not self._kinds or notice.kind in self._kinds):
             if len(self._queue) >= self._len_max:
                 self.end(exhausted("too many events waited to be read: begin again", reason="slow_consumer"))

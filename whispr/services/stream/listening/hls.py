@@ -18,7 +18,8 @@ for: all renditions of a codec are cut alike and decode alike, so nothing is hea
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -29,7 +30,7 @@ from whispr.audio import playlist
 from whispr.audio.packets import Codec, Quality, Rendition
 from whispr.audio.playlist import AHEAD_MAX, Directives, read_directives
 from whispr.audio.segments import PARTS
-from whispr.errors import Code, denied, invalid, not_found, unavailable
+from whispr.errors import Code, WhisprError, denied, invalid, not_found, unavailable
 from whispr.services.stream.access import shown_by
 from whispr.services.stream.audience import Audience
 from whispr.services.stream.domain import Stream, Visibility
@@ -124,7 +125,8 @@ class HlsOrigin:
     async def _master(self, stream_id: str, scope: Scope, send: Send) -> None:
         headers = Headers(scope=scope)
         address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
-        session = await self._audience.open_session(stream_id, shown_by(scope), address, agent)
+        with _missing_without_sound(stream_id):
+            session = await self._audience.open_session(stream_id, shown_by(scope), address, agent)
         live = (await self._stage(stream_id, session.listener.stream)).live
         wished = session.listener.quality or Quality.MEDIUM
         order: list[Rendition] = []
@@ -151,7 +153,8 @@ class HlsOrigin:
         if listener is None:
             headers = Headers(scope=scope)
             address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
-            listener = await self._audience.resume(stream_id, session, address, agent)
+            with _missing_without_sound(stream_id):
+                listener = await self._audience.resume(stream_id, session, address, agent)
         return listener
 
     async def _open_file(self, stream_id: str, rendition: str, file: str) -> bytes:
@@ -175,6 +178,17 @@ class HlsOrigin:
 
     def _shares_files(self, stream: Stream) -> bool:
         return self._shared_files and stream.visibility in (Visibility.PUBLIC_STREAM, Visibility.UNLISTED)
+
+
+@contextmanager
+def _missing_without_sound(stream_id: str) -> Iterator[None]:
+    """Say of a stream without sound what players know from other origins: that there is none."""
+    try:
+        yield
+    except WhisprError as error:
+        if error.reason != "no_source":
+            raise
+        raise not_found("live stream", stream_id) from error
 
 
 def _pinned(listener: Listener, stage: Stage, asked: Rendition) -> Rendition:

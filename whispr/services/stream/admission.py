@@ -1,0 +1,111 @@
+"""Room for one more listener: of a stream, of an address, of a person; and addresses that may not come back yet.
+
+Who has no account is known by their address alone. One who was put out by name may not come back from it for a while:
+all processes are told (`notices.BARRED`), and each remembers so many. A process that is started meanwhile does not
+know of it. Addresses are remembered and told as digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import structlog
+
+from whispr.errors import WhisprError, denied, exhausted
+from whispr.services.stream.domain import StreamLimits, Viewer
+from whispr.services.stream.livestate import LiveState
+from whispr.services.stream.places import Place
+
+BARRED_S: Final = 600.0
+BARRED_MAX: Final = 10_000
+"""Addresses that a process remembers; beyond, the one that was barred first may come back."""
+_IPV6_NETWORK: Final = 64
+"""Bits that one household has: the others it may change as it likes."""
+
+log = structlog.get_logger("whispr.stream")
+
+
+def mark_of(stream_id: str, address: str) -> str:
+    """Return what an address is called where it is barred from a stream; empty for none."""
+    if not address:
+        return ""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        network = address
+    else:
+        mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+        whole = mapped or found
+        bits = _IPV6_NETWORK if whole.version == 6 else whole.max_prefixlen
+        network = str(ipaddress.ip_network((whole, bits), strict=False))
+    return hashlib.blake2b(f"{stream_id} {network}".encode(), digest_size=16).hexdigest()
+
+
+class Admission:
+    """Lets listeners of one process in, or not."""
+
+    def __init__(
+        self, live: LiveState, limits: StreamLimits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._live = live
+        self._limits = limits
+        self._clock = clock
+        self._addresses: Counter[str] = Counter()
+        self._barred: OrderedDict[str, float] = OrderedDict()
+        """What a barred address is called → when it may come back, the first first."""
+
+    def check(self, stream_id: str, address: str, viewer: Viewer, people: Iterable[str]) -> None:
+        """Refuse a barred address, and one address or person with too many listeners here.
+
+        `people`: whose the listeners here are. Raises PERMISSION_DENIED (removed), RESOURCE_EXHAUSTED
+        (too_many_listeners).
+        """
+        if not viewer.user_id and not viewer.trusted and self.is_barred(stream_id, address):
+            raise denied("you have been put out of this stream", reason="removed")
+        most = self._limits.address_listeners
+        if most and address and self._addresses[address] >= most:
+            raise exhausted(f"at most {most} listeners from one address", reason="too_many_listeners")
+        most = self._limits.user_listeners
+        if most and viewer.user_id and sum(each == viewer.user_id for each in people) >= most:
+            raise exhausted(f"at most {most} listeners of one person", reason="too_many_listeners")
+
+    async def count_in(self, place: Place, here: int) -> None:
+        """Take one of the stream's places; `here` are taken here. Raises RESOURCE_EXHAUSTED (stream_full)."""
+        stream = place.listener.stream
+        own = place.viewer.user_id == stream.streamer_id or place.viewer.trusted
+        limits = [most for most in (stream.config.max_listeners, self._limits.listeners) if most]
+        most = 0 if own or not limits else min(limits)
+        try:
+            admitted = await self._live.admit(stream.id, place.listener.id, most)
+        except WhisprError as error:
+            log.info("listeners_counted_here", error=str(error))
+            admitted = not most or here < most
+        if not admitted:
+            raise exhausted(f"the stream has room for {most} listeners", reason="stream_full")
+
+    def came(self, address: str) -> None:
+        """Count a listener of an address."""
+        self._addresses[address] += 1
+
+    def went(self, address: str) -> None:
+        """Count one less."""
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+    def bar(self, mark: str) -> None:
+        """Refuse an address for `BARRED_S`."""
+        now = self._clock()
+        self._barred[mark] = now + BARRED_S
+        self._barred.move_to_end(mark)
+        while self._barred and (len(self._barred) > BARRED_MAX or next(iter(self._barred.values())) <= now):
+            self._barred.popitem(last=False)
+
+    def is_barred(self, stream_id: str, address: str) -> bool:
+        """Whether an address may not come back yet."""
+        return self._barred.get(mark_of(stream_id, address), 0.0) > self._clock()
