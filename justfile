@@ -64,7 +64,7 @@ _config-checkers:
         {{ uv }} --no-config pip install -q --python $checkers/bin/python check-jsonschema kubernetes-validate || \
         { rm -rf $checkers; echo "the checkers of schemas cannot be installed"; }; }
 
-# the chat page and the console in headless Chromium, with axe-core and screenshots
+# the pages of chat, live audio and the console in headless Chromium, with axe-core and screenshots
 test-web *arguments: _dev
     {{ python }} -m pytest -m slow -n0 -rs tests/web tests/integration/test_on_a_terminal.py {{ arguments }}
 

@@ -20,7 +20,7 @@ class Live {
     }
     if (!MAY.has(shell.user.role)) {
       this.#explain("Your account may not stream yet",
-        `Going live needs the permission stream:write, which premium accounts and administrators have. Your role here is “${shell.user.role}”. An administrator of this server can change it in the console; sign in again then.`,
+        `Going live needs the permission stream:write, which premium accounts and administrators have. Your role here is “${shell.user.role}”. An administrator of this server can give you another; sign in again then.`,
         h("a", { class: "button", href: "/listen/" }, "Listen to others"));
       return;
     }
