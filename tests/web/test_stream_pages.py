@@ -94,10 +94,11 @@ async def follow(page: Page, selector: str) -> None:
 
 
 async def listen(page: Page) -> None:
-    """Press the button, with an ear on what is played."""
+    """Press the button by the keyboard, with an ear on what is played."""
     await page.until("document.querySelector('.play-button')")
     await page.evaluate(HEARING)
-    await page.click(".play-button")
+    await page.evaluate("document.querySelector('.play-button').focus()")
+    await page.press("Enter")
     await page.until("document.querySelector('main.listen').dataset.state === 'playing'")
 
 
@@ -237,6 +238,18 @@ async def test_who_may_listen_to_what(product: Product, browser: Browser, shots:
     await guest.shows("Sign in to read along and to write.")
     await guest.screenshot(shots / "stream-anonymous.png")
     await assert_accessible(guest)
+    friend = f"ada-{uuid4().hex[:8]}"
+    ada = await sign_up(browser, product, friend, "Ada Lovelace")
+    await sam.click("[aria-label=Links] summary", "Invite somebody")
+    await sam.type("[aria-label=Links] input[type=search]", friend)
+    await sam.click("[aria-label=Links] .person", f"@{friend}")
+    await sam.shows("Ada Lovelace may listen")
+    await ada.goto(product.url(path))
+    await listen(ada)
+    await hears_the_tone(ada)
+    await ada.click(".room-chat button", "Join the chat")
+    await say(ada, "Thank you for having me")
+    await sam.shows("Thank you for having me")
     stream_id = path.split("/")[2]
     status, _ = product.call("PATCH", f"/v1/streams/{stream_id}", {"visibility": "PREMIUM_ONLY"}, token)
     assert status == 200
@@ -244,7 +257,7 @@ async def test_who_may_listen_to_what(product: Product, browser: Browser, shots:
     await stranger.shows("This stream is for premium people.")
     await guest.goto(f"{link}x")
     await guest.shows("This link is not whole")
-    assert_well_behaved(product, sam)
+    assert_well_behaved(product, sam, ada)
 
 
 async def test_a_source_that_is_cut_off_comes_back(product: Product, browser: Browser) -> None:

@@ -13,6 +13,7 @@ const SOON_MS = 1500;
 export class Following extends EventTarget {
   #timer = 0;
   #stopped = false;
+  #asked = false;
   stream = null;
   hasSource = null;
   listenerCount = null;
@@ -32,9 +33,11 @@ export class Following extends EventTarget {
     return { authorization: `Bearer ${await this.shell.session.token()}` };
   }
 
-  async start() {
-    await this.refresh();
-    if (this.#stopped || !this.shell.socket || !this.stream) return;
+  start() { return this.refresh(); }
+
+  #join() {
+    if (this.#asked || !this.shell.socket) return;
+    this.#asked = true;
     this.channel = this.shell.socket.channel(`stream:${this.id}`);
     this.channel.addEventListener("joined", ({ detail }) => this.#joined(detail));
     this.channel.addEventListener("refused", () => { this.channel = null; });
@@ -59,6 +62,7 @@ export class Following extends EventTarget {
       Object.assign(this, { stream: about.stream, hasSource: about.has_source, listenerCount: about.listener_count, refused: about.refused, failed: null });
       this.dispatchEvent(new CustomEvent("changed"));
       if (sourced) this.dispatchEvent(new CustomEvent("sourced"));
+      this.#join();
     } catch (error) {
       if (this.#stopped) return;
       this.failed = error;

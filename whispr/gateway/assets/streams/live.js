@@ -45,6 +45,7 @@ class Live {
 
   #prepare(said = "") {
     this.view?.destroy();
+    this.source.release();
     this.said.hidden = !said;
     this.said.textContent = said;
     this.view = new Setup(this.shell, this.source, (stream, key, ingest) => this.#begin(stream, key, ingest));

@@ -2,6 +2,7 @@
 //
 //   air = new OnAir(shell, stream, {key, ingest, source, onEnd})   .element · .destroy()
 
+import { peopleFinder } from "../chat/starting.js";
 import { confirmed } from "../shared/dialog.js";
 import { announce, busy, field, h, icon } from "../shared/dom.js";
 import { number } from "../shared/time.js";
@@ -39,7 +40,7 @@ export class OnAir {
       else this.shell.problem("The microphone is gone. Choose another source; silence is sent meanwhile.");
     };
     source.addEventListener("changed", this.onTrack);
-    this.sound = soundChooser(source);
+    this.sound = soundChooser(source, true);
     this.#build(stream, key, ingest);
     this.following.start();
     this.publisher.start(source.track);
@@ -109,7 +110,14 @@ export class OnAir {
         address.input.select();
         announce("The link lets whoever has it listen for a day.");
       }) }, icon("link"), "Make a link that lets anybody listen for a day");
-      parts.push(h("div", { class: "actions" }, make));
+      const invite = (user) => this.#try(make, async () => {
+        await this.shell.api.put(`${this.path}/invitations/${user.id}`);
+        announce(`${user.display_name} may listen.`);
+        invited.append(h("li", {}, h("span", { class: "tag good" }, `${user.display_name} may listen`)));
+      });
+      const invited = h("ul", { class: "links", "aria-label": "Invited now" });
+      parts.push(h("div", { class: "actions" }, make),
+        h("details", {}, h("summary", {}, icon("people"), "Invite somebody"), peopleFinder(this.shell, "Who may listen?", invite), invited));
     }
     if (key) {
       const shown = (label, value) => field(label, { readonly: true, value });
@@ -135,7 +143,8 @@ export class OnAir {
   }
 
   #sending() {
-    this.line.textContent = SENDING[this.publisher.state];
+    const taken = this.publisher.state === "reconnecting" && this.publisher.reason === "source_connected";
+    this.line.textContent = taken ? "Something else sends to this stream already. Yours follows when that stops." : SENDING[this.publisher.state];
     this.line.classList.toggle("error", this.publisher.state === "reconnecting");
   }
 

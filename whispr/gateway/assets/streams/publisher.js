@@ -1,7 +1,7 @@
 // Sends a track to a stream by WHIP, and comes back by itself when the connection is lost: listeners stay meanwhile.
 //
 //   publisher = new Publisher(streamId, session)   an EventTarget: "state", "stopped" (detail: why it will not come back)
-//     .state                          connecting, live, reconnecting, stopped
+//     .state                          connecting, live, reconnecting, stopped; `.reason` of the last refusal
 //     .start(track) · .replace(track) · .stop() · await .figures(): {bitrate, loss, roundTrip}
 
 import { connected, hangUp, lost, negotiate } from "./webrtc.js";
@@ -15,6 +15,7 @@ export class Publisher extends EventTarget {
   #last = { at: 0, bytes: 0 };
   #hurried = () => null;
   state = "stopped";
+  reason = "";
 
   constructor(streamId, session) {
     super();
@@ -56,9 +57,11 @@ export class Publisher extends EventTarget {
         await this.#connect();
         if (this.state === "stopped") return hangUp(this.#peer, this.#session);
         failures = 0;
+        this.reason = "";
         this.#become("live");
         await lost(this.#peer);
       } catch (error) {
+        this.reason = error.reason || "";
         if (FINAL.has(error.reason) || error.status === 401) {
           this.stop();
           this.dispatchEvent(new CustomEvent("stopped", { detail: error.message }));
@@ -67,7 +70,8 @@ export class Publisher extends EventTarget {
       hangUp(this.#peer, this.#session);
       [this.#peer, this.#session] = [null, null];
       if (this.state === "stopped") return undefined;
-      this.#become("reconnecting");
+      this.state = "reconnecting";
+      this.dispatchEvent(new CustomEvent("state")); // also for another reason
       await this.#pause(PAUSES_MS[Math.min(failures, PAUSES_MS.length - 1)]);
     }
     return undefined;

@@ -1,14 +1,14 @@
 // Before one is live: what the stream is called and who may hear it, and where the sound comes from.
 //
 //   setup = new Setup(shell, source, onBegin)   onBegin(stream, key) once a stream is there to send to; .element
-//   soundChooser(source, onProblem)             the fields that choose a microphone; `.use()` has the chosen one
+//   soundChooser(source, isLive)                the fields that choose a microphone; `.use()` has the chosen one
 
 import { busy, field, h, icon } from "../shared/dom.js";
 import { Meter } from "./meter.js";
 import { TONE, microphoneProblem, microphones } from "./sound-source.js";
 import { CATEGORIES, VISIBILITIES, stateOf } from "./words.js";
 
-const MANNERS = [["voice", "A voice: without echo and noise"], ["music", "Music: as it is"]];
+const MANNERS = [["voice", "A voice: echo and noise are taken out"], ["music", "Music: no echo cancellation, as it is"]];
 
 export function chooser(id, label, options, attributes = {}) {
   const select = h("select", { id, ...attributes }, options.map(([value, words]) => h("option", { value }, words)));
@@ -24,7 +24,7 @@ export function check(id, label, checked = false) {
   return whole;
 }
 
-export function soundChooser(source) {
+export function soundChooser(source, isLive = false) {
   const device = chooser("device", "Where the sound comes from", [["", "The microphone"], [TONE, "A test tone"]]);
   const manner = chooser("manner", "What it is", MANNERS);
   const stereo = check("stereo", "In stereo, if the microphone is", source.chosen.stereo);
@@ -53,8 +53,8 @@ export function soundChooser(source) {
     if (device.input.selectedIndex < 0) device.input.selectedIndex = 0;
   }
 
-  // Once there is sound, another choice is heard at once.
-  for (const each of [device, manner, stereo]) each.input.addEventListener("change", () => { if (source.track) use().catch(() => null); });
+  // Once there is sound, or should be, another choice is heard at once.
+  for (const each of [device, manner, stereo]) each.input.addEventListener("change", () => { if (source.track || isLive) use().catch(() => null); });
   const changed = () => list();
   navigator.mediaDevices?.addEventListener("devicechange", changed);
   list(problem.textContent ? TONE : source.chosen.device);

@@ -2,7 +2,7 @@
 //
 //   source = new SoundSource()        an EventTarget: "changed" (another track, or none any more)
 //     await .use({device, processed, stereo})   `device`: an id, "" for the system's own, TONE; throws an Error to be shown
-//     .track · .chosen · .level() in dBFS · .close()
+//     .track · .chosen · .level() in dBFS · .release() · .close()
 //   await microphones()               [{id, name}], whose names are known once a microphone has been allowed
 //   microphoneProblem()               why no page here can have one, or ""
 
@@ -53,6 +53,9 @@ export class SoundSource extends EventTarget {
   }
 
   level() { return this.analyser ? levelOf(this.analyser) : null; }
+
+  // Lets go of the microphone: browsers show that one is in use.
+  release() { this.#let(); }
 
   close() {
     this.#let();
