@@ -21,15 +21,19 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.audio.tones import tone
 from tests.services.stream.sounds import opus_packets
 from tests.services.stream.test_engine import News, Start, on_air, send, start
 from whispr.adapters.objects import Objects
+from whispr.audio.adts import adts, whole_frames
 from whispr.audio.ogg import whole_pages
 from whispr.audio.packets import Codec, Packet, Quality, Rendition
 from whispr.errors import not_found
 from whispr.ids import new_id
 from whispr.services.stream.engine.live import Live
-from whispr.services.stream.engine.recording.oggfile import InUseError, OggFile
+from whispr.services.stream.engine.recording.adtsfile import AdtsFile
+from whispr.services.stream.engine.recording.appended import InUseError
+from whispr.services.stream.engine.recording.oggfile import OggFile
 from whispr.services.stream.engine.recording.recorder import Recorder, object_key
 from whispr.services.stream.recordings import Recording, RecordingStatus
 
@@ -111,6 +115,75 @@ def test_cut_off_anywhere_it_is_good(data: st.DataObject) -> None:
         file.end()
         file.close()
         assert list(whole_pages(path.read_bytes()))[-1].last
+
+
+def frames(seconds: float, start: int = 0) -> list[Packet]:
+    return list(tone(Rendition(Codec.AAC, Quality.LOW), seconds, start=start))
+
+
+def test_a_recording_in_aac_plays_and_is_taken_up_again(tmp_path: Path) -> None:
+    """What was written is there, and what comes after a crash goes on behind it."""
+    path = tmp_path / "a.aac"
+    for _ in range(2):
+        file = AdtsFile(path, create=True)
+        file.append(frames(1.5))
+        file.close()
+    file = AdtsFile(path)
+    file.end()
+    assert (file.size, file.duration_s) == (path.stat().st_size, 2 * len(frames(1.5)) * 1024 / 48_000)
+    with pytest.raises(InUseError):
+        AdtsFile(path)
+    file.close()
+    with av.open(str(path), "r", format="aac") as container:
+        decoded = sum(frame.samples for frame in container.decode(container.streams.audio[0]))
+    assert decoded / 48_000 == pytest.approx(3.0, abs=0.05)
+    with pytest.raises(FileNotFoundError):
+        AdtsFile(tmp_path / "b.aac")
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_cut_off_anywhere_its_whole_frames_are_good(data: st.DataObject) -> None:
+    """Whatever a crash leaves of the last write, all whole frames are kept, and what comes after is appended."""
+    whole = adts(frames(1.0))
+    ends = [0, *(end for _, end in whole_frames(whole))]
+    at = data.draw(st.integers(0, len(whole)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.aac"
+        path.write_bytes(whole[:at] + data.draw(st.binary(max_size=6)))
+        file = AdtsFile(path)
+        kept = max(end for end in ends if end <= at)
+        before = path.read_bytes()
+        assert before[:kept] == whole[:kept]
+        assert [end for _, end in whole_frames(before, strict=True)][-1:] == ([len(before)] if before else [])
+        file.append(frames(1.0))
+        file.end()
+        file.close()
+        assert path.read_bytes() == before + whole
+
+
+async def test_the_codec_asked_for_is_recorded(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """AAC is heard, written as ADTS with what came while the disk was away as silence, and stored under its name."""
+    rows, work = Rows(), tmp_path / "work"
+    recorder = Recorder(rows, cast(Objects, Shelf(tmp_path / "store")), work)
+    await nursery.start(recorder.run)
+    recording = rows.add("r", codec=Codec.AAC, quality=Quality.LOW)
+    live, rendition = Live("s", NOW), Rendition(Codec.AAC, Quality.LOW)
+    recorder.begin(live, recording)
+    with trio.fail_after(10):
+        while rendition not in live.wanted():  # noqa: ASYNC110  # nothing tells that it is heard
+            await trio.sleep(0.01)
+    live.publish(rendition, frames(1.0))
+    rows.change("r", status=RecordingStatus.PROCESSING)
+    recorder.finish("r")
+    with trio.fail_after(10):
+        await rows.settled()
+    row = rows.rows["r"]
+    assert (row.status, row.object_key) == (RecordingStatus.COMPLETED, "recordings/s/r.aac")
+    assert (tmp_path / "store" / row.object_key).read_bytes() == adts(frames(1.0))
+    assert row.duration_s == len(frames(1.0)) * 1024 / 48_000
+    await recorder.discard(row)
+    assert not list(tmp_path.rglob("r.*"))
 
 
 class Rows:
@@ -236,7 +309,7 @@ async def test_a_file_that_another_process_is_about_to_close(nursery: trio.Nurse
     recorder = Recorder(rows, cast(Objects, Shelf(tmp_path / "store")), work)
     await nursery.start(recorder.run)
     recording = rows.add("r")
-    before = OggFile(recorder.path_of("r"), {})
+    before = OggFile(recorder.path_of(recording), {})
     before.append(packets(1.0))
     live = Live("s", NOW)
     recorder.begin(live, recording)

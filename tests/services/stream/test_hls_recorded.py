@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +11,17 @@ from typing import Any, cast
 import msgspec
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.audio.test_fmp4 import demux
 from tests.audio.test_ogg_segments import recording
+from tests.audio.tones import tone
 from tests.services.stream.hearing import Answer, ask
 from whispr.adapters.objects import objects_at
-from whispr.audio.packets import Codec, Quality
+from whispr.audio.adts import AdtsError, adts
+from whispr.audio.adts_segments import AdtsSegmented, frames_in
+from whispr.audio.packets import Codec, Quality, Rendition
 from whispr.bridge import open_bridge
 from whispr.errors import Code, denied
 from whispr.services.stream.listening.recorded import PATH, RecordedHls
@@ -78,6 +84,36 @@ async def test_a_recording_is_one_vod_of_its_very_packets(stored: bool, tmp_path
         assert lengths == ["#EXTINF:6.00000,", "#EXTINF:6.00000,", "#EXTINF:2.30000,"]
         assert demux(sound)[1] == packets
         assert shelf.asked == 1
+
+
+async def test_a_recording_in_aac_is_a_vod_too(tmp_path: Path) -> None:
+    """Of whole frames: every one of them, in segments of some six seconds."""
+    packets = list(tone(Rendition(Codec.AAC, Quality.LOW), 13.0))
+    data = adts(packets)
+    (tmp_path / f"{RECORDING}.aac").write_bytes(data)
+    shelf = Shelf(msgspec.structs.replace(a_recording(len(data)), codec=Codec.AAC))
+    app = RecordedHls(shelf, shelf, cast(Any, None), tmp_path)
+    assert b"mp4a.40.2" in (await ask(app, f"{BASE}/master.m3u8")).body
+    playlist, sound = await whole(app)
+    assert "#EXT-X-TARGETDURATION:6" in playlist.lines
+    lengths = [line for line in playlist.lines if line.startswith("#EXTINF")]
+    assert lengths[:2] == ["#EXTINF:6.01600,", "#EXTINF:6.01600,"]
+    assert demux(sound)[1] == packets
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 400), max_size=6))
+def test_bytes_that_are_no_aac_are_refused(noise: bytes, cuts: list[int]) -> None:
+    """However they come in: segments are what frames say, or the file is said to be none."""
+    data = adts(list(tone(Rendition(Codec.AAC, Quality.LOW), 0.5))) + noise
+    segmented, at = AdtsSegmented(), 0
+    with suppress(AdtsError):
+        for cut in (*cuts, len(data)):
+            segmented.feed(data[at : at + cut])
+            at += cut
+        segmented.finish()
+        assert sum(each.end - each.start for each in segmented.stretches) <= len(data)
+        for each in segmented.stretches:
+            assert len(frames_in(data[each.start : each.end], 0)) * 1024 == each.duration
 
 
 async def test_what_is_not_complete_or_not_allowed_is_refused(tmp_path: Path) -> None:

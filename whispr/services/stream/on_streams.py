@@ -234,6 +234,7 @@ class StreamHandlers:
         """Delete a recording for good."""
         recording = await self._own_recording(input_message.recording_id, moderated=True)
         await self._parts.recordings.delete(recording.id)
+        await self._parts.discard(recording)
         return pb.DeleteRecordingResponse()
 
     async def _own_recording(self, recording_id: str, *, moderated: bool = False) -> Recording:
@@ -247,7 +248,7 @@ class StreamHandlers:
         base = parts.base_url()
         return wire.recording_pb(
             recording,
-            f"{base}/recordings/{recording.id}/{token}/audio.ogg",
+            f"{base}/recordings/{recording.id}/{token}/audio.{recording.extension}",
             f"{base}/hls/recordings/{recording.id}/{token}/index.m3u8",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from whispr.services.stream.domain import (
 )
 from whispr.services.stream.livestate import LiveState
 from whispr.services.stream.notices import Notices
-from whispr.services.stream.recordings import Recordings
+from whispr.services.stream.recordings import Recording, Recordings
 from whispr.services.stream.rooms import StreamRooms
 from whispr.services.stream.store import Standing, StreamStore
 from whispr.services.stream.subscriptions import Subscriptions
@@ -49,6 +49,8 @@ class Parts:
     subscriptions: Subscriptions
     rooms: StreamRooms
     urls: ListenUrls
+    discard: Callable[[Recording], Awaitable[None]]
+    """Deletes the sound of a recording whose row is no more."""
     limiter: Limiter
     limits: StreamLimits
     base_url: Callable[[], str]

@@ -20,6 +20,9 @@ from whispr.events import emit
 from whispr.ids import new_id
 from whispr.services.stream.domain import Visibility
 
+EXTENSIONS: Final = {Codec.OPUS: "ogg", Codec.AAC: "aac"}
+MEDIA_TYPES: Final = {Codec.OPUS: "audio/ogg; codecs=opus", Codec.AAC: "audio/aac"}
+
 
 class RecordingStatus(enum.StrEnum):
     """Where a recording is."""
@@ -51,6 +54,11 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     ended_at: datetime | None
     expires_at: datetime | None
+
+    @property
+    def extension(self) -> str:
+        """Of its file: `ogg` or `aac`."""
+        return EXTENSIONS[self.codec]
 
 
 class Changed(msgspec.Struct, frozen=True):

@@ -221,7 +221,8 @@ class StreamService:
         parts = Parts(
             store=self.store, control=self.control, recordings=self.recordings, live_state=self.live_state,
             notices=self.notices, analytics=self.analytics, subscriptions=self.subscriptions, rooms=rooms,
-            urls=self.urls, limiter=around.limiter, limits=limits, base_url=around.base_url,
+            urls=self.urls, discard=self._engine.recorder.discard, limiter=around.limiter, limits=limits,
+            base_url=around.base_url,
         )  # fmt: skip
         self.servicer = StreamServicer(parts, personal, db)
 
@@ -281,12 +282,18 @@ class StreamService:
     async def _let_go_for_ever(self) -> None:
         while True:
             try:
-                for recording in await self.recordings.expired(EXPIRED_AT_ONCE):
-                    await self.recordings.delete(recording.id)
-                    log.info("recording_expired", recording_id=recording.id)
+                await self.let_go()
             except WhisprError as error:
                 log.warning("recordings_not_let_go", error=str(error))
             await trio.sleep(RETENTION_S)
+
+    async def let_go(self) -> None:
+        """Delete the recordings whose time is over. Raises UNAVAILABLE."""
+        while expired := await self.recordings.expired(EXPIRED_AT_ONCE):
+            for recording in expired:
+                await self.recordings.delete(recording.id)
+                await self._engine.recorder.discard(recording)
+                log.info("recording_expired", recording_id=recording.id)
 
     def _counted(self, stream_id: str, count: int) -> None:
         self.control.tell(stream_id, "listener_count", {"count": count})

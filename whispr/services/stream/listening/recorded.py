@@ -1,4 +1,4 @@
-"""Recordings as HLS: the Ogg Opus file, repackaged a segment at a time as it is asked for. An ASGI application.
+"""Recordings as HLS: the Ogg Opus or AAC file, repackaged segment by segment as it is asked for. An ASGI application.
 
     /recordings/<recording>/<token>/master.m3u8, recording.m3u8, init.mp4, <n>.m4s
 
@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from whispr.adapters.objects import Objects
 from whispr.asgi.errors import HttpError
 from whispr.audio import playlist
+from whispr.audio.adts_segments import AdtsSegmented, frames_in
 from whispr.audio.fmp4 import fragments, init_segment
 from whispr.audio.ogg_segments import Segmented, Stretch, packets_in
 from whispr.audio.packets import CLOCK_HZ, Codec, Rendition
@@ -57,7 +58,7 @@ class Known:
     @property
     def rendition(self) -> Rendition:
         """What it was made of."""
-        return Rendition(Codec.OPUS, self.recording.quality)
+        return Rendition(self.recording.codec, self.recording.quality)
 
     def playlist(self) -> bytes:
         """Return its media playlist."""
@@ -112,7 +113,8 @@ class RecordedHls:
             raise not_found("segment", file)
         stretch = known.stretches[number]
         pieces = [piece async for piece in self._bytes(known.recording, stretch.start, stretch.end)]
-        packets = await trio.to_thread.run_sync(packets_in, b"".join(pieces), stretch.pts)
+        read = frames_in if known.rendition.codec is Codec.AAC else packets_in
+        packets = await trio.to_thread.run_sync(read, b"".join(pieces), stretch.pts)
         return fragments(number + 1, packets)
 
     async def _segments_of(self, recording_id: str) -> Known:
@@ -131,7 +133,7 @@ class RecordedHls:
         recording = await self._index.find(recording_id)
         if recording.status is not RecordingStatus.COMPLETED:
             raise conflict(f"the recording is {recording.status.value}", "not_complete")
-        segmented = Segmented()
+        segmented = AdtsSegmented() if recording.codec is Codec.AAC else Segmented()
         async for piece in self._bytes(recording, 0, recording.bytes):
             segmented.feed(piece)
         segmented.finish()
@@ -144,7 +146,7 @@ class RecordedHls:
                 yield piece
             return
         try:
-            file = await trio.open_file(self._folder / f"{recording.id}.ogg", "rb")
+            file = await trio.open_file(self._folder / f"{recording.id}.{recording.extension}", "rb")
         except FileNotFoundError:
             told = "the recording is on the disk of another node, and was not to be uploaded"
             raise unavailable(told, 60.0) from None

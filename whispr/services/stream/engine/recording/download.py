@@ -1,4 +1,4 @@
-"""Recordings over HTTP: `/recordings/{recording_id}/{token}/audio.ogg`, with ranges. An ASGI application.
+"""Recordings over HTTP: `/recordings/{recording_id}/{token}/audio.ogg` or `.aac`, with ranges. An ASGI application.
 
 The URL is what allows: its token names the recording and when it ends. Errors are raised, for the gateway to word.
 """
@@ -19,12 +19,11 @@ from whispr.asgi import conditions
 from whispr.asgi.conditions import http_date
 from whispr.asgi.errors import HttpError
 from whispr.asgi.files import answer_file
-from whispr.errors import Code, conflict, unavailable
-from whispr.services.stream.recordings import Recording, RecordingStatus
+from whispr.errors import Code, conflict, not_found, unavailable
+from whispr.services.stream.recordings import MEDIA_TYPES, Recording, RecordingStatus
 
-PATH: Final = re.compile(r"/recordings/([0-9a-f-]{36})/([0-9A-Za-z._-]{1,200})/audio\.ogg")
+PATH: Final = re.compile(r"/recordings/([0-9a-f-]{36})/([0-9A-Za-z._-]{1,200})/audio\.(ogg|aac)")
 """What of a gateway's paths is served here."""
-MEDIA_TYPE: Final = "audio/ogg; codecs=opus"
 SENDING_MAX: Final = 256
 """Downloads at a time that pass through this process's memory, a piece of each."""
 
@@ -61,11 +60,13 @@ class Download:
             raise HttpError(405, Code.UNIMPLEMENTED, "only GET and HEAD", "method_not_allowed", allowed)
         found = PATH.fullmatch(scope["path"])
         assert found is not None, "the gateway looked"
-        recording_id, token = found.groups()
+        recording_id, token, extension = found.groups()
         self._urls.check_recording(token, recording_id)
         recording = await self._index.find(recording_id)
         if recording.status is not RecordingStatus.COMPLETED:
             raise conflict(f"the recording is {recording.status.value}", "not_complete")
+        if extension != recording.extension:
+            raise not_found("file", f"audio.{extension}")
         if not recording.object_key:
             await self._give_own(recording, scope, send)
         else:
@@ -75,7 +76,8 @@ class Download:
         """Give one that was not to be uploaded."""
         said = [(name.encode(), value.encode()) for name, value in _said(recording).items()]
         try:
-            await answer_file(scope, send, self._folder / f"{recording.id}.ogg", MEDIA_TYPE, said)
+            path = self._folder / f"{recording.id}.{recording.extension}"
+            await answer_file(scope, send, path, MEDIA_TYPES[recording.codec], said)
         except FileNotFoundError:
             raise unavailable(
                 "the recording is on the disk of another node, and was not to be uploaded", 60.0
@@ -93,7 +95,8 @@ class Download:
         if plan.status == 206:
             said["content-range"] = f"bytes {plan.start}-{plan.end - 1}/{recording.bytes}"
         if plan.status in (200, 206):
-            said |= {"content-type": MEDIA_TYPE, "content-length": str(plan.end - plan.start)}
+            media_type = MEDIA_TYPES[recording.codec]
+            said |= {"content-type": media_type, "content-length": str(plan.end - plan.start)}
         if plan.status not in (200, 206) or scope["method"] == "HEAD":
             await _begin(send, plan.status, said)
             await send({"type": "http.response.body", "body": b""})
@@ -124,7 +127,9 @@ class Download:
 def _said(recording: Recording) -> dict[str, str]:
     """Headers that go with a recording, wherever it is."""
     return {
-        "content-disposition": conditions.disposition(f"{recording.title or recording.id}.ogg", inline=True),
+        "content-disposition": conditions.disposition(
+            f"{recording.title or recording.id}.{recording.extension}", inline=True
+        ),
         "cache-control": "private, max-age=3600, immutable",
         "x-content-type-options": "nosniff",
         # Pages of other origins may play it: that they have the URL is what allows it.

@@ -18,14 +18,16 @@ import structlog
 import trio
 
 from whispr.adapters.objects import Objects
-from whispr.audio.opus import SILENCE
 from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Rendition
 from whispr.errors import WhisprError
 from whispr.ids import is_id, new_id
 from whispr.services.stream.engine import metrics
+from whispr.services.stream.engine.encoders import silence
 from whispr.services.stream.engine.live import Live
-from whispr.services.stream.engine.recording.oggfile import InUseError, OggFile
-from whispr.services.stream.recordings import Recording, RecordingStatus
+from whispr.services.stream.engine.recording.adtsfile import AdtsFile
+from whispr.services.stream.engine.recording.appended import AppendedFile, InUseError
+from whispr.services.stream.engine.recording.oggfile import OggFile
+from whispr.services.stream.recordings import EXTENSIONS, Recording, RecordingStatus
 
 FOLDER: Final = "recordings"
 """Of the object store."""
@@ -42,7 +44,6 @@ KEYS_AT_ONCE: Final = 500
 CLOSE_S: Final = 5.0
 HANDED_OVER_S: Final = 5.0
 """How long a process may take to close a file that another one goes on with."""
-SILENCE_TICKS: Final = 960
 
 log = structlog.get_logger("whispr.stream.recording")
 
@@ -74,7 +75,7 @@ class Index(Protocol):
 
 def object_key(recording: Recording) -> str:
     """Return where a recording is in the object store."""
-    return f"{FOLDER}/{recording.stream_id}/{recording.id}.ogg"
+    return f"{FOLDER}/{recording.stream_id}/{recording.id}.{recording.extension}"
 
 
 class Recorder:
@@ -119,9 +120,22 @@ class Recorder:
         """Return the ids of the recordings of a stream that this process makes."""
         return [each for each, (stream, _) in self._tasks.items() if stream == stream_id]
 
-    def path_of(self, recording_id: str) -> Path:
+    def path_of(self, recording: Recording) -> Path:
         """Return where a recording's file is on this node, if it is."""
-        return self._folder / f"{recording_id}.ogg"
+        return self._folder / f"{recording.id}.{recording.extension}"
+
+    async def discard(self, recording: Recording) -> None:
+        """Delete what there is of a recording whose row is no more, as far as that can be done from here now.
+
+        What cannot, or is on the disk of another node, is found by whoever tidies there.
+        """
+        try:
+            if recording.object_key:
+                await self._objects.delete([recording.object_key])
+            if recording.id not in self._tasks:
+                await trio.to_thread.run_sync(_unlink, self.path_of(recording))
+        except (WhisprError, OSError) as error:
+            log.warning("recording_not_discarded", recording_id=recording.id, error=str(error))
 
     # Recording
 
@@ -146,9 +160,9 @@ class Recorder:
     async def _write(self, live: Live, recording: Recording, finish: trio.Event) -> None:
         comments = {"title": recording.title, "date": live.started_at.date().isoformat()}
         file = await self._opened(recording, comments)
-        batches = _Batches()
+        rendition = Rendition(recording.codec, recording.quality)
+        batches = _Batches(rendition)
         try:
-            rendition = Rendition(Codec.OPUS, recording.quality)
             subscription = live.subscribe(rendition, batches.take)
             try:
                 async with trio.open_nursery() as nursery:
@@ -164,7 +178,7 @@ class Recorder:
                 closing.deadline = trio.current_time() + CLOSE_S
                 await trio.to_thread.run_sync(_close, file, batches.rest())
 
-    async def _opened(self, recording: Recording, comments: Mapping[str, str]) -> OggFile:
+    async def _opened(self, recording: Recording, comments: Mapping[str, str]) -> AppendedFile:
         """Open the file; a process beside this one, which made the stream before, may be about to close it.
 
         Raises OSError, InUseError.
@@ -172,7 +186,7 @@ class Recorder:
         patience = trio.current_time() + HANDED_OVER_S
         while True:
             try:
-                return await trio.to_thread.run_sync(OggFile, self.path_of(recording.id), comments)
+                return await trio.to_thread.run_sync(_file, self.path_of(recording), comments)
             except InUseError:
                 if trio.current_time() > patience:
                     raise
@@ -182,7 +196,7 @@ class Recorder:
         await event.wait()
         then()
 
-    async def _tell_growth(self, recording_id: str, file: OggFile) -> None:
+    async def _tell_growth(self, recording_id: str, file: AppendedFile) -> None:
         while True:
             await trio.sleep(TOLD_S)
             try:
@@ -211,7 +225,7 @@ class Recorder:
 
     async def _settle(self, recording: Recording) -> None:
         """End a file and store it. Raises UNAVAILABLE."""
-        path = self.path_of(recording.id)
+        path = self.path_of(recording)
         try:
             size, duration_s = await trio.to_thread.run_sync(_ended, path)
         except InUseError:
@@ -233,7 +247,7 @@ class Recorder:
 
     async def _tidy(self) -> None:
         """Delete the files of recordings that are no more, or are stored."""
-        for path in await trio.to_thread.run_sync(lambda: list(self._folder.glob("*.ogg"))):
+        for path in await trio.to_thread.run_sync(self._files):
             if path.stem in self._tasks:
                 continue
             try:
@@ -246,12 +260,15 @@ class Recorder:
             if spent:
                 await trio.to_thread.run_sync(_unlink, path)
 
+    def _files(self) -> list[Path]:
+        return [path for each in EXTENSIONS.values() for path in self._folder.glob(f"*.{each}")]
+
     async def _tidy_store(self) -> None:
         """Delete the objects of recordings that are no more. Rows are there before their objects are."""
         keys: dict[str, str] = {}
         async with aclosing(self._objects.list(FOLDER)) as found:
             async for key in found:
-                keys[key.rpartition("/")[2].removesuffix(".ogg")] = key
+                keys[key.rpartition("/")[2].partition(".")[0]] = key
         ids = [each for each in keys if is_id(each)]
         for at in range(0, len(ids), KEYS_AT_ONCE):
             some = ids[at : at + KEYS_AT_ONCE]
@@ -262,7 +279,8 @@ class Recorder:
 class _Batches:
     """What is heard and not written yet; the hole that a full queue leaves is filled with silence."""
 
-    def __init__(self) -> None:
+    def __init__(self, rendition: Rendition) -> None:
+        self._rendition = rendition
         self._packets: list[Packet] = []
         self._next: int | None = None
         self._more = trio.Event()
@@ -273,8 +291,7 @@ class _Batches:
         if len(self._packets) >= QUEUE_LEN_MAX * 5:
             return
         if self._next is not None:
-            for pts in range(self._next, packets[0].pts, SILENCE_TICKS):
-                self._packets.append(Packet(pts, SILENCE_TICKS, SILENCE))
+            self._packets += silence(self._rendition, self._next, packets[0].pts)
         self._packets += packets
         self._next = packets[-1].pts + packets[-1].duration
         self._more.set()
@@ -297,13 +314,20 @@ class _Batches:
         return self.rest()
 
 
-async def _drain(batches: _Batches, file: OggFile) -> None:
+async def _drain(batches: _Batches, file: AppendedFile) -> None:
     while not batches.ended:
         packets = await batches.some()
         await trio.to_thread.run_sync(file.append, packets)
 
 
-def _close(file: OggFile, rest: Sequence[Packet]) -> None:
+def _file(path: Path, comments: Mapping[str, str] | None = None) -> AppendedFile:
+    """Open a file, which is made when `comments` are given. Raises InUseError, OSError."""
+    if path.suffix == f".{EXTENSIONS[Codec.AAC]}":
+        return AdtsFile(path, create=comments is not None)
+    return OggFile(path, comments)
+
+
+def _close(file: AppendedFile, rest: Sequence[Packet]) -> None:
     try:
         file.append(rest)
     finally:
@@ -312,7 +336,7 @@ def _close(file: OggFile, rest: Sequence[Packet]) -> None:
 
 def _ended(path: Path) -> tuple[int, float]:
     """End a file; return its size and duration. Raises InUseError, OSError."""
-    file = OggFile(path)
+    file = _file(path)
     try:
         file.end()
         return file.size, file.duration_s
