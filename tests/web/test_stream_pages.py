@@ -300,6 +300,13 @@ async def test_a_microphone_and_who_may_not_stream(product: Product, browser: Br
     )
     await choose(sam, "#device", "tone")
     await hears_the_tone(stranger)
+    await stranger.click(".site-head button", "Sign in")
+    await stranger.click(".signin button.link", "Create an account")
+    await stranger.type("input[name=username]", f"eve-{uuid4().hex[:8]}")
+    await stranger.type("input[name=password]", PASSWORD)
+    await stranger.press("Enter")
+    await stranger.shows("Join the chat")
+    await hears_the_tone(stranger)  # whoever signs in goes on listening
     await sam.reload()
     assert sam.dialogs == ["beforeunload"], "one is asked before one leaves the air"
     await sam.click("button", "Go on with it")
