@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl
 from whispr.audio.fmp4 import CODECS
 from whispr.audio.packets import CLOCK_HZ, Rendition
 from whispr.audio.segments import PART, SEGMENT, Place, Segment, Segmenter
+from whispr.audio.wallclock import WallClock
 from whispr.errors import invalid
 
 CONTENT_TYPE: Final = "application/vnd.apple.mpegurl"
@@ -38,6 +39,9 @@ SKIP_UNTIL_S: Final = 6 * TARGET_S
 """A delta update leaves out what is older; never less than six target durations (4.4.3.8)."""
 AHEAD_MAX: Final = 2
 """Segments in the future that a player may wait for; more is an error of its own (6.2.5.2)."""
+
+ON_TIME: Final = WallClock()
+"""Of a stream whose clock is right."""
 
 _LISTED_PARTS: Final = 2
 """Whole segments, from the end, whose parts are listed, beside the growing one's: less than three target durations
@@ -116,11 +120,12 @@ def live(
     prefix: str,
     reports: Iterable[Report] = (),
     skip: bool = False,
+    clock: WallClock = ON_TIME,
 ) -> bytes:
     """Return the media playlist of a live rendition, as far as it is; there must be a segment.
 
     `began_at`: when the stream's clock was 0. `prefix`: before the names of files. `skip`: as a delta update, if that
-    leaves out anything.
+    leaves out anything. `clock`: how far the stream's clock has been off since then.
     """
     segments = list(segmenter.segments)
     end = segments[-1].start + segments[-1].duration
@@ -135,7 +140,7 @@ def live(
     first_listed = segments[-1].msn - _LISTED_PARTS + segments[-1].whole
     for segment in segments[skipped:]:
         parts = segment.msn >= first_listed and not segmenter.ended
-        lines += _segment_lines(segment, began_at, prefix, parts=parts)
+        lines += _segment_lines(segment, _moment(began_at, segment.start, clock), prefix, parts=parts)
     lines += _tail(segmenter, prefix, reports)
     return _text(lines)
 
@@ -155,8 +160,8 @@ def _live_head() -> list[str]:
     ]
 
 
-def _segment_lines(segment: Segment, began_at: datetime, prefix: str, *, parts: bool) -> list[str]:
-    lines = [f"#EXT-X-PROGRAM-DATE-TIME:{_moment(began_at, segment.start)}"]
+def _segment_lines(segment: Segment, moment: str, prefix: str, *, parts: bool) -> list[str]:
+    lines = [f"#EXT-X-PROGRAM-DATE-TIME:{moment}"]
     if parts:
         lines += [
             f"#EXT-X-PART:DURATION={_seconds(part.duration)},INDEPENDENT=YES,"
@@ -224,9 +229,9 @@ def _seconds(samples: int) -> str:
     return f"{samples / CLOCK_HZ:.5f}"
 
 
-def _moment(began_at: datetime, samples: int) -> str:
+def _moment(began_at: datetime, samples: int, clock: WallClock = ON_TIME) -> str:
     """Return the time of a place on the stream's clock, to the millisecond (RFC 8216bis, 4.4.4.6)."""
-    at = began_at.astimezone(UTC) + timedelta(seconds=samples / CLOCK_HZ)
+    at = began_at.astimezone(UTC) + timedelta(seconds=samples / CLOCK_HZ + clock.behind_s(samples))
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.services.stream.sounds import opus_packets
 from whispr.audio.opus import PACKET, SILENCE, Toc, pack
+from whispr.audio.packets import CLOCK_HZ
 from whispr.services.stream.engine.line import LATE_MAX, PCM_BYTES, PENDING_MAX, Kind, Line, Piece
 
 LONG = bytes([Toc(3, stereo=False).byte(0)]) + bytes(50)
@@ -132,6 +133,24 @@ def test_bursts_come_out_evenly() -> None:
     assert max(outputs[20:]) <= 6
     assert min(outputs[20:]) >= 4
     assert line.lost == 0
+
+
+@pytest.mark.parametrize("head_start", [0, 50])
+def test_a_head_start_does_not_last(head_start: int) -> None:
+    """What a source is ahead at first is let out, but for a margin, and nothing ever runs dry."""
+    line, now = paced(), 0.0
+    for _ in range(head_start):
+        line.pcm(bytes(PCM_BYTES), now)
+    outputs = []
+    for number in range(30 * 50):
+        now = number * 0.02
+        line.pcm(bytes(PCM_BYTES), now)
+        if number % 5 == 4:
+            line.tick(now)
+            outputs.append(len(line.take()))
+    assert 0.1 < (line.received - line.head) / CLOCK_HZ < 0.3
+    assert min(outputs[5:]) >= 4
+    assert max(outputs[5:]) <= 6
 
 
 def test_a_burst_after_a_stall_over_tcp_does_not_make_listeners_lag() -> None:

@@ -8,7 +8,8 @@ packets, sends faster than is heard or goes away does this to it:
     what a stall held up comes in a burst; as much of it as was filled in is dropped, or listeners would lag for ever
     no source, a pause   silence, at the pace of our clock
     a container          comes in bursts, of a second each from FFmpeg's Ogg: it waits, and is let out at the pace of
-                         our clock, which is held while there is nothing, so that there is enough from then on
+                         our clock, which is held while there is nothing, so that there is enough from then on;
+                         what is too much, once that can be told, is let out a little faster
     faster than heard    `ahead_s` says so, and whoever reads the source waits
 
 `wall` is where our own clock says that the head should be. It follows the source's clock, whose quartz is not ours,
@@ -31,6 +32,12 @@ SLEW: Final = 0.0005
 BUFFER_S: Final = 0.3
 """How much of a container waits at first, and is never called too much."""
 EXCESS_OVER_S: Final = 10.0
+SETTLE_S: Final = 3.0
+"""After which it is known how unevenly a container comes: longer than the pages of FFmpeg's Ogg, which are of 1 s."""
+MARGIN_S: Final = 0.15
+"""What is left waiting then, when least is: the rest of a source's head start, and of `BUFFER_S`, is let out."""
+HASTE: Final = 0.2
+"""By how much faster than it is heard."""
 GRACE_LAG_S: Final = 0.1
 """How far the silence in an absent source's place stays behind our clock."""
 JUMP_MAX: Final = 10 * CLOCK_HZ
@@ -98,6 +105,10 @@ class Line:
         self._waiting_ticks = 0
         self._least = (now, 0)
         """Since when, and the least that has been waiting since then."""
+        self._settled = False
+        """Whether it is known what a source began with too much of."""
+        self._excess_s = 0.0
+        """What of that is yet to be let out."""
         self._pcm = bytearray()
         self._short: list[tuple[Toc, bytes]] = []
         """Frames of packets shorter than 20 ms."""
@@ -118,7 +129,8 @@ class Line:
     def pace(self, now: float, stall_s: float) -> None:
         """What the source sends comes in a container: let it out at the pace of our clock."""
         self._paced, self.stall_s, self._debt = True, stall_s, 0
-        self._least = (now, 0)
+        self._least = (now + BUFFER_S, 0)
+        self._settled, self._excess_s = False, 0.0
         self._zero_at = now + BUFFER_S - self.head / CLOCK_HZ
 
     def disconnect(self) -> None:
@@ -170,6 +182,13 @@ class Line:
         """Return by how many ticks the head is before where our clock says that it should be."""
         return self.head - int((now - self._zero_at) * CLOCK_HZ)
 
+    def behind_s(self, now: float, elapsed_s: float) -> float:
+        """Return how far the stream's clock is behind another, on which so much has passed since it was 0.
+
+        By where our clock says that the head should be: the head itself comes in bursts.
+        """
+        return elapsed_s - (now - self._zero_at)
+
     def ahead_s(self, now: float, allowed_s: float) -> float:
         """Return for how long a source that sends faster than is heard should wait."""
         return max(0.0, (self.lead(now) + self._waiting_ticks) / CLOCK_HZ - allowed_s)
@@ -185,6 +204,7 @@ class Line:
             filled = self._fill(now, 0.0 if self._paced else self.stall_s, Kind.LOST)
             self._count_lost(filled)
             self._debt += filled * PACKET
+            self._least = (now, 0)
         else:
             self._follow(now, SLEW * passed)
 
@@ -202,10 +222,20 @@ class Line:
         elif not self._waiting:
             self._zero_at -= min(0, self.lead(now)) / CLOCK_HZ
             self._least = (now, 0)
+            self._excess_s = 0.0
         else:
+            step = min(self._excess_s, most / SLEW * HASTE)
+            self._excess_s -= step
+            self._zero_at -= step
             since, least = self._least
-            self._least = (since, min(least, self._waiting_ticks) if least else self._waiting_ticks)
-            if now - since >= EXCESS_OVER_S and self._least[1] > BUFFER_S * CLOCK_HZ:
+            if now > since:
+                self._least = (since, min(least, self._waiting_ticks) if least else self._waiting_ticks)
+            if not self._settled and now - since >= SETTLE_S:
+                # Once for each source: one that is always ahead, as a file is, would run away with the clock.
+                self._settled = True
+                self._excess_s = max(0.0, self._least[1] / CLOCK_HZ - MARGIN_S)
+                self._least = (now, 0)
+            elif now - since >= EXCESS_OVER_S and self._least[1] > BUFFER_S * CLOCK_HZ:
                 # All this time more was waiting than is needed: the source's clock is the faster one.
                 self._zero_at -= most
 

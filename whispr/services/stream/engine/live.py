@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Quality, Rendition
+from whispr.audio.wallclock import WallClock
 from whispr.services.stream.engine.track import Track
 
 OnPackets = Callable[[Sequence[Packet]], None]
@@ -158,6 +159,8 @@ class Live:
         self.top = top or Quality.ULTRA
         self.now_pts = 0
         """How far the sound has come, in 1/48000 s."""
+        self.clock = WallClock()
+        """How far that is from the time of day since `started_at`."""
         self.levels = Levels()
         self.source = Source()
         self.sound = Sound()

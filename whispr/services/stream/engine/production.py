@@ -69,6 +69,7 @@ class Production:
         now = trio.current_time()
         self.live = live or Live(stream_id, datetime.now(UTC), top=top)
         self.line = Line(now, _taken_up(live) if live is not None else 0)
+        self.live.on_demand = self._stir
         self.grace_s = grace_s
         self._workers = workers
         self._ladder: Ladder | None = None
@@ -132,6 +133,10 @@ class Production:
         if self._is_enough():
             self._enough.set()
 
+    def _stir(self) -> None:
+        """Somebody begins to hear what nobody did: whether that is hurried is not left to the next tick."""
+        self._enough.set()
+
     def _is_enough(self) -> bool:
         """Whether a hurried stream has sound that is worth a hop."""
         if self._tick_s >= TICK_S or not self.line.pending:
@@ -194,6 +199,7 @@ class Production:
         self._tick_s = self._workers.pace_s(self._tick_s) if hurried else TICK_S
         pieces = self.line.take()
         self.live.now_pts = self.line.head
+        self._note_time()
         if not pieces:
             return
         sound = self.live.sound
@@ -215,8 +221,15 @@ class Production:
         self._passing = {each for each in wanted if self._passes(each) and self._pass_on(each)}
         for rendition in wanted:
             if rendition not in self._passing:
-                encode[rendition] = live.next_pts(rendition)
+                encode[rendition] = self._begin_of(rendition)
         return encode
+
+    def _begin_of(self, rendition: Rendition) -> int | None:
+        """Return where what is encoded goes on, or begins: not with what has waited, for who counts milliseconds."""
+        begin = self.live.next_pts(rendition)
+        if begin is None and rendition.codec is Codec.OPUS and self.live.track(rendition).hurried:
+            return self.line.head - PACKET
+        return begin
 
     def _passes(self, rendition: Rendition) -> bool:
         if rendition.codec is not Codec.OPUS or Gain.is_needed(self.live.sound):
@@ -263,6 +276,12 @@ class Production:
         self.live.publish(rendition, packets)
 
     # Figures
+
+    def _note_time(self) -> None:
+        """Note what time of day it is on the stream's clock."""
+        elapsed = datetime.now(UTC) - self.live.started_at
+        behind_s = self.line.behind_s(trio.current_time(), elapsed.total_seconds())
+        self.live.clock.note(self.line.head, behind_s)
 
     def _note(self, made: Made) -> None:
         """Keep the figures of a tick."""

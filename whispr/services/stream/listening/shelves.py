@@ -82,6 +82,7 @@ class Shelf:
             prefix=prefix,
             reports=stage.reports(self),
             skip=skip,
+            clock=stage.live.clock,
         )
         compressed = Compressed(made)
         self._rendered[key] = stage.version, compressed

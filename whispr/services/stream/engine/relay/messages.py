@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from whispr.audio.packets import Codec, Packet, Quality, Rendition
+from whispr.audio.wallclock import Note
 from whispr.services.stream.engine.live import Levels, Live, Sound, Source
 
 WANTS: Final = "whispr.streams.wants"
@@ -77,6 +78,7 @@ class State(msgspec.Struct, array_like=True, frozen=True):
     paused: bool
     ended: bool = False
     reason: str = ""
+    clock: tuple[Note, ...] = ()
 
     def into(self, live: Live) -> None:
         """Show it at the listeners' end."""
@@ -84,6 +86,7 @@ class State(msgspec.Struct, array_like=True, frozen=True):
         live.levels, live.source = self.levels, self.source
         live.sound, live.paused = self.sound, self.paused
         live.now_pts = max(live.now_pts, self.now_pts)
+        live.clock.notes = self.clock
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -105,6 +108,7 @@ def state_of(live: Live) -> State:
         live.paused,
         live.ended.is_set(),
         live.reason,
+        live.clock.notes,
     )
 
 
