@@ -156,11 +156,9 @@ bench-scale *arguments: _dev
 bench-events: _dev
     {{ python }} -m tests.bench.bench_events
 
-# live audio: full ladders a core, and what a listener costs by WebRTC, HLS, WebSocket and plain HTTP
-bench-stream: _dev
-    @{{ python }} -m tests.bench.bench_stream
-    @{{ python }} -m tests.bench.bench_stream_webrtc
-    @{{ python }} -m tests.bench.bench_stream_listeners
+# live audio, one table: ladders and listeners a core, aiortc beside, latency by transport; --quick takes a minute
+bench-stream *arguments: _dev
+    @{{ python }} -m tests.bench.bench_stream_table {{ arguments }}
 
 # megabytes per second of media, sent and given out
 bench-media *arguments: _dev
