@@ -34,7 +34,7 @@ async def next_of(channel: ClientChannel, wanted: str) -> Any:
 
 
 async def send_tone(channel: ClientChannel) -> None:
-    """Publish a tone in real time, until cancelled."""
+    """Publish a tone in real time, until cancelled or the stream has been stopped."""
     packets = list(tone(Rendition(Codec.OPUS, Quality.MEDIUM), 5.0))
     began = time.monotonic()
     for start in range(0, 1_000_000, 5):
@@ -42,7 +42,11 @@ async def send_tone(channel: ClientChannel) -> None:
             Packet(number * 960, 960, packets[number % len(packets)].data)
             for number in range(start, start + 5)
         ]
-        await channel.push("audio", encode_message(Codec.OPUS, batch))
+        try:
+            await channel.push("audio", encode_message(Codec.OPUS, batch))
+        except Refused as error:
+            assert error.reason == "not_publishing"
+            return
         await trio.sleep(max(0.0, began + start * 0.02 - time.monotonic()))
 
 
