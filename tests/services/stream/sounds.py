@@ -48,7 +48,7 @@ def samples(seconds: float, hz: float = 440.0, amplitude: int = 8000) -> bytes:
 
 
 @cache
-def contained(name: str, seconds: float, hz: float = 440.0, frame_ms: int = 20) -> bytes:
+def contained(name: str, seconds: float, hz: float = 440.0, frame_ms: int = 20, title: str = "") -> bytes:
     """Return a tone in a container, as a source sends it."""
     muxer, encoder, _ = CONTAINERS[name]
     out = io.BytesIO()
@@ -56,6 +56,8 @@ def contained(name: str, seconds: float, hz: float = 440.0, frame_ms: int = 20) 
     with av.open(out, "w", format=muxer, options=options) as container:
         stream: Any = container.add_stream(encoder, rate=CLOCK_HZ, options=_OPTIONS.get(encoder, {}))
         stream.layout = "stereo"
+        if title:
+            stream.metadata["title"] = title
         if encoder == "libopus":
             stream.codec_context.options = {"frame_duration": str(frame_ms)}
         pcm = samples(seconds, hz)

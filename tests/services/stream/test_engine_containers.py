@@ -144,6 +144,20 @@ async def test_what_a_container_says_is_told(lives: Lives, news: News) -> None:
     assert "described {'title': 'Song', 'artist': 'Band'}" in news.told
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ogg-opus", "ogg-vorbis"])
+async def test_songs_chained_one_after_another_are_heard(lives: Lives, news: News, name: str) -> None:
+    """Each link of a chained Ogg goes on where the one before ended, under its own title (RFC 3533, section 4)."""
+    songs = b"".join(contained(name, 1.0, title=f"Song {number}") for number in range(3))
+    ears, codec = await heard(lives, "s", songs, "ogg")
+    assert codec == name.removeprefix("ogg-")
+    assert without_holes(ears.heard[LOW])
+    assert sum(packet.duration for packet in ears.heard[LOW]) >= 2.6 * CLOCK_HZ
+    assert ears.purest(LOW, 440.0) > 0.9
+    titles = [told for told in news.told if told.startswith("described")]
+    assert titles == [f"described {{'title': 'Song {number}'}}" for number in range(3)]
+
+
 @pytest.mark.parametrize("name", list(CONTAINERS))
 def test_containers_are_known_by_how_they_begin(name: str) -> None:
     """Sources that announce another type, as FFmpeg does unless told, are understood all the same."""

@@ -9,13 +9,14 @@ remembers it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
 
+from whispr.audio.ogg_tags import TagWatch
 from whispr.audio.packets import CLOCK_HZ
 from whispr.errors import invalid
 from whispr.services.stream.engine.line import PCM_BYTES
@@ -96,6 +97,9 @@ class Reader:
         """Take a container to its end, as `Feed.container` says."""
         if form not in FORMS:
             raise invalid({"content-type": f"send one of {', '.join(sorted(TYPES))}"}, "unsupported_media")
+        if form == "ogg":
+            songs = _Songs(chunks, describe)
+            chunks, describe = songs.chunks(), songs.describe
         sink = _Sink(production, describe, ahead_s)
         pipe = _Pipe(chunks, production.count)
         try:
@@ -107,6 +111,29 @@ class Reader:
             raise pipe.error
         # What has come is heard to its end.
         await trio.sleep(production.line.ahead_s(trio.current_time(), 0.0))
+
+
+class _Songs:
+    """Bytes of Ogg on their way, and what the songs in them are called: FFmpeg tells of the first alone."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], describe: Describe) -> None:
+        self._chunks = chunks
+        self._describe = describe
+        self._watch = TagWatch()
+        self._told = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes as they come."""
+        async for chunk in self._chunks:
+            for tags in self._watch.feed(chunk):
+                self._told = True
+                self._describe(_told(tags))
+            yield chunk
+
+    def describe(self, facts: dict[str, str]) -> None:
+        """Take what FFmpeg found: it knows the comments of codecs that are not watched for, such as FLAC's."""
+        if not self._told:
+            self._describe(facts)
 
 
 class _Unreadable(Exception):  # noqa: N818 - an answer, not a defect
@@ -214,6 +241,10 @@ def _facts(container: Any, stream: Any) -> dict[str, str]:
         for tags in (container.metadata, stream.metadata)
         for name, value in tags.items()
     }
+    return _told(said)
+
+
+def _told(said: Mapping[str, str]) -> dict[str, str]:
     return {name: said[name][:TAG_CHARS_MAX] for name in TAGS if said.get(name)}
 
 
