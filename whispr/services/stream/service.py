@@ -199,7 +199,9 @@ class StreamService:
         )
         self._progressive = Progressive(self.find, self.audience, around.address_of, self.audience.metadata)
         self._about = About(self.audience, self.live_state)
-        self._webrtc = WebRtc(self.lives, self.access, self.audience, options.webrtc, around.address_of)
+        self._webrtc = WebRtc(
+            self.lives, self.access, self.audience, options.webrtc, around.address_of, bus
+        )  # fmt: skip
         self.subscriptions = Subscriptions(
             self.notices, queue_len_max=limits.event_queue, per_user=limits.subscriptions
         )

@@ -171,7 +171,7 @@ def client_address(scope: Scope, headers: Headers) -> str:
 
 @asynccontextmanager
 async def rigged(
-    setup: WebRtcSetup | None = None, page: str = "", engine: Lives | None = None
+    setup: WebRtcSetup | None = None, page: str = "", engine: Lives | None = None, bus: Any = None
 ) -> AsyncIterator[Rig]:
     """Serve, with the gateway's own wording of errors; a page, too, at every other path.
 
@@ -179,7 +179,7 @@ async def rigged(
     """
     lives, audience = FakeLives(), FakeAudience()
     stand_ins: tuple[Any, Any, Any] = (lives if engine is None else engine, FakeAccess(), audience)
-    webrtc = WebRtc(*stand_ins, setup or WebRtcSetup(), client_address)
+    webrtc = WebRtc(*stand_ins, setup or WebRtcSetup(), client_address, bus)
     mounted = Mounted("webrtc", PATH, webrtc.endpoints, answers_origins=True)
 
     pages = HTMLResponse(page)

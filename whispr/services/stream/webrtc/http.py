@@ -13,13 +13,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import trio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from whispr.adapters.bus import Bus
 from whispr.asgi.errors import HttpError
 from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, invalid
 from whispr.services.stream.access import Shown, shown_by
+from whispr.services.stream.webrtc.passing import Ask, Passing, Told
 from whispr.services.stream.webrtc.sessions import Session, Sessions
 from whispr.webrtc import sdp
 from whispr.webrtc.ice import Credentials
@@ -64,6 +67,7 @@ class WebRtcEndpoints:
         origins: Sequence[str] = (),
         ice_servers: Sequence[str] = (),
         turn_secret: str = "",
+        bus: Bus | None = None,
     ) -> None:
         """`origins`: those whose pages may use it, `*` for all. `ice_servers`, `turn_secret`: see `webrtc.turn`."""
         self._open = {"whip": publish, "whep": listen}
@@ -72,6 +76,8 @@ class WebRtcEndpoints:
         self._origins = frozenset(origins)
         self._ice_servers = ice_servers
         self._turn_secret = turn_secret
+        self.passing = Passing(bus, sessions.process, self._asked) if bus is not None else None
+        """Reaches the sessions of other processes; its owner runs it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises WhisprError."""
@@ -86,8 +92,9 @@ class WebRtcEndpoints:
             elif session_id is None:
                 await self._create(protocol, stream_id, scope, headers, receive, send, shared)
             else:
-                session = self._sessions.get(protocol, stream_id, session_id)
-                await self._of_session(session, scope, headers, receive, send, shared)
+                await self._of_session(
+                    (protocol, stream_id, session_id), scope, headers, receive, send, shared
+                )
         except HttpError as error:
             error.headers.update(shared)
             raise
@@ -147,37 +154,47 @@ class WebRtcEndpoints:
     # Sessions
 
     async def _of_session(
-        self, session: Session, scope: Scope, headers: Headers, receive: Receive, send: Send,
+        self, path: tuple[str, str, str], scope: Scope, headers: Headers, receive: Receive, send: Send,
         shared: Mapping[str, str],
     ) -> None:  # fmt: skip
-        if scope["method"] == "DELETE":
-            session.end("its client ended it")
-            await _answer(send, 200, {**_NO_STORE, **shared})
-        elif scope["method"] == "PATCH":
-            await self._patch(session, headers, receive, send, shared)
-        else:
-            raise _not_allowed(scope["method"], "OPTIONS, PATCH, DELETE")
-
-    async def _patch(
-        self, session: Session, headers: Headers, receive: Receive, send: Send, shared: Mapping[str, str]
-    ) -> None:
-        """Candidates, or an ICE restart (RFC 9725, sections 4.3.1 to 4.3.3)."""
+        """Act on a session of this process or another."""
+        method, owner = scope["method"], self.passing.owner(path[2]) if self.passing is not None else None
+        if owner is None:
+            self._sessions.get(*path)
+        if method not in ("DELETE", "PATCH"):
+            raise _not_allowed(method, "OPTIONS, PATCH, DELETE")
         condition = headers.get("if-match", "").strip()
-        text = await _body(receive, headers, FRAGMENT)
-        if not condition:
-            raise _precondition(428, "send If-Match with the session's ETag", "precondition_required")
-        credentials = _credentials(text)
-        if condition == "*":
-            if credentials == session.remote:
-                raise _precondition(412, "an ICE restart needs new credentials", "not_a_restart")
-            answer = session.restart(credentials)
-            said = {"content-type": FRAGMENT, "etag": session.etag, **_NO_STORE, **shared}
-            await _answer(send, 200, said, answer.encode())
-            return
-        if condition != session.etag or credentials != session.remote:
-            raise _precondition(412, "that ICE session is over", "other_ice_session")
-        # What the candidates say is not looked at: a client's checks show where it is. `.local` names least of all.
-        await _answer(send, 204, {**_NO_STORE, **shared})
+        text = await _body(receive, headers, FRAGMENT) if method == "PATCH" else ""
+        if owner is None or self.passing is None:
+            told = await self._asked(Ask(0, "", path, method, condition, text))
+        else:
+            told = await self.passing.ask(owner, path, method, condition, text)
+        await _answer(send, told.status, {**told.headers, **_NO_STORE, **shared}, told.body.encode())
+
+    async def _asked(self, ask: Ask) -> Told:
+        """Act on a session of this process. Raises WhisprError."""
+        await trio.lowlevel.checkpoint()
+        session = self._sessions.get(*ask.path)
+        if ask.method == "DELETE":
+            session.end("its client ended it")
+            return Told(ask.id, 200, {}, "")
+        return _patched(session, ask)
+
+
+def _patched(session: Session, ask: Ask) -> Told:
+    """Take candidates, or an ICE restart (RFC 9725, sections 4.3.1 to 4.3.3)."""
+    if not ask.condition:
+        raise _precondition(428, "send If-Match with the session's ETag", "precondition_required")
+    credentials = _credentials(ask.body)
+    if ask.condition == "*":
+        if credentials == session.remote:
+            raise _precondition(412, "an ICE restart needs new credentials", "not_a_restart")
+        answer = session.restart(credentials)
+        return Told(ask.id, 200, {"content-type": FRAGMENT, "etag": session.etag}, answer)
+    if ask.condition != session.etag or credentials != session.remote:
+        raise _precondition(412, "that ICE session is over", "other_ice_session")
+    # What the candidates say is not looked at: a client's checks show where it is. `.local` names least of all.
+    return Told(ask.id, 204, {}, "")
 
 
 def _credentials(text: str) -> Credentials:

@@ -60,7 +60,7 @@ class Listening:
             live = self._lives.get(request.stream_id)
             if live is None:
                 raise _not_yet()
-            session = Session(self._endpoint, request.offer)
+            session = Session(self._endpoint, request.offer, self._sessions.process)
             broadcast = self._join(live, session)
             try:
                 with self._sessions.holding("whep", request.stream_id, session):

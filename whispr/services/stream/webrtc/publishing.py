@@ -71,7 +71,7 @@ class Publishing:
         stream = await self._access.source(request.stream_id, request.shown)
         options = SourceOptions(kind="whip", top=stream.config.quality, sound=Sound(volume=stream.volume))
         await self._replace(request.stream_id)
-        session = Session(self._endpoint, request.offer)
+        session = Session(self._endpoint, request.offer, self._sessions.process)
         try:
             async with self._lives.source(request.stream_id, options) as feed:
                 self._current[request.stream_id] = session

@@ -10,6 +10,7 @@ import trio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from whispr.adapters.bus import Bus
 from whispr.errors import conflict
 from whispr.services.stream.access import Access
 from whispr.services.stream.audience import Audience
@@ -50,7 +51,9 @@ class WebRtc:
         audience: Audience,
         setup: WebRtcSetup,
         client_address: Callable[[Scope, Headers], str],
+        bus: Bus | None = None,
     ) -> None:
+        """`bus`: to other processes, whose sessions clients may ask us for."""
         self._setup = setup
         self.endpoint = Endpoint(setup.endpoint)
         sessions = Sessions()
@@ -64,6 +67,7 @@ class WebRtc:
             origins=setup.origins,
             ice_servers=setup.ice_servers,
             turn_secret=setup.turn_secret,
+            bus=bus,
         )
 
     async def endpoints(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,4 +88,6 @@ class WebRtc:
                 raise conflict(told, "port_in_use") from error
             await nursery.start(self._publishing.run)
             await nursery.start(self._listening.run)
+            if self._http.passing is not None:
+                await nursery.start(self._http.passing.run)
             task_status.started(port)

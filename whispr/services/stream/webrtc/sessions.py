@@ -16,6 +16,8 @@ from whispr.webrtc.ice import Credentials
 from whispr.webrtc.peer import Peer, State
 from whispr.webrtc.sdp import Offer
 
+PROCESS_CHARS: Final = 12
+"""Of a process's name, with which the names of its sessions begin."""
 _ID_BYTES: Final = 18
 _ETAG_BYTES: Final = 9
 
@@ -25,10 +27,10 @@ log = structlog.get_logger("whispr.stream.webrtc")
 class Session:
     """One client's session, in whichever direction."""
 
-    def __init__(self, endpoint: Endpoint, offer: Offer) -> None:
+    def __init__(self, endpoint: Endpoint, offer: Offer, process: str) -> None:
         """Raises RESOURCE_EXHAUSTED when the endpoint has too many peers."""
         self._endpoint = endpoint
-        self.id = secrets.token_urlsafe(_ID_BYTES)
+        self.id = process + secrets.token_urlsafe(_ID_BYTES)
         self.offer = offer
         self.remote = offer.credentials
         """The client's credentials of the present ICE session."""
@@ -73,6 +75,8 @@ class Sessions:
     """Those that run."""
 
     def __init__(self) -> None:
+        self.process = secrets.token_hex(PROCESS_CHARS // 2)
+        """The name of this process, as far as sessions go."""
         self._running: dict[tuple[str, str, str], Session] = {}
 
     def get(self, protocol: str, stream_id: str, session_id: str) -> Session:
