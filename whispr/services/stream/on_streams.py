@@ -249,7 +249,7 @@ class StreamHandlers:
         return wire.recording_pb(
             recording,
             f"{base}/recordings/{recording.id}/{token}/audio.{recording.extension}",
-            f"{base}/hls/recordings/{recording.id}/{token}/index.m3u8",
+            f"{base}/recordings/{recording.id}/{token}/master.m3u8",
         )
 
     # What came of it
