@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import trio
 from tests.chaos.rig import Rig
 from tests.integration.following import Follower
 from whispr.errors import Code, WhisprError, unavailable
-from whispr.realtime.client import ChannelClosed, Disconnected, Refused, open_phoenix
+from whispr.realtime.client import ChannelClosed, ClientChannel, Disconnected, Refused, open_phoenix
 from whispr.rpc.channel import open_channel
 from whispr.v1.messaging_grpc import MessagingServiceStub
 from whispr.v1.messaging_pb2 import SendMessageRequest
@@ -184,7 +184,17 @@ async def by_websocket(talker: Talker) -> AsyncIterator[Send]:
             reply: Any = await channel.push("send_message", {"text": client_id, "client_id": client_id})
             return int(reply["seq"])
 
-        yield send
+        # What is broadcast must be taken, too: a client whose inbox is full reads no replies either.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_take_all, channel)
+            yield send
+            nursery.cancel_scope.cancel(reason="the talker has gone")
+
+
+async def _take_all(channel: ClientChannel) -> None:
+    with suppress(WhisprError):  # who pushes next hears that it has ended
+        async for _ in channel:
+            pass
 
 
 @asynccontextmanager
