@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from math import ceil
 from typing import Final
 from urllib.parse import parse_qsl
@@ -46,6 +47,7 @@ ON_TIME: Final = WallClock()
 _LISTED_PARTS: Final = 2
 """Whole segments, from the end, whose parts are listed, beside the growing one's: less than three target durations
 (4.4.4.9)."""
+_QUERIES_KEPT: Final = 256
 _FRAGMENT_BYTES: Final = 250
 """What a part's boxes take beside the sound: 172 bytes, and 4 for each of 16 packets."""
 
@@ -62,10 +64,11 @@ class Directives:
     """Leave out what the player has."""
 
 
+@lru_cache(_QUERIES_KEPT)
 def read_directives(query: str) -> Directives:
     """Read `_HLS_msn`, `_HLS_part` and `_HLS_skip`; what else is in the query is not looked at.
 
-    Raises INVALID_ARGUMENT.
+    Every listener asks for the same parts with the same words, which are read once. Raises INVALID_ARGUMENT.
     """
     if "_HLS_" not in query:
         return Directives()
