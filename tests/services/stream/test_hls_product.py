@@ -21,6 +21,7 @@ from whispr.adapters.bus import Bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
 from whispr.audio.packets import CLOCK_HZ
+from whispr.services.stream.service import StreamService
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -102,8 +103,7 @@ async def browser_page(tmp_path: Path) -> AsyncIterator[Page]:
 async def behind_s(air: OnAir, page: Page) -> float:
     """How far what is heard is behind what the stream has got to, by its own clock: the median of some looks."""
     assert air.world.node is not None
-    service = air.world.node._stream
-    assert service is not None
+    service = next(each for each in air.world.node._making.drained if isinstance(each, StreamService))
     found = []
     for _ in range(11):
         await trio.sleep(0.3)
