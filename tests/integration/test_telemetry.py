@@ -43,7 +43,7 @@ LABELS = {
     "service", "method", "status", "side", "route", "reason", "outcome", "code", "consumer", "stream", "platform",
     "event", "policy", "target", "of", "by", "le", "generation", "version", "major", "minor", "patchlevel",
     "implementation", "kind", "state", "signal", "action", "step", "result", "direction", "format", "cause",
-    "dependency", "name", "type", "why", "transport",
+    "dependency", "name", "type", "why", "transport", "fate",
 }  # fmt: skip
 """Names that labels may have: each is of a small set that the code knows."""
 VALUES_MAX = 300
