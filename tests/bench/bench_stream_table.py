@@ -8,8 +8,8 @@ progressive) and `bench_stream_latency` (from mouth to ear). Room is CPU time pe
 the serving process alone; latencies are of the clock, and mean something only while the machine does nothing else.
 
 On two cores that others used, too: 17.9 full ladders a core, 16.3 in hops of 20 ms, 15.8 with the engine around them;
-WHEP 58 ms passed and 80 ms encoded, WebSocket 208 ms raw and 411 ms fMP4, LL-HLS 1.03 s, from FFmpeg by Icecast 1.27 s
-(Ogg) and 1.56 s (MP3).
+WHEP 58 ms passed and 80 ms encoded, WebSocket 208 ms raw and 411 ms fMP4, LL-HLS 1.03 s, and of FFmpeg 1.27 s
+(Icecast, Ogg) and 1.56 s (MP3).
 """
 
 from __future__ import annotations
