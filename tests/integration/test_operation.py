@@ -29,7 +29,7 @@ def whispr(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> None:
     """SIGTERM and Ctrl-C drain and stop the product and its backends, with exit code 0."""
     product = start(tmp_path / "data")
@@ -43,6 +43,7 @@ def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> No
         product.kill()
 
 
+@pytest.mark.slow
 def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
     """Accounts, keys and messages outlive an orderly stop, and an access token stays good."""
     with running(tmp_path / "data") as product:

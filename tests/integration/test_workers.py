@@ -30,6 +30,8 @@ pytestmark = pytest.mark.timeout(240)  # each starts three processes, on a machi
 TRIES_MAX = 64
 """Connections opened to meet every worker; that all of them meet the same one has a chance of 2 ** -63."""
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
@@ -179,7 +181,6 @@ def cast(product: Product, count: int) -> tuple[list[Sender], list[Follower]]:
     return senders, followers
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_worker_that_goes_loses_nothing(fresh: Product, number: signal.Signals) -> None:
     """While clients send, a worker drains or is killed: what was acknowledged reaches everybody once, in order."""
@@ -209,7 +210,6 @@ async def test_a_worker_that_goes_loses_nothing(fresh: Product, number: signal.S
         assert {code for follower in followers for code in follower.codes} == {1012}
 
 
-@pytest.mark.slow
 async def test_a_persons_sockets_are_limited_over_all_workers(tmp_path: Path) -> None:
     """The 21st is refused whichever worker it meets; a worker killed with some of them gives back as many."""
     environ = {name: value for name, value in UNLIMITED.items() if not name.endswith("USER_SOCKETS")}
@@ -234,7 +234,6 @@ async def test_a_persons_sockets_are_limited_over_all_workers(tmp_path: Path) ->
                     await stack.enter_async_context(open_phoenix(product.websocket_url, token))
 
 
-@pytest.mark.slow
 def test_no_worker_outlives_its_parent(fresh: Product) -> None:
     """Kill -9 of the parent takes the workers and the backends with it, and the next start finds free ports."""
     pids = [pid_of(fresh, worker) for worker in (1, 2)]
@@ -249,7 +248,6 @@ def test_no_worker_outlives_its_parent(fresh: Product) -> None:
         assert again.ports == fresh.ports
 
 
-@pytest.mark.slow
 def test_a_stop_is_orderly(fresh: Product) -> None:
     """SIGTERM drains all workers and ends with code 0, with nothing left of them."""
     pids = [pid_of(fresh, worker) for worker in (1, 2)]
@@ -259,7 +257,6 @@ def test_a_stop_is_orderly(fresh: Product) -> None:
     assert not (fresh.data_dir / "ports.json").exists()
 
 
-@pytest.mark.slow
 def test_a_worker_that_keeps_dying_ends_everything(fresh: Product) -> None:
     """A worker killed whenever it starts is not started for ever: the product ends, and says why."""
     until = time.monotonic() + 120
@@ -272,14 +269,12 @@ def test_a_worker_that_keeps_dying_ends_everything(fresh: Product) -> None:
     assert "worker 1 ended 6 times in a row, at last with signal SIGKILL" in said
 
 
-@pytest.mark.slow
 def test_pools_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     """More connections than PostgreSQL has are an error at the start that names what to change."""
     with pytest.raises(StartError, match="WHISPR_POSTGRES_POOL_SIZE"):
         start(tmp_path / "data", {"WHISPR_POSTGRES_POOL_SIZE": "60"}, "--workers", "2")
 
 
-@pytest.mark.slow
 def test_commands_beside_workers_work(fresh: Product) -> None:
     """Commands that look for the running product find it."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("WHISPR_")}
