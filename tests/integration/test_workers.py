@@ -25,12 +25,11 @@ from whispr.realtime.client import Phoenix, Refused, open_phoenix
 from whispr.realtime.upgrade import Rejected
 from whispr.seats import TTL_S
 
-pytestmark = pytest.mark.timeout(240)  # each starts three processes, on a machine that may be busy
+# Each starts three processes, on a machine that may be busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 TRIES_MAX = 64
 """Connections opened to meet every worker; that all of them meet the same one has a chance of 2 ** -63."""
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
