@@ -209,8 +209,9 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND (state = 'idl
 
 TERMINATE_SLEEPER = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-WHERE datname = current_database() AND state = 'active' AND query = 'SELECT pg_sleep(60)'
+WHERE datname = current_database() AND wait_event = 'PgSleep'
 """
+"""Ends whoever sleeps: asleep, not about to be, for a statement that was only prepared is made once more elsewhere."""
 
 
 async def test_a_connection_lost_under_a_statement_is_unavailable(db: Postgres) -> None:
