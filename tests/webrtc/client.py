@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import socket
+import ssl
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
@@ -44,7 +46,8 @@ def _identity() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     return key, certificate
 
 
-KEY, CERTIFICATE = _identity()
+KEY, _CERTIFICATE = _identity()
+CERTIFICATE = _CERTIFICATE.public_bytes(serialization.Encoding.DER)
 
 
 @dataclass
@@ -53,7 +56,10 @@ class Client:
 
     direction: str = "recvonly"
     profiles: bytes = b":".join(PROFILES)
-    announced: str = field(default_factory=lambda: fingerprint(CERTIFICATE))
+    certificate: bytes = CERTIFICATE
+    """In DER."""
+    announced: str = ""
+    """The fingerprint; empty for that of the certificate."""
     local: Credentials = field(default_factory=Credentials.new)
     remote: Credentials = field(default_factory=Credentials.new)
     candidates: list[tuple[str, int]] = field(default_factory=list)
@@ -67,6 +73,9 @@ class Client:
     repeated: int = 0
     """Packets that came before."""
     _ssl: SSL.Connection | None = None
+
+    def __post_init__(self) -> None:
+        self.announced = self.announced or fingerprint(self.certificate)
 
     def offer(self, more: Sequence[str] = ()) -> str:
         """The client's offer."""
@@ -104,7 +113,10 @@ class Client:
         """The beginning of the handshake."""
         context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
         context.use_privatekey(KEY)
-        context.use_certificate(CERTIFICATE)
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # the one way that reads nothing of it
+            file.write(ssl.DER_cert_to_PEM_cert(self.certificate))
+            file.flush()
+            context.use_certificate_chain_file(file.name)
         context.set_verify(SSL.VERIFY_NONE)
         context.set_tlsext_use_srtp(self.profiles)
         self._ssl = SSL.Connection(context)

@@ -12,7 +12,7 @@ from tests.webrtc.client import PAYLOAD_TYPE, Client, connection
 from whispr.audio.packets import Packet
 from whispr.errors import Code, WhisprError
 from whispr.webrtc import sdp
-from whispr.webrtc.endpoint import Endpoint, Options
+from whispr.webrtc.endpoint import IN_USE_S, Endpoint, Options
 from whispr.webrtc.fanout import Fanout
 from whispr.webrtc.ice import Credentials
 from whispr.webrtc.metrics import REFUSED_CHECKS, REFUSED_HANDSHAKES
@@ -166,6 +166,51 @@ async def test_any_datagram_is_taken_or_dropped() -> None:
                     with trio.move_on_after(0.2):
                         await wire.receive()
                 assert peer.state is State.CONNECTED
+            nursery.cancel_scope.cancel(reason="tested")
+
+
+async def test_an_address_in_use_is_nobody_elses() -> None:
+    """Who writes another's address on their checks gets no answer and nothing of theirs, until that one is gone."""
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            endpoint = await started(nursery)
+            client, other = Client("sendonly"), Client()
+            peer, theirs = admitted(endpoint, client), admitted(endpoint, other)
+            came = trio.Event()
+            peer.on_rtp = lambda *_: came.set()
+            async with connection(client) as wire:
+                await wire.connect()
+                await until(peer, State.CONNECTED)
+                await wire.send(other.check(), client.packet(1))
+                await came.wait()
+                assert (theirs.state, theirs.address) == (State.NEW, None)
+                peer.heard_at -= IN_USE_S
+                await wire.send(other.check())
+                await until(theirs, State.REACHED)
+            nursery.cancel_scope.cancel(reason="tested")
+
+
+async def test_a_defect_costs_one_peer() -> None:
+    """What is raised over a datagram closes the peer that it is of, and the others go on."""
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            endpoint = await started(nursery)
+            clients = Client("sendonly"), Client("sendonly")
+            peers = [admitted(endpoint, each) for each in clients]
+            came = trio.Event()
+
+            def fails(*_: object) -> None:
+                raise RuntimeError("a defect")
+
+            peers[0].on_rtp, peers[1].on_rtp = fails, lambda *_: came.set()
+            async with connection(clients[0]) as first, connection(clients[1]) as second:
+                for each in first, second:
+                    await each.connect()
+                await first.send(clients[0].packet(1))
+                await until(peers[0], State.CLOSED)
+                await second.send(clients[1].packet(1))
+                await came.wait()
+            assert [each.state for each in peers] == [State.CLOSED, State.CONNECTED]
             nursery.cancel_scope.cancel(reason="tested")
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from tests.webrtc.call import Call
-from tests.webrtc.client import Client
+from tests.webrtc.client import CERTIFICATE, Client
 from whispr.webrtc import rtcp, rtp
 from whispr.webrtc.dtls import DATAGRAM_BYTES_MAX, datagrams
 from whispr.webrtc.flood import Failures
 from whispr.webrtc.peer import CONNECT_S, State
 from whispr.webrtc.rtcp import Nack
-from whispr.webrtc.srtp import PROFILES
+from whispr.webrtc.srtp import PROFILES, SOURCES_MAX
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
@@ -50,6 +50,15 @@ def test_another_certificate_than_announced_is_refused() -> None:
     assert "certificate" in call.peer.reason
 
 
+def test_a_certificate_is_looked_at_by_its_fingerprint_alone() -> None:
+    """One that OpenSSL takes and others call invalid, here by its version, ends nothing and nobody."""
+    version = b"\xa0\x03\x02\x01"
+    strange = CERTIFICATE.replace(version + b"\x02", version + b"\x05", 1)
+    assert strange != CERTIFICATE
+    call = Call(Client(certificate=strange))
+    call.connect()
+
+
 def test_nothing_is_taken_of_an_address_that_was_not_checked() -> None:
     """DTLS before a check is not looked at, nor is media before the handshake."""
     call = Call()
@@ -68,6 +77,25 @@ def test_forged_replayed_and_malformed_packets_are_counted_and_dropped() -> None
     call.peer.receive_rtp(call.client.said(b"\x80\xc9\x00\x01\x00\x00\x00\x01" + b"\x80\xc9\xff\xff"), 1.0)
     assert len(call.rtp) == 1
     assert call.peer.bad_packets == 4
+
+
+def test_the_sources_of_a_peer_are_bounded() -> None:
+    """Each is kept for good by the cipher: past a number new ones are dropped, and those there were go on."""
+    call = Call()
+    call.connect()
+    protection = call.client.protection
+    assert protection is not None
+    for _ in range(2):  # forged ones count for nothing
+        for ssrc in range(SOURCES_MAX):
+            call.peer.receive_rtp(rtp.build(111, 1, 0, 1000 + ssrc, b"forged") + bytes(16), 1.0)
+    for ssrc in range(2 * SOURCES_MAX):
+        call.peer.receive_rtp(protection.protect(rtp.build(111, 1, 0, ssrc, b"new")), 1.0)
+        call.peer.receive_rtp(
+            call.client.said(rtcp.receiver_report(ssrc, [], b"c") + rtcp.nack(ssrc, 7, [5])), 1.0
+        )
+    assert (len(call.rtp), len(call.rtcp)) == (SOURCES_MAX, SOURCES_MAX)
+    call.peer.receive_rtp(protection.protect(rtp.build(111, 2, 0, 0, b"again")), 2.0)
+    assert len(call.rtp) == SOURCES_MAX + 1
 
 
 def test_who_does_not_connect_in_time_is_closed() -> None:
@@ -118,6 +146,10 @@ def test_a_host_that_fails_too_often_is_over_its_budget_for_a_while() -> None:
     assert failures.over("192.0.2.1", 0.0)
     assert not failures.over("192.0.2.2", 0.0)
     assert not failures.over("192.0.2.1", 0.2)
+    for _ in range(1000):  # of an address that is a peer's, failures are noted without end
+        failures.note("192.0.2.1", 0.3)
+    assert failures.over("192.0.2.1", 0.3)
+    assert not failures.over("192.0.2.1", 0.6)
     for number in range(9):
         failures.note(f"2001:db8:0:1::{number}", 1.0)
     assert failures.over("2001:db8:0:1::ffff", 1.0)

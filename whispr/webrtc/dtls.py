@@ -6,6 +6,7 @@ OpenSSL works on memory here, never on a socket. Under pressure a handshake begi
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from whispr.webrtc.srtp import PROFILES, Keys
 
@@ -25,9 +26,8 @@ DATAGRAM_BYTES_MAX: Final = 1200
 CERTIFICATE_DAYS: Final = 365
 """Of a certificate that is made anew with each start; nobody looks at its dates but OpenSSL itself."""
 _CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-SHA"
-_HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {
-    "sha-256": hashes.SHA256(), "sha-384": hashes.SHA384(), "sha-512": hashes.SHA512(),
-}  # fmt: skip
+_HASHES: Final[Mapping[str, str]] = {"sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
+"""Names of RFC 8122, and Python's."""
 _RECORD_HEADER_BYTES: Final = 13
 _COOKIE_BYTES: Final = 32
 
@@ -36,9 +36,9 @@ class DtlsError(Exception):
     """The handshake failed, or the other end closed; the message says how."""
 
 
-def fingerprint(certificate: x509.Certificate, algorithm: str = "sha-256") -> str:
-    """Return a certificate's fingerprint as descriptions write it (RFC 8122, section 5)."""
-    return certificate.fingerprint(_HASHES[algorithm]).hex(":").upper()
+def fingerprint(der: bytes, algorithm: str = "sha-256") -> str:
+    """Return the fingerprint of a certificate in DER as descriptions write it (RFC 8122, section 5)."""
+    return hashlib.new(_HASHES[algorithm], der).digest().hex(":").upper()
 
 
 class Identity:
@@ -58,7 +58,7 @@ class Identity:
             .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
             .sign(key, hashes.SHA256())
         )
-        self.fingerprint = fingerprint(certificate)
+        self.fingerprint = fingerprint(certificate.public_bytes(serialization.Encoding.DER))
         self._secret = secrets.token_bytes(32)
         self._contexts = [self._context(key, certificate, cookies) for cookies in (False, True)]
 
@@ -167,10 +167,10 @@ class Dtls:
         return self._pending()
 
     def _finish(self) -> Keys:
-        certificate = self._connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None or not any(
-            fingerprint(certificate, algorithm) in self._expected.get(algorithm, ()) for algorithm in _HASHES
-        ):
+        certificate = self._connection.get_peer_certificate()
+        # Nothing of it is read: what OpenSSL takes for a certificate another parser may refuse.
+        der = b"" if certificate is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+        if not any(fingerprint(der, algorithm) in self._expected.get(algorithm, ()) for algorithm in _HASHES):
             raise DtlsError("the certificate is not the announced one")
         profile = self._connection.get_selected_srtp_profile()
         if profile not in PROFILES:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 import trio
 
 from whispr.errors import exhausted
@@ -34,7 +35,11 @@ DRAIN_MAX: Final = 256
 DATAGRAM_BYTES: Final = 2048
 PEER_ADDRESSES_MAX: Final = 8
 """Of one peer that passed a check: a client tries all of its own."""
+IN_USE_S: Final = 10.0
+"""After something came from a peer, its address is nobody else's: clients check every 2 to 6 s (RFC 7675)."""
 BUSY_RETRY_S: Final = 5.0
+
+log = structlog.get_logger("whispr.webrtc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +185,18 @@ class Endpoint:
                 self._arrived(datagram, address, now)
 
     def _arrived(self, datagram: bytes, address: Address, now: float) -> None:
-        first = datagram[0] if datagram else 255
         peer = self._by_address.get(address)
+        try:
+            self._take(datagram, address, peer, now)
+        except Exception as error:  # a defect must cost one peer, not everybody's
+            metrics.FAILURES.inc()
+            self._failures.note(address[0], now)
+            log.error("webrtc_datagram_failed", host=address[0], exc_info=error)
+            if peer is not None:
+                self.close(peer, "internal error")
+
+    def _take(self, datagram: bytes, address: Address, peer: Peer | None, now: float) -> None:
+        first = datagram[0] if datagram else 255
         if first < 4:
             self._check(datagram, address, peer, now)
         elif peer is None:
@@ -206,6 +221,8 @@ class Endpoint:
             return
         name = (message.get(Attribute.USERNAME) or b"").partition(b":")[0].decode("ascii", "replace")
         peer = self._by_name.get(name) if message.kind == Kind.REQUEST else None
+        if known is not None and known is not peer and now - known.heard_at < IN_USE_S:
+            peer = None  # Whoever writes another's address on a check would have that one's media.
         reply = peer.check(message, address, now) if peer is not None else None
         if peer is None or reply is None:
             self._failures.note(host, now)

@@ -33,7 +33,8 @@ class Failures:
         """Count a failure."""
         whose = _whose(host)
         level, at = self._levels.pop(whose, (0.0, now))
-        self._levels[whose] = (max(0.0, level - (now - at) * self._per_s) + 1, now)
+        # Full is full: who failed a thousand times has to wait no longer than who failed often enough.
+        self._levels[whose] = (min(self._burst, max(0.0, level - (now - at) * self._per_s) + 1), now)
         if len(self._levels) > self._hosts_max:
             self._levels.popitem(last=False)
 

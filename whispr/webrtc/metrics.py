@@ -11,6 +11,7 @@ REFUSED_CHECKS = Counter(
     "webrtc_refused_checks_total", "Checks of hosts that sent too many that were nobody's"
 )
 REFUSED_HANDSHAKES = Counter("webrtc_refused_handshakes_total", "Handshakes put off: too many were in flight")
+FAILURES = Counter("webrtc_failures_total", "Datagrams on which a defect of ours showed")
 LOST = Counter("webrtc_unsent_datagrams_total", "Datagrams the kernel did not take", ["reason"])
 UNPROTECTED = Counter(
     "webrtc_unprotected_packets_total", "Packets that could not be encrypted, and were not sent"

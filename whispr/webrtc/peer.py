@@ -125,10 +125,13 @@ class Peer:
             return
         try:
             if 192 <= datagram[1] <= 223:
-                self.on_rtcp(rtcp.parse(self.protection.unprotect_rtcp(datagram)), now)
-            else:
-                self.on_rtp(self.protection.unprotect(datagram), now)
+                control = self.protection.unprotect_rtcp(datagram)
                 self.heard_at = now
+                self.on_rtcp(rtcp.parse(control), now)
+            else:
+                packet = self.protection.unprotect(datagram)
+                self.heard_at = now
+                self.on_rtp(packet, now)
         except (SrtpError, RtcpError):
             self.bad_packets += 1
 

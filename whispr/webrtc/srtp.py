@@ -17,6 +17,8 @@ assert PACKET_BYTES_MAX + SRTP_MAX_SRTCP_TRAILER_LEN <= _BUFFER_BYTES, (
 )
 REPLAY_WINDOW: Final = 1024
 """Packets: about 20 s of sound."""
+SOURCES_MAX: Final = 16
+"""Synchronisation sources of one peer, each of which libsrtp keeps for good. A client has one, seldom another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def _protector(session: Session, function: Any) -> Callable[[bytes], bytes]:
 class Protection:
     """Both directions of one peer."""
 
-    __slots__ = ("_inbound", "_outbound", "protect", "protect_rtcp")
+    __slots__ = ("_inbound", "_outbound", "_sources", "protect", "protect_rtcp")
 
     protect: Callable[[bytes], bytes]
     """Encrypts an RTP packet. Raises SrtpError."""
@@ -112,19 +114,25 @@ class Protection:
         receiving.window_size = REPLAY_WINDOW
         self._outbound = Session(sending)
         self._inbound = Session(receiving)
+        self._sources: set[bytes] = set()
+        """Of packets that were the peer's own."""
         self.protect = _protector(self._outbound, lib.srtp_protect)
         self.protect_rtcp = _protector(self._outbound, lib.srtp_protect_rtcp)
 
     def unprotect(self, packet: bytes) -> bytes:
         """Return an RTP packet in the clear. Raises SrtpError."""
-        try:
-            return self._inbound.unprotect(packet)
-        except (Error, ValueError) as error:
-            raise SrtpError(str(error)) from error
+        return self._unprotected(packet, packet[8:12], self._inbound.unprotect)
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
         """Return an RTCP compound in the clear. Raises SrtpError."""
+        return self._unprotected(packet, packet[4:8], self._inbound.unprotect_rtcp)
+
+    def _unprotected(self, packet: bytes, source: bytes, unprotect: Callable[[bytes], bytes]) -> bytes:
+        if source not in self._sources and len(self._sources) >= SOURCES_MAX:
+            raise SrtpError(f"more than {SOURCES_MAX} sources")
         try:
-            return self._inbound.unprotect_rtcp(packet)
+            clear = unprotect(packet)
         except (Error, ValueError) as error:
             raise SrtpError(str(error)) from error
+        self._sources.add(source)
+        return clear
