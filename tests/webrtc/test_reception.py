@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispr.webrtc.reception import HOLD_S, Arrived, Reception
-from whispr.webrtc.rtcp import SenderReport
+from whispr.webrtc.reception import HOLD_S, MISSING_MAX, Arrived, Reception
+from whispr.webrtc.rtcp import SenderReport, nack
 from whispr.webrtc.rtp import RtpPacket
+from whispr.webrtc.srtp import PACKET_BYTES_MAX
 
 PACKET_S = 0.02
 
@@ -57,6 +58,21 @@ def test_what_is_missing_is_asked_for_a_few_times() -> None:
     assert reception.asks(0.03) == [3]
     assert reception.asks(0.06) == [3]
     assert reception.asks(0.1) == []
+
+
+def test_an_outage_is_not_asked_for() -> None:
+    """What is waited for is bounded, whatever numbers come: a long hole is lost at once, and a request is short."""
+    reception = Reception()
+    reception.receive(packet(0), 0.0)
+    (after,) = reception.receive(packet(MISSING_MAX + 2), 0.0)
+    assert after.lost == MISSING_MAX + 1
+    assert reception.asks(0.0) == []
+    number = MISSING_MAX + 2
+    for step in range(40):
+        number += 2 + 37 * (step % 3)
+        reception.receive(packet(number), 0.0)
+        assert len(reception._missing) <= MISSING_MAX
+    assert len(nack(1, 5, reception.asks(0.0))) < PACKET_BYTES_MAX / 2
 
 
 def test_a_duplicate_is_heard_once() -> None:

@@ -19,6 +19,8 @@ ASK_EVERY_S: Final = 0.025
 ASKED_MAX: Final = 3
 WAITING_MAX: Final = 64
 """Packets held up; beyond, the hole is given up at once."""
+MISSING_MAX: Final = 64
+"""Packets waited for; a hole that would make them more is given up at once, for it is no loss but an outage."""
 JUMP_MAX: Final = 3000
 """Sequence numbers; a source that jumps farther has begun anew (MAX_DROPOUT of RFC 3550, section A.1)."""
 STEP_MAX_S: Final = 10.0
@@ -72,8 +74,9 @@ class Reception:
         self._measure(packet, now)
         if sequence < self._next or sequence in self._waiting:
             return []  # late, or a second time
-        for hole in range(max(self._highest + 1, self._next), sequence):
-            self._missing[hole] = _Asked(now)
+        holes = range(max(self._highest + 1, self._next), sequence)
+        if len(self._missing) + len(holes) <= MISSING_MAX:
+            self._missing.update((hole, _Asked(now)) for hole in holes)
         self._missing.pop(sequence, None)
         self._highest = max(self._highest, sequence)
         self._waiting[sequence] = packet

@@ -12,7 +12,7 @@ from tests.webrtc.client import Client, Connection, connection
 from whispr.audio.packets import Quality
 from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Wish
-from whispr.services.stream.webrtc import publishing
+from whispr.services.stream.webrtc import metrics, publishing
 from whispr.services.stream.webrtc.service import WebRtcSetup
 from whispr.webrtc import rtcp
 from whispr.webrtc.endpoint import Options
@@ -117,11 +117,17 @@ async def test_a_listener_hears_changes_and_is_put_out(rig: Rig, http: httpx.Asy
             await wire.receive()
         sequences = [each.sequence for each in client.received]
         assert {b - a & 0xFFFF for a, b in pairwise(sequences)} == {1}
-        report = Report(client.server_ssrc, 0.25, 7, 0, 480, 0, 0)
+        report, asked = Report(client.server_ssrc, 0.25, 7, 0, 480, 0, 0), 0
         await wire.send(client.said(rtcp.receiver_report(1, [report], b"c")))
         while listener.figures.dropped_frames != 7:
             await trio.lowlevel.checkpoint()
         assert (listener.figures.loss, listener.figures.buffer_ms) == (0.25, 10)
+        flood, before = Report(client.server_ssrc, 1.0, 8, 0, 0, 0, 0), metrics.LOSS._sum.get()
+        while listener.figures.dropped_frames != 8:
+            await wire.send(client.said(rtcp.receiver_report(1, [flood] * 31, b"c")))
+            await trio.sleep(0.01)
+            asked += 1
+        assert metrics.LOSS._sum.get() - before <= asked, "one report of those that come at once"
         listener.end("kicked")
         while not client.closed:
             await wire.receive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -19,6 +20,8 @@ from whispr.webrtc.rtcp import Item, Nack, Report
 
 START: Final = Quality.MEDIUM
 """What AUTO begins with."""
+REPORT_EVERY_S: Final = 0.2
+"""Receivers report every 1 to 5 s (RFC 3550, section 6.2); what one says more often is not looked at."""
 
 
 class Heard:
@@ -34,6 +37,7 @@ class Heard:
         self._receiver = broadcast.add(session.peer, session.offer.payload_type, self._chosen(listener.wish))
         self._lost = 0
         self._sent = 0
+        self._reported_at = -math.inf
 
     async def serve(self) -> None:
         """Send until the listener or the stream is gone."""
@@ -76,6 +80,9 @@ class Heard:
                 self._reported(item, now)
 
     def _reported(self, report: Report, now: float) -> None:
+        if now - self._reported_at < REPORT_EVERY_S:
+            return
+        self._reported_at = now
         round_trip_s = rtcp.round_trip_s(report, time.time())
         metrics.LOSS.observe(report.fraction_lost)
         metrics.JITTER.observe(report.jitter / 48_000)
