@@ -70,6 +70,7 @@ def sockets(settings: Settings) -> SocketLimits:
         fragments=limits.socket_fragments,
         refused_joins_per_min=limits.user_refused_joins_per_min,
         handshakes=limits.handshakes,
+        address_connections=limits.address_connections,
         deflate=settings.websocket.deflate,
         deflate_bytes=settings.websocket.deflate_bytes,
         presence_s=settings.websocket.presence_s,

@@ -15,7 +15,6 @@ from typing import Protocol
 
 import structlog
 import trio
-from starlette.datastructures import Headers
 
 from whispr import limits
 from whispr.adapters.bus import Bus
@@ -48,10 +47,11 @@ from whispr.operating import Operating
 from whispr.peers import Peers
 from whispr.polling import Polling
 from whispr.quotas import Quotas
+from whispr.realtime.addresses import RawHeaders
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Broadcast, Hub
 from whispr.realtime.protocol import encode_json
-from whispr.realtime.server import RawHeaders, serve_websocket
+from whispr.realtime.server import serve_websocket
 from whispr.rpc.channel import Channel, open_channel
 from whispr.rpc.channelz import ChannelzServicer
 from whispr.rpc.health import HealthServicer
@@ -267,12 +267,20 @@ class Node:
         proxies = Proxies(self._settings.gateway.trusted_proxies)
 
         async def admit(peer: str, headers: RawHeaders) -> None:
-            scope = {"client": (peer, 0)}
-            await self._quotas.admit(proxies.client_address(scope, Headers(raw=list(headers))))
+            await self._quotas.admit(proxies.address_behind(peer, headers))
 
         origins, authenticate = self._settings.websocket.allowed_origins, self._identity.authenticate
         http_limits = limits.gateway(self._settings).http
-        polling = Polling(hub, self._bus, self._cache, authenticate, admit, origins=origins, http=http_limits)
+        polling = Polling(
+            hub,
+            self._bus,
+            self._cache,
+            authenticate,
+            admit,
+            origins=origins,
+            http=http_limits,
+            proxies=proxies,
+        )
         http = await nursery.start(polling.run)
         self._endpoints.append(polling.endpoint)
 
@@ -285,6 +293,7 @@ class Node:
                 origins=origins,
                 admit=admit,
                 http=http,
+                proxies=proxies,
                 shared=shared,
                 task_status=task_status,
             )

@@ -19,6 +19,7 @@ from whispr.asgi import HttpLimits, HttpServer
 from whispr.errors import WhisprError
 from whispr.gateway.longpoll import PATH, Admit, LongPollEndpoint
 from whispr.gateway.server import Endpoint
+from whispr.realtime.addresses import Proxies
 from whispr.realtime.hub import Hub
 from whispr.realtime.longpoll.passes import KEY_BYTES
 from whispr.realtime.longpoll.passing import Passing
@@ -57,11 +58,12 @@ class Polling:
         *,
         origins: Collection[str],
         http: HttpLimits,
+        proxies: Proxies | None = None,
     ) -> None:
         self._bus = bus
         self._cache = cache
         self._passing = Passing(Sessions(hub), self._send)
-        self._app = LongPollEndpoint(self._passing, authenticate, admit, origins)
+        self._app = LongPollEndpoint(self._passing, authenticate, admit, origins, proxies)
         self._server = HttpServer(self._app, http)
         self.endpoint = Endpoint("longpoll", PATH, self._app, answers_origins=True)
         """For the gateway."""

@@ -150,7 +150,7 @@ def resident_kib() -> float:
 
 async def bench_hub(sockets: int, seconds: float) -> list[Result]:
     """The hub with all its semantics."""
-    async with served({"room": Channel}, Limits(operations_per_min=0)) as server:
+    async with served({"room": Channel}, Limits(operations_per_min=0, address_connections=0)) as server:
         before = resident_kib()
         receiver = Receiver(server.port, sockets, join=True)
         try:

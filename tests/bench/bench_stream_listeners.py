@@ -192,7 +192,7 @@ async def served(transport: str, live: TonedLive) -> AsyncIterator[int]:
     """Serve the stream by one transport; gives the port."""
     door, shared = Doorkeeper(), SharedFrames()
     if transport == "websocket":
-        limits = Limits(user_sockets=0)
+        limits = Limits(user_sockets=0, address_connections=0)
         factories = {"stream": lambda link: SoundChannel(link, live, door, shared)}
         async with served_hub(factories, limits=limits) as hub:
             yield hub.port

@@ -43,6 +43,7 @@ LIMITS: Mapping[str, str] = {
     "socket_chatter_per_min": f"{_ABUSE}::test_a_flood_of_control_frames_ends_the_socket",
     "socket_fragments": f"{_ABUSE}::test_a_message_in_crumbs_is_refused",
     "handshakes": f"{_ABUSE}::test_slow_handshakes_do_not_keep_others_out",
+    "address_connections": "realtime/test_ws_addresses.py::test_connections_of_an_address_are_limited",
     "address_handshakes_per_min": f"{_QUOTAS}::test_sockets_opened_from_an_address_are_limited",
     "user_refused_joins_per_min": f"{_ABUSE}::test_a_walk_over_many_topics_is_slowed_down",
     "topic_presence_per_s": "realtime/test_hub.py::test_presence_costs_a_topic_a_bounded_number_of_deliveries",

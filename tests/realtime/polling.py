@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from whispr.asgi import HttpServer
-from whispr.gateway.longpoll import LongPollEndpoint, RawHeaders
+from whispr.gateway.longpoll import LongPollEndpoint
+from whispr.realtime.addresses import Proxies, RawHeaders
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.hub import Hub
 from whispr.realtime.limits import Limits
@@ -30,15 +31,16 @@ async def poll_served(
     *,
     hub: Hub | None = None,
     origins: Collection[str] = (),
+    proxies: Proxies | None = None,
 ) -> AsyncIterator[Server]:
     """Serve these channels over both transports until the block ends."""
     hub = hub or Hub(limits)
     passing = Passing(Sessions(hub))
-    endpoint = LongPollEndpoint(passing, authenticate, admit, origins)
+    endpoint = LongPollEndpoint(passing, authenticate, admit, origins, proxies)
     async with trio.open_nursery() as nursery:
         await nursery.start(passing.run)
         http = await nursery.start(HttpServer(endpoint).serve_handed)
-        async with served(mounts, hub=hub, origins=origins, http=http) as server:
+        async with served(mounts, hub=hub, origins=origins, http=http, proxies=proxies) as server:
             yield server
         nursery.cancel_scope.cancel(reason="the test is over")
 

@@ -66,6 +66,9 @@ class Limits(Section):
     """Of one client address, whoever calls from there; services are not counted."""
     address_handshakes_per_min: Limit = 3000
     """Sockets and long-poll sessions that are opened from one client address; they count as calls too."""
+    address_connections: Limit = 1000
+    """WebSockets and long polls of one client address, their openings included, on one process. Many people may share
+    an address."""
     connection_calls_per_min: Limit = 6000
     """Of one gRPC connection that is no service's."""
     auth_attempts_per_hour: Limit = 20

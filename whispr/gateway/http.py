@@ -6,7 +6,7 @@ import ipaddress
 import math
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope
 
 from whispr.asgi.conditions import matches
 from whispr.asgi.errors import HttpError
+from whispr.asgi.wire import ClientGoneError as ClientGoneError
 from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway.transcode import HTTP_STATUS, MethodNotAllowedError, error_body
 
@@ -45,10 +46,6 @@ class NoTokenError(HttpError):
         super().__init__(401, Code.UNAUTHENTICATED, message, reason="unauthorized")
 
 
-class ClientGoneError(Exception):
-    """The client closed the connection: there is nobody to answer."""
-
-
 async def read_body(receive: Receive, headers: Headers, bytes_max: int) -> bytes:
     """Read a JSON body of at most `bytes_max` (0: any). Raises 413, 415, or ClientGoneError."""
     declared = headers.get("content-length", "")
@@ -59,7 +56,7 @@ async def read_body(receive: Receive, headers: Headers, bytes_max: int) -> bytes
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
-            raise ClientGoneError
+            raise ClientGoneError("the client left in the middle of its request")
         chunk = event.get("body", b"")
         if chunk:
             if not chunks:
@@ -151,19 +148,26 @@ class Proxies:
 
     def client_address(self, scope: Scope, headers: Headers) -> str:
         """Return the nearest address that is not one of our proxies'."""
-        peer = scope["client"][0] if scope.get("client") else ""
+        return self._nearest(scope["client"][0] if scope.get("client") else "", headers)
+
+    def address_behind(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
+        """Do the same for a connection from `peer` and the headers on it, with names in lower case."""
+        return self._nearest(peer, Headers(raw=list(headers)))
+
+    def trusts(self, address: str) -> bool:
+        """Tell whether an address is a proxy's of ours."""
+        parsed = _address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
+
+    def _nearest(self, peer: str, headers: Headers) -> str:
         hops = [hop.strip() for value in headers.getlist("x-forwarded-for") for hop in value.split(",")]
         for hop in reversed(hops):
-            if not self._trusts(peer):
+            if not self.trusts(peer):
                 break
             if _address(hop) is None:
                 break
             peer = hop
         return peer
-
-    def _trusts(self, address: str) -> bool:
-        parsed = _address(address)
-        return parsed is not None and any(parsed in network for network in self._networks)
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

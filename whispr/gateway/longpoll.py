@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from whispr.errors import Code, WhisprError
 from whispr.gateway.http import ClientGoneError
 from whispr.realtime import metrics
+from whispr.realtime.addresses import NoProxies, Proxies, RawHeaders
 from whispr.realtime.channel import Session
 from whispr.realtime.handshake import LONGPOLL_PATH, Refused, asked_version, check_origin
 from whispr.realtime.longpoll.passing import Passing
@@ -27,7 +28,6 @@ from whispr.realtime.socket import Authenticate
 
 PATH = re.compile(re.escape(LONGPOLL_PATH))
 
-RawHeaders = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[str, RawHeaders], Awaitable[None]]
 
 _LATER = frozenset({Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
@@ -43,12 +43,18 @@ class LongPollEndpoint:
     """The ASGI application."""
 
     def __init__(
-        self, passing: Passing, authenticate: Authenticate, admit: Admit, origins: Collection[str] = ()
+        self,
+        passing: Passing,
+        authenticate: Authenticate,
+        admit: Admit,
+        origins: Collection[str] = (),
+        proxies: Proxies | None = None,
     ) -> None:
         self._passing = passing
         self._authenticate = authenticate
         self._admit = admit
         self._origins = origins
+        self._proxies = proxies or NoProxies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Part of ASGI: answer one request."""
@@ -94,14 +100,18 @@ class LongPollEndpoint:
             told = "a token is needed: token=<access token>, or authToken in phoenix.js"
             raise Refused(403, "unauthorized", told)
 
+        client = scope.get("client")
+        peer = client[0] if client else ""
+        address = self._proxies.address_behind(peer, scope["headers"])
+
         async def admitted() -> Session:
-            client = scope.get("client")
-            await self._admit(client[0] if client else "", scope["headers"])
+            await self._admit(peer, scope["headers"])
             return await self._authenticate(access)
 
         outcome = "ok"
         try:
-            return (await self._passing.sessions.open(version, admitted, self._authenticate)).encode()
+            opened = await self._passing.sessions.open(version, admitted, self._authenticate, address)
+            return opened.encode()
         except WhisprError as error:
             outcome = error.reason
             status = 500 if error.code in _LATER else 403

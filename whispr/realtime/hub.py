@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from whispr.realtime import metrics
+from whispr.realtime.addresses import Addresses
 from whispr.realtime.broadcast import Broadcast as Broadcast
 from whispr.realtime.channel import ChannelFactory
 from whispr.realtime.limits import Limits
@@ -74,6 +75,7 @@ class Hub(Topics):
         self.draining = trio.Event()
         self.refusals = Refusals(self.limits.refused_join_s, self.limits.refused_joins_per_min)
         self.seats = Seats(self.limits.user_sockets)
+        self.addresses = Addresses(self.limits.address_connections)
         self.presence = Roster(self.limits, self._fan_out)
         self._wall_clock = wall_clock
         self._factories: dict[str, ChannelFactory] = {}

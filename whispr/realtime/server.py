@@ -1,8 +1,9 @@
 """The listener: accepts, performs the opening handshake on trio-websocket, and runs a `WebSocket` per connection.
 
 A refused upgrade is an HTTP response with a JSON body `{"reason", "message"}`: 404 another path; 403 an unsupported
-`vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`, or
-`rate_limited` for an address that opens too many; 503 while draining or when the verifier is away.
+`vsn`, a foreign Origin, no token or a bad one (with the verifier's reason); 429 `too_many_sockets`,
+`rate_limited` for an address that opens too many a minute, `too_many_connections` for one that has too many open; 503
+while draining or when the verifier is away. `whispr_ws_upgrades_total` counts them by reason.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import errno
 import re
 import socket as stdlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import ExitStack, suppress
 from typing import NamedTuple, NoReturn
 
 import structlog
@@ -19,20 +20,21 @@ import trio
 
 from whispr.errors import Code, WhisprError
 from whispr.realtime import metrics
+from whispr.realtime.addresses import NoProxies, Proxies, RawHeaders, Visit
 from whispr.realtime.admission import Admission
 from whispr.realtime.channel import Session
 from whispr.realtime.deflate import ANSWER, Deflated, negotiate
 from whispr.realtime.handshake import LONGPOLL_PATH, Refused, Upgrade, check_upgrade, host_of
 from whispr.realtime.hub import Hub
+from whispr.realtime.longpoll.sessions import refusal
 from whispr.realtime.serializers import V1, V2, Serializer
 from whispr.realtime.socket import Authenticate
-from whispr.realtime.upgrade import Request, read_request
+from whispr.realtime.upgrade import Request, read_request, turn_away
 from whispr.realtime.websocket import WebSocket
 from whispr.tcp_sockets import bind_tcp
 
 log = structlog.get_logger()
 
-RawHeaders = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[str, RawHeaders], Awaitable[None]]
 """Looks at the address a connection comes from and the headers of its upgrade. Raises RESOURCE_EXHAUSTED."""
 
@@ -56,21 +58,23 @@ async def serve_websocket(
     origins: Collection[str] = (),
     admit: Admit | None = None,
     http: ServeHttp | None = None,
+    proxies: Proxies | None = None,
     shared: bool = False,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Serve the hub until cancelled; reports the port. One listener per hub, which this also runs.
 
     `origins` are allowed beside the server's own host (`whispr.realtime.handshake`). `http` is handed connections
-    that begin with a long poll: phoenix.js falls back to long polling on the port where WebSockets are. For an
-    orderly end call `hub.drain()` first: it stops the accepting too. Other processes may listen on a `shared` port
-    (`whispr.tcp_sockets`). Raises OSError when it cannot listen.
+    that begin with a long poll: phoenix.js falls back to long polling on the port where WebSockets are. `proxies`
+    tells whom to believe about the addresses of clients. Other processes may listen on a `shared` port
+    (`whispr.tcp_sockets`). For an orderly end call `hub.drain()` first: it stops the accepting too. Raises OSError
+    when it cannot listen.
     """
     with ExitStack() as stack:
         listeners = await _listen(host, port, stack, shared)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hub.run)
-            server = _Server(hub, authenticate, origins, admit, http, nursery)
+            server = _Server(hub, authenticate, origins, admit, http, proxies or NoProxies(), nursery)
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(server.accept, listener)
@@ -109,6 +113,7 @@ class _Server:
         origins: Collection[str],
         admit: Admit | None,
         http: ServeHttp | None,
+        proxies: Proxies,
         nursery: trio.Nursery,
     ) -> None:
         self._hub = hub
@@ -116,6 +121,7 @@ class _Server:
         self._origins = origins
         self._admits = admit
         self._http = http
+        self._proxies = proxies
         self._admission = Admission(hub.limits)
         self._nursery = nursery
         self._serializers: dict[tuple[int, bool], Serializer] = {}
@@ -128,7 +134,7 @@ class _Server:
         while True:
             await self._admission.room()
             try:
-                sock, _ = listener.accept()
+                sock, peer = listener.accept()
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(listener)
             except OSError as error:
@@ -140,16 +146,18 @@ class _Server:
                     await trio.lowlevel.checkpoint()
             else:
                 sock.setblocking(False)
-                self._nursery.start_soon(self._connection, sock, self._admission.begin())
+                visit = Visit(self._hub.addresses, self._proxies, str(peer[0]))
+                self._nursery.start_soon(self._connection, sock, visit, self._admission.begin())
 
-    async def _connection(self, sock: stdlib.socket, place: trio.CancelScope) -> None:
+    async def _connection(self, sock: stdlib.socket, visit: Visit, place: trio.CancelScope) -> None:
         try:
             guest, serve = None, None
             try:
                 with place:
                     self._admission.waits(place, sock)
-                    serve = self._http if await self._is_longpoll(sock) else None
-                    guest = None if serve is not None else await self._handshake(sock, place)
+                    if not await self._is_turned_away(sock, visit):
+                        serve = self._http if await self._is_longpoll(sock) else None
+                        guest = None if serve is not None else await self._handshake(sock, visit, place)
             finally:
                 self._admission.end(place)
             if serve is not None:
@@ -163,9 +171,29 @@ class _Server:
         except Exception:  # one connection's failure, ours to find in the log, must not end the others
             log.exception("connection failed")
         finally:
+            visit.end()
             if sock.fileno() >= 0:
                 trio.lowlevel.notify_closing(sock)
                 sock.close()
+
+    async def _is_turned_away(self, sock: stdlib.socket, visit: Visit) -> bool:
+        """Count a connection in, or tell who is one too many so, in little time and whatever they came for."""
+        try:
+            visit.arrive()
+        except WhisprError as error:
+            refused = _refused(error)
+        else:
+            return False
+        metrics.UPGRADES.labels(refused.reason).inc()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        with trio.move_on_after(self._hub.limits.slow_handshake_s), suppress(trio.BrokenResourceError):
+            # Who polls reads the reason in a form of its own.
+            await turn_away(
+                stream,
+                refused.status,
+                lambda head: refusal(refused).encode() if _LONGPOLL.match(head) else refused.body,
+            )
+        return True
 
     async def _is_longpoll(self, sock: stdlib.socket) -> bool:
         """Look at how the request begins, if there is somebody to serve long polls, and leave it unread."""
@@ -179,7 +207,7 @@ class _Server:
                 return False  # the handshake meets the same end
         return False
 
-    async def _handshake(self, sock: stdlib.socket, place: trio.CancelScope) -> _Guest | None:
+    async def _handshake(self, sock: stdlib.socket, visit: Visit, place: trio.CancelScope) -> _Guest | None:
         """Upgrade the connection and take the user's seat; None when it was refused or came to nothing."""
         outcome = "dropped"
         guest: _Guest | None = None
@@ -188,16 +216,16 @@ class _Server:
             self._admission.heard(place)
             if request is not None:
                 try:
-                    guest, outcome = await self._answer(request, str(sock.getpeername()[0]))
+                    guest, outcome = await self._answer(request, visit)
                 except trio.BrokenResourceError:
                     log.debug("the peer hung up during the handshake")
         metrics.UPGRADES.labels(outcome).inc()
         return guest
 
-    async def _answer(self, request: Request, address: str) -> tuple[_Guest | None, str]:
+    async def _answer(self, request: Request, visit: Visit) -> tuple[_Guest | None, str]:
         """Accept or refuse; returns who was accepted, and the outcome."""
         try:
-            session, upgrade = await self._admit(request, address)
+            session, upgrade = await self._admit(request, visit)
         except Refused as refusal:
             headers = [(b"content-type", b"application/json")]
             await request.reject(refusal.status, headers, refusal.body)
@@ -211,7 +239,7 @@ class _Server:
             raise
         return _Guest(session, self._serializers[upgrade.version, deflates]), "ok"
 
-    async def _admit(self, request: Request, address: str) -> tuple[Session, Upgrade]:
+    async def _admit(self, request: Request, visit: Visit) -> tuple[Session, Upgrade]:
         """Check everything, the cheapest first, and take the user's seat. Raises Refused."""
         if self._hub.draining.is_set():
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
@@ -220,11 +248,15 @@ class _Server:
         headers, host = dict(request.headers), host_of(request.head)
         upgrade = check_upgrade(request.target, headers, host, request.subprotocols, self._origins)
         try:
+            visit.introduce(request.headers)
             if self._admits is not None:
-                await self._admits(address, request.headers)
+                await self._admits(visit.peer, request.headers)
             session = await self._authenticate(upgrade.token)
             await self._hub.seats.take(session.user_id)
         except WhisprError as error:
-            status = _STATUS.get(error.code, 403)
-            raise Refused(status, error.reason, error.message, error.retry_after_s) from None
+            raise _refused(error) from None
         return session, upgrade
+
+
+def _refused(error: WhisprError) -> Refused:
+    return Refused(_STATUS.get(error.code, 403), error.reason, error.message, error.retry_after_s)

@@ -22,6 +22,7 @@ import trio
 
 from whispr.errors import unauthenticated
 from whispr.realtime import frames
+from whispr.realtime.addresses import Proxies
 from whispr.realtime.channel import ChannelFactory, Session
 from whispr.realtime.client import Phoenix, open_phoenix
 from whispr.realtime.deflate import inflate
@@ -159,13 +160,14 @@ async def served(
     hub: Hub | None = None,
     origins: Collection[str] = (),
     http: ServeHttp | None = None,
+    proxies: Proxies | None = None,
 ) -> AsyncIterator[Server]:
     """Serve these channels until the block ends; `http` is handed the connections of long polls."""
     hub = hub or Hub(limits)
     for prefix, factory in mounts.items():
         hub.mount(prefix, factory)
     async with trio.open_nursery() as nursery:
-        port: int = await nursery.start(_serve, hub, origins, http)
+        port: int = await nursery.start(_serve, hub, origins, http, proxies)
         yield Server(hub, port, nursery)
         nursery.cancel_scope.cancel(reason="the test is over")
 
@@ -174,8 +176,16 @@ async def _serve(
     hub: Hub,
     origins: Collection[str],
     http: ServeHttp | None,
+    proxies: Proxies | None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     await serve_websocket(
-        hub, "127.0.0.1", 0, authenticate, origins=origins, http=http, task_status=task_status
+        hub,
+        "127.0.0.1",
+        0,
+        authenticate,
+        origins=origins,
+        http=http,
+        proxies=proxies,
+        task_status=task_status,
     )

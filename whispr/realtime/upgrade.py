@@ -13,8 +13,9 @@ before the client has joined something.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 
 import structlog
 import trio
@@ -141,6 +142,29 @@ async def read_request(stream: trio.abc.Stream) -> Request | None:
         # wsproto decodes Host and the subprotocols without a net.
         log.debug("no upgrade request", error=str(error))
     return None
+
+
+async def turn_away(stream: trio.SocketStream, status: int, body: Callable[[bytes], bytes]) -> None:
+    """Answer whatever is asked with an HTTP error, and let the client read it: until it hangs up.
+
+    `body` is made from the head of the request, so far as it came. The caller bounds the time. Raises
+    BrokenResourceError when the peer has hung up.
+    """
+    head = b""
+    while b"\r\n\r\n" not in head and len(head) < _HEAD_BYTES_MAX:
+        data = bytes(await stream.receive_some(_RECEIVE_BYTES))
+        if not data:
+            return
+        head += data
+    said = body(head)
+    first = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(said)}\r\nconnection: close\r\n\r\n"
+    )
+    await stream.send_all(first.encode() + said)
+    await stream.send_eof()
+    while await stream.receive_some(_RECEIVE_BYTES):
+        continue  # closing over unread bytes would reset the connection, and the answer with it
 
 
 async def request_upgrade(

@@ -44,7 +44,7 @@ class Own(Channel):
 async def main() -> None:
     """Serve until killed; the port is the first line of stdout. An argument changes one limit: `name=value`."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    limits = Limits(operations_per_min=10**6)
+    limits = Limits(operations_per_min=10**6, address_connections=0)
     for argument in sys.argv[1:]:
         name, _, value = argument.partition("=")
         limits = replace(limits, **{name: type(getattr(limits, name))(float(value))})

@@ -17,6 +17,7 @@ import trio
 
 from whispr.errors import WhisprError
 from whispr.realtime import metrics
+from whispr.realtime.addresses import NoProxies, Visit
 from whispr.realtime.channel import Session
 from whispr.realtime.handshake import Refused
 from whispr.realtime.hub import Hub
@@ -74,18 +75,32 @@ class Sessions:
         raise AssertionError("unreachable: only a cancel ends sleep_forever")
 
     async def open(
-        self, version: int, admit: Callable[[], Awaitable[Session]], authenticate: Authenticate
+        self,
+        version: int,
+        admit: Callable[[], Awaitable[Session]],
+        authenticate: Authenticate,
+        address: str = "",
     ) -> Answer:
-        """Open a session for whom `admit` lets in. Raises Refused, and what `admit` raises."""
+        """Open a session for whom `admit` lets in, counted for an address if it is known.
+
+        Raises Refused, what `admit` raises, and RESOURCE_EXHAUSTED past the limits of sockets and connections.
+        """
         if self.hub.draining.is_set() or self._nursery is None:
             raise Refused(503, "unavailable", "the server is restarting", 1.0)
-        session = await admit()
-        await self.hub.seats.take(session.user_id)
+        visit = Visit(self.hub.addresses, NoProxies(), address)
+        if address:
+            visit.arrive()
+        try:
+            session = await admit()
+            await self.hub.seats.take(session.user_id)
+        except BaseException:  # whatever stopped us, also a cancel: there is no session to be counted
+            visit.end()
+            raise
         poller = PollSession(self.hub, session, V2 if version == 2 else V1, authenticate)
         token = self.passes.sign(f"{TOKEN_PREFIX}{self.process}.{secrets.token_urlsafe(12)}")
         self._sessions[token] = poller
         metrics.POLL_SESSIONS.inc()
-        self._nursery.start_soon(self._run, token, poller)
+        self._nursery.start_soon(self._run, token, poller, visit)
         return Answer(GONE, token=token, messages=[])
 
     async def poll(self, token: str) -> Answer:
@@ -114,7 +129,7 @@ class Sessions:
         """Tell whether the token is of a session here that lives."""
         return token in self._sessions
 
-    async def _run(self, token: str, session: PollSession) -> None:
+    async def _run(self, token: str, session: PollSession, visit: Visit) -> None:
         try:
             await session.run()
         except Exception:  # one session's failure, ours to find in the log, must not end the others
@@ -123,6 +138,7 @@ class Sessions:
             del self._sessions[token]
             metrics.POLL_SESSIONS.dec()
             self.hub.seats.leave(session.session.user_id)
+            visit.end()
 
 
 def placed(token: str) -> Place | None:
