@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 import trio
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
+from whispr.asgi import HttpServer
+from whispr.asgi.metrics import CLIENTS_GONE, FAILURES
 from whispr.errors import Code, WhisprError, conflict, denied, exhausted, exists, not_found, unavailable
+from whispr.gateway.http import read_body
 from whispr.gateway.rest import RestLimits
-from whispr.gateway.server import ListenError
+from whispr.gateway.server import Endpoint, ListenError, _Front
 
 GOOD = {"authorization": "Bearer good"}
 MESSAGES = "/v1/conversations/c1/messages"
@@ -330,6 +337,31 @@ async def test_a_slow_body_is_408(open_gateway: Any) -> None:
             await stream.send_all(head.encode())
             with trio.fail_after(10):
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 408")
+
+
+async def test_who_leaves_in_the_middle_of_a_body_is_no_failure_of_ours(served: Any) -> None:
+    """Of the API or an endpoint beside it: counted as gone, and nothing is logged that would call somebody."""
+
+    async def reads(scope: Scope, receive: Receive, _: Send) -> None:
+        await read_body(receive, Headers(scope=scope), 100)
+
+    app = served.gateway.app
+    server = HttpServer(_Front(app, app, [Endpoint("reads", re.compile("/reads"), reads)]))
+    with structlog.testing.capture_logs() as logs, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(server.serve_tcp, "127.0.0.1", 0)
+            for path in ("/v1/auth/login", "/reads"):
+                gone, failed = CLIENTS_GONE._value.get(), FAILURES._value.get()
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                await stream.send_all(
+                    f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{{".encode()
+                )
+                await stream.aclose()
+                while CLIENTS_GONE._value.get() == gone:
+                    await trio.lowlevel.checkpoint()
+                assert FAILURES._value.get() == failed
+            nursery.cancel_scope.cancel(reason="tested")
+    assert not [each for each in logs if each["log_level"] == "error"]
 
 
 async def test_a_client_that_hangs_up_cancels_the_call(open_gateway: Any) -> None:

@@ -141,7 +141,9 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - a defect must cost one request, not the listener
             await self._failed(exchange, error)
         else:
-            if not response.complete:
+            if exchange.gone and not response.complete:
+                metrics.CLIENTS_GONE.inc()  # There was nobody left to answer.
+            elif not response.complete:
                 await self._failed(exchange, AppError("the application has not answered"))
         self._exchange = None
         if response.complete and response.keep_alive:
