@@ -20,7 +20,7 @@ let page = null;
 function footer() {
   const link = (href, text) => h("a", { href }, text);
   return h("footer", { class: "site-footer" },
-    h("p", {}, "This server runs ", h("strong", {}, "Whispr"), ", a backend for chat and presence."),
+    h("p", {}, "This server runs ", h("strong", {}, "Whispr"), ", a backend for chat, presence and live audio."),
     h("nav", { "aria-label": "About this server" },
       link("/docs", "REST API"), link("/openapi.json", "OpenAPI document"), link("/.well-known/jwks.json", "Token keys"),
       link("/console", "Console"), link("/readyz", "Is it ready?"), link("/metrics", "Metrics")));
