@@ -18,7 +18,6 @@ from starlette.types import Receive, Scope
 from whispr.asgi.conditions import matches
 from whispr.asgi.errors import HttpError
 from whispr.asgi.wire import ClientGoneError as ClientGoneError
-from whispr.asgi.wire import ClientGoneError as ClientGoneError
 from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway.transcode import HTTP_STATUS, MethodNotAllowedError, error_body
 
