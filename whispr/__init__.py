@@ -1,4 +1,4 @@
-"""Whispr: a self-hosted backend for chat and presence, in structured concurrency."""
+"""Whispr: a self-hosted backend for chat, presence and live audio, in structured concurrency."""
 
 import h2.events
 

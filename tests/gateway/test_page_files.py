@@ -37,6 +37,24 @@ async def test_what_a_page_is_and_how_it_is_kept(served: Any) -> None:
         assert again.headers["content-security-policy"] == first.headers["content-security-policy"]
 
 
+async def test_nothing_that_is_served_is_guessed_at(served: Any) -> None:
+    """What is no page is not taken for one, whatever it holds: facts, metrics, and errors of every kind."""
+    for path in (
+        "/healthz",
+        "/readyz",
+        "/startupz",
+        "/metrics",
+        "/openapi.json",
+        "/client.json",
+        "/no",
+        "/v1/no",
+    ):
+        answer = await served.client.get(path)
+        assert answer.headers["x-content-type-options"] == "nosniff", path
+        assert answer.headers["content-type"].split(";")[0] in ("application/json", "text/plain"), path
+    assert (await served.client.post("/console")).headers["x-content-type-options"] == "nosniff"
+
+
 @pytest.mark.parametrize("path", sorted(ROUTES))
 def test_what_a_page_loads_is_there_and_ours(path: str) -> None:
     """Every file named by another is served; nothing is loaded from another host; no page holds a script."""

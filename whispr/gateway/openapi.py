@@ -128,7 +128,7 @@ def document(routes: Iterable[Route], comments: Comments, version: str) -> dict[
         "info": {
             "title": "Whispr",
             "version": version,
-            "description": "Chat and presence. JSON is proto3 JSON with snake_case names.",
+            "description": "Chat, presence and live audio. JSON is proto3 JSON with snake_case names.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

@@ -21,6 +21,7 @@ Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 Exposition = Callable[[], Awaitable[bytes]]
 """Returns metrics in Prometheus' text format."""
 
+_PLAIN = {"cache-control": "no-cache", "x-content-type-options": "nosniff"}
 READY_S = 2.0
 """How long readiness may take to be found out."""
 
@@ -52,13 +53,13 @@ def page_routes(
         return json_response({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        return Response(await exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await exposition(), headers={"content-type": CONTENT_TYPE_LATEST, **_PLAIN})
 
     async def openapi(_: Request) -> Response:
-        return Response(encoded, headers={"cache-control": "no-cache"}, media_type="application/json")
+        return Response(encoded, headers=_PLAIN, media_type="application/json")
 
     async def client(_: Request) -> Response:
-        return json_response(places.as_json(), headers={"cache-control": "no-cache"})
+        return json_response(places.as_json(), headers=_PLAIN)
 
     async def startupz(_: Request) -> Response:
         missing: Mapping[str, str] = {}
