@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -28,9 +29,10 @@ from whispr.adapters.objects import Objects
 from whispr.audio.adts import adts, whole_frames
 from whispr.audio.ogg import whole_pages
 from whispr.audio.packets import Codec, Packet, Quality, Rendition
-from whispr.errors import not_found
+from whispr.errors import not_found, unavailable
 from whispr.ids import new_id
 from whispr.services.stream.engine.live import Live
+from whispr.services.stream.engine.recording import recorder as recorder_module
 from whispr.services.stream.engine.recording.adtsfile import AdtsFile
 from whispr.services.stream.engine.recording.appended import InUseError
 from whispr.services.stream.engine.recording.oggfile import OggFile
@@ -332,7 +334,8 @@ async def test_what_a_crash_left_is_settled(nursery: trio.Nursery, tmp_path: Pat
     rows = Rows()
     work = tmp_path / "work"
     node = Recorder(rows, cast(Objects, Shelf(tmp_path / "store")), work).node
-    for name in ("left", "kept", "deleted"):
+    deleted = new_id()
+    for name in ("left", "kept", deleted, "foreign"):
         file = OggFile(work / f"{name}.ogg", {})
         file.append(packets(2.0))
         file.close()
@@ -348,14 +351,117 @@ async def test_what_a_crash_left_is_settled(nursery: trio.Nursery, tmp_path: Pat
     await nursery.start(recorder.run)
     with trio.fail_after(30):
         await rows.settled()
-        while (work / "deleted.ogg").exists() or gone.exists():  # noqa: ASYNC110 - a file says to nobody that it is gone
+        while (work / f"{deleted}.ogg").exists() or gone.exists():  # noqa: ASYNC110 - a file says to nobody that it is gone
             await trio.sleep(0.02)
     assert rows.rows["left"].object_key == "recordings/s/left.ogg"
     assert rows.rows["left"].duration_s == pytest.approx(2.0, abs=0.02)
     assert (rows.rows["kept"].status, rows.rows["kept"].object_key) == (RecordingStatus.COMPLETED, "")
     assert rows.rows["never"].status is RecordingStatus.FAILED
     assert other.exists()
-    assert [path.name for path in work.glob("*.ogg")] == ["kept.ogg"]
+    assert sorted(path.name for path in work.glob("*.ogg")) == ["foreign.ogg", "kept.ogg"]
+
+
+class FullDisk(OggFile):
+    """A file on a disk that is full until it is not."""
+
+    full = True
+
+    def append(self, packets: Sequence[Packet]) -> None:
+        if packets and FullDisk.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().append(packets)
+
+
+async def test_a_full_disk_ends_neither_the_recorder_nor_the_recording(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was heard meanwhile is missing; when there is room again the same recording goes on, and is stored."""
+    monkeypatch.setattr(recorder_module, "OggFile", FullDisk)
+    monkeypatch.setattr(FullDisk, "full", True)
+    rows, work = Rows(), tmp_path / "work"
+    recorder = Recorder(rows, cast(Objects, Shelf(tmp_path / "store")), work)
+    await nursery.start(recorder.run)
+    recording, live = rows.add("r"), Live("s", NOW)
+    rendition, at = Rendition(Codec.OPUS, recording.quality), 0
+    for full in (True, False):
+        monkeypatch.setattr(FullDisk, "full", full)
+        recorder.begin(live, recording)
+        with trio.fail_after(10):
+            while not live.track(rendition)._batched:  # noqa: ASYNC110  # nothing tells that it is heard
+                await trio.sleep(0.01)
+            live.publish(rendition, packets(1.0, at))
+            at += 50
+            while full and recorder.under_way("s"):  # noqa: ASYNC110  # nothing tells that it has given up
+                await trio.sleep(0.01)
+    rows.change("r", status=RecordingStatus.PROCESSING)
+    recorder.finish("r")
+    with trio.fail_after(10):
+        await rows.settled()
+    assert rows.rows["r"].status is RecordingStatus.COMPLETED
+    assert rows.rows["r"].duration_s == pytest.approx(1.0, abs=0.02)
+
+
+class Rival(Shelf):
+    """A store into which another process of the node has just put the same file, and deleted it from the disk."""
+
+    def __init__(self, folder: Path, *, sooner: bool) -> None:
+        super().__init__(folder)
+        self.sooner = sooner
+
+    async def put_file(self, key: str, path: Path) -> None:
+        if not self.sooner:
+            await super().put_file(key, path)
+        path.unlink()
+        if self.sooner:
+            await super().put_file(key, path)
+
+
+@pytest.mark.parametrize("sooner", [False, True])
+async def test_a_file_that_vanishes_while_it_is_stored(
+    nursery: trio.Nursery, tmp_path: Path, sooner: bool
+) -> None:
+    """Another process of the node has stored it, or it was deleted: that is no reason to record nothing else."""
+    rows, work = Rows(), tmp_path / "work"
+    recorder = Recorder(rows, cast(Objects, Rival(tmp_path / "store", sooner=sooner)), work)
+    for name in ("a", "b"):
+        file = OggFile(work / f"{name}.ogg", {})
+        file.append(packets(1.0))
+        file.close()
+        rows.add(name, node=recorder.node, status=RecordingStatus.PROCESSING)
+    await nursery.start(recorder.run)
+    with trio.fail_after(10):
+        while list(work.glob("*.ogg")):  # noqa: ASYNC110  # a file says to nobody that it is gone
+            await trio.sleep(0.01)
+        if not sooner:
+            await rows.settled()
+
+
+class Refusing(Shelf):
+    """A store that refuses one object."""
+
+    async def put_file(self, key: str, path: Path) -> None:
+        if path.stem == "a":
+            raise unavailable("too large for this store")
+        await super().put_file(key, path)
+
+
+async def test_a_recording_that_cannot_be_stored_keeps_no_other_waiting(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """It is tried again and again; those behind it are stored."""
+    rows, work = Rows(), tmp_path / "work"
+    recorder = Recorder(rows, cast(Objects, Refusing(tmp_path / "store")), work)
+    for name in ("a", "b"):
+        file = OggFile(work / f"{name}.ogg", {})
+        file.append(packets(1.0))
+        file.close()
+        rows.add(name, node=recorder.node, status=RecordingStatus.PROCESSING)
+    await nursery.start(recorder.run)
+    with trio.fail_after(10):
+        while (work / "b.ogg").exists():  # noqa: ASYNC110  # a file says to nobody that it is gone
+            await trio.sleep(0.01)
+    assert rows.rows["a"].status is RecordingStatus.PROCESSING
+    assert (work / "a.ogg").exists()
 
 
 _CHILD = """

@@ -434,6 +434,29 @@ async def test_counters_that_redis_lost_add_to_those_that_were_kept(rig: Rig, ca
     assert [(each.joined, each.peak, each.qualities) for each in report.hours] == [(5, 2, {"low": 750})]
 
 
+async def test_what_listeners_report_breaks_no_counter(rig: Rig) -> None:
+    """Whoever reports without end is counted up to what there is room for, with everybody else behind them."""
+    streamer = await rig.person("premium")
+    stream_id, audience = await rig.stream(streamer), rig.service.audience
+    listen = audience.listening
+    async with (
+        listen(stream_id, Shown(), Transport.WHEP, "192.0.2.1", "") as one,
+        listen(stream_id, Shown(), Transport.WHEP, "192.0.2.1", "") as other,
+    ):
+        for listener in (one, other) * 3:
+            listener.report(rebuffers=2**30, dropped_frames=2**30)
+        await audience.beat()
+        asked = pb.GetAudioMetricsRequest(stream_id=stream_id)
+        told = await rig.rpc.GetAudioMetrics(asked, metadata=as_(streamer))
+        assert told.quality_stats.rebuffer_events == told.dropped_frames == 2**31 - 1
+    await audience.beat()
+    await rig.service._ledger.flush()
+    await rig.service.analytics.roll_up()
+    rows = await rig.db.fetch("SELECT rebuffers, dropped_frames FROM streams.sessions")
+    assert [tuple(row.values()) for row in rows] == [(2**31 - 1, 2**31 - 1)] * 2
+    assert await rig.db.fetchval("SELECT rebuffers FROM streams.hours") == 2**31 - 1
+
+
 async def test_a_deleted_account_leaves_nothing(rig: Rig) -> None:
     """What is held of a person is exported, then erased: their streams end, what they heard is nobody's."""
     streamer, member = await rig.person("premium"), await rig.person()

@@ -19,7 +19,7 @@ import trio
 from whispr.adapters.postgres import Postgres
 from whispr.errors import WhisprError
 from whispr.services.stream.ledger import Going, Ledger
-from whispr.services.stream.listener import Figures, Listener
+from whispr.services.stream.listener import COUNT_MAX, Figures, Listener
 from whispr.services.stream.livestate import Facts, LiveState
 
 HOUR_S: Final = 3600
@@ -249,13 +249,15 @@ class Analytics:
             for name, value in counters.items()
             if name.startswith(_QUALITY)
         }
-        numbers = (
-            int(counters.get(name, 0))
+        numbers = {
+            name: int(counters.get(name, 0))
             for name in ("peak", "joined", "departed", "listen_ms", "rebuffers", "bytes_sent")
-        )
+        }
+        # It is the sum of what listeners report, and they may report what they like.
+        numbers["rebuffers"] = min(numbers["rebuffers"], COUNT_MAX)
         begins = datetime.fromtimestamp(hour * HOUR_S, UTC)
         packed = msgspec.json.encode(qualities).decode()
-        await self._db.execute(_KEEP, stream_id, begins, counters["born"], *numbers, packed)
+        await self._db.execute(_KEEP, stream_id, begins, counters["born"], *numbers.values(), packed)
 
     async def settle(self) -> None:
         """Close the listenings of processes that died. Raises UNAVAILABLE."""

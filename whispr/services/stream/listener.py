@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 import trio
@@ -43,6 +44,9 @@ class Wish(msgspec.Struct, frozen=True):
     volume: int = 100
     """Percent."""
 
+
+COUNT_MAX: Final = 2**31 - 1
+"""The most that is counted of what listeners report, who may report as much as they like: a column's."""
 
 OnWish = Callable[[Wish], None]
 OnQuality = Callable[["Listener"], None]
@@ -134,8 +138,8 @@ class Listener:
             figures.latency_ms = latency_ms
         if loss is not None:
             figures.loss = loss
-        figures.dropped_frames += dropped_frames
-        figures.rebuffers += rebuffers
+        figures.dropped_frames = min(figures.dropped_frames + dropped_frames, COUNT_MAX)
+        figures.rebuffers = min(figures.rebuffers + rebuffers, COUNT_MAX)
         figures.bytes_sent += bytes_sent
         if rendition is not None and rendition is not self.rendition:
             self._note()

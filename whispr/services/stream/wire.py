@@ -23,6 +23,7 @@ from whispr.services.stream.domain import (
     StreamConfig,
     Visibility,
 )
+from whispr.services.stream.listener import COUNT_MAX
 from whispr.services.stream.livestate import Facts, Picture
 from whispr.services.stream.recordings import Recording, RecordingStatus
 from whispr.v1 import stream_pb2 as pb
@@ -201,11 +202,11 @@ def metrics_pb(
         stream_id=stream_id,
         buffer_health=sum(each >= BUFFER_OK_MS for each in buffers) / len(buffers) if buffers else 1.0,
         latency_ms=sum(latencies) / len(latencies) if latencies else 0.0,
-        dropped_frames=sum(each.dropped_frames for each in listeners),
+        dropped_frames=min(COUNT_MAX, sum(each.dropped_frames for each in listeners)),
         quality_stats=pb.AudioMetrics.QualityStats(
             quality_distribution=distribution,
             average_buffer_duration=sum(buffers) / len(buffers) if buffers else 0.0,
-            rebuffer_events=sum(each.rebuffers for each in listeners),
+            rebuffer_events=min(COUNT_MAX, sum(each.rebuffers for each in listeners)),
         ),
         measured_at=datetime.fromtimestamp(now if picture is None else picture.at, UTC),
         listener_count=len(listeners),
@@ -271,7 +272,7 @@ def analytics_pb(stream_id: str, report: Report) -> pb.StreamAnalytics:
             for hour in report.hours
         ],
         quality_distribution=dict(report.qualities_s),
-        rebuffer_events=sum(hour.rebuffers for hour in report.hours),
+        rebuffer_events=min(COUNT_MAX, sum(hour.rebuffers for hour in report.hours)),
         bytes_sent=sum(hour.bytes_sent for hour in report.hours),
     )
 

@@ -21,6 +21,7 @@ from whispr.adapters.objects import Objects
 from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Rendition
 from whispr.errors import WhisprError
 from whispr.ids import is_id, new_id
+from whispr.nurseries import own_nursery
 from whispr.services.stream.engine import metrics
 from whispr.services.stream.engine.encoders import silence
 from whispr.services.stream.engine.live import Live
@@ -165,12 +166,11 @@ class Recorder:
         try:
             subscription = live.subscribe(rendition, batches.take)
             try:
-                async with trio.open_nursery() as nursery:
+                async with own_nursery("the recording has ended") as nursery:
                     nursery.start_soon(self._until, finish, batches.end)
                     nursery.start_soon(self._until, live.ended, batches.end)
                     nursery.start_soon(self._tell_growth, recording.id, file)
                     await _drain(batches, file)
-                    nursery.cancel_scope.cancel(reason="the recording has ended")
             finally:
                 subscription.close()
         finally:
@@ -213,18 +213,26 @@ class Recorder:
             try:
                 for recording in await self._index.unfinished(self.node):
                     if recording.status is RecordingStatus.PROCESSING and recording.id not in self._tasks:
-                        await self._settle(recording)
+                        await self._try_to_settle(recording)
                 if trio.current_time() >= tidy_at:
                     await self._tidy()
                     await self._tidy_store()
                     tidy_at = trio.current_time() + TIDY_S
-            except WhisprError as error:
+            except (WhisprError, OSError) as error:
                 log.info("recordings_not_settled", error=str(error))
             with trio.move_on_after(SWEEP_S):
                 await self._sweep.wait()
 
+    async def _try_to_settle(self, recording: Recording) -> None:
+        """Settle one as far as that can be done now: the next sweep tries again, and none behind it has to wait."""
+        try:
+            await self._settle(recording)
+        except (WhisprError, OSError) as error:
+            # Another process of the node may have stored the file and deleted it meanwhile.
+            log.info("recording_not_settled", recording_id=recording.id, error=str(error))
+
     async def _settle(self, recording: Recording) -> None:
-        """End a file and store it. Raises UNAVAILABLE."""
+        """End a file and store it. Raises UNAVAILABLE, OSError."""
         path = self.path_of(recording)
         try:
             size, duration_s = await trio.to_thread.run_sync(_ended, path)
@@ -243,13 +251,13 @@ class Recorder:
         await self._index.completed(recording.id, key, size, duration_s)
         metrics.RECORDED.inc()
         if key:
-            await trio.to_thread.run_sync(path.unlink)
+            await trio.to_thread.run_sync(_unlink, path)
 
     async def _tidy(self) -> None:
         """Delete the files of recordings that are no more, or are stored."""
         for path in await trio.to_thread.run_sync(self._files):
-            if path.stem in self._tasks:
-                continue
+            if path.stem in self._tasks or not is_id(path.stem):
+                continue  # what has another name is none of ours
             try:
                 recording = await self._index.find(path.stem)
                 spent = recording.status is RecordingStatus.COMPLETED and bool(recording.object_key)
