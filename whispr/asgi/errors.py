@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from whispr.errors import DOMAIN, Code, WhisprError
+
+ERROR_HEADERS: Final = "whispr.error_headers"
+"""In the scope of a request, by who serves it: headers (a mapping of text) that an error is answered with, too."""
 
 
 class HttpError(WhisprError):

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whispr import __version__
 from whispr.asgi import HttpLimits, HttpServer, Refusal, Rendered
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import ERROR_HEADERS, HttpError
 from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, WhisprError, conflict
 from whispr.gateway import metrics, openapi
@@ -79,7 +79,7 @@ class Endpoint:
     path: re.Pattern[str]
     app: ASGIApp
     answers_origins: bool = False
-    """Whether it looks after foreign pages (CORS) by itself."""
+    """Whether it looks after foreign pages (CORS) by itself; of errors, by `ERROR_HEADERS`."""
 
 
 class Gateway:
@@ -197,6 +197,7 @@ def _worded(endpoint: Endpoint) -> ASGIApp:
                 if begun:
                     raise
                 response = error_response(error)
+                response.headers.update(scope.get(ERROR_HEADERS, {}))
                 response.headers["x-request-id"] = request_id(Headers(scope=scope))
                 await response(scope, receive, noting)
 

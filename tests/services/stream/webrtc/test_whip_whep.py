@@ -12,6 +12,7 @@ from tests.webrtc.client import Client, Connection, connection
 from whispr.audio.packets import Quality
 from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Wish
+from whispr.services.stream.webrtc import http as webrtc_http
 from whispr.services.stream.webrtc import metrics, publishing
 from whispr.services.stream.webrtc.service import WebRtcSetup
 from whispr.webrtc import rtcp
@@ -201,6 +202,29 @@ async def test_an_offer_has_a_limit(http: httpx.AsyncClient) -> None:
     assert reply.status_code == 413
 
 
+async def test_an_offer_has_its_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that come one by one do not hold a connection for as long as they like."""
+    monkeypatch.setattr(webrtc_http, "BODY_S", 0.5)
+    head = (
+        f"POST {WHEP} HTTP/1.1\r\nhost: x\r\ncontent-type: application/sdp\r\ncontent-length: 60000\r\n\r\n"
+    )
+    with trio.fail_after(PATIENCE_S):
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", rig.port) as stream,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def trickle() -> None:
+                while True:
+                    await stream.send_all(b"v")
+                    await trio.sleep(0.05)
+
+            await stream.send_all(head.encode())
+            nursery.start_soon(trickle)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")
+            nursery.cancel_scope.cancel(reason="tested")
+
+
 async def test_candidates_are_taken_note_of_by_condition(rig: Rig, http: httpx.AsyncClient) -> None:
     """RFC 9725, section 4.3: 428 without a condition, 412 with another session's, 204 with this one's."""
     rig.lives.begin()
@@ -269,6 +293,15 @@ async def test_a_page_elsewhere_reads_the_session(rig: Rig, http: httpx.AsyncCli
     """Location, ETag and Link are exposed, and errors readable, to allowed origins."""
     reply = await http.post(WHEP, content=Client().offer(), headers={**SDP, "origin": ORIGIN})
     assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (409, ORIGIN)
+    for path, text, status in (
+        (WHEP, "v=0", 400),
+        (WHIP, Client("sendonly").offer(), 401),
+        (f"{WHEP}/0", "", 404),
+    ):
+        refused = await http.post(path, content=text, headers={**SDP, "origin": ORIGIN})
+        assert refused.status_code == status
+        assert refused.headers["access-control-allow-origin"] == ORIGIN
+        assert "www-authenticate" in refused.headers["access-control-expose-headers"]
     rig.lives.begin()
     reply = await http.post(WHEP, content=Client().offer(), headers={**SDP, "origin": ORIGIN})
     assert reply.status_code == 201

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from whispr.adapters.bus import Bus
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import ERROR_HEADERS, HttpError
 from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, invalid
 from whispr.services.stream.access import Shown, shown_by
@@ -31,6 +31,8 @@ from whispr.webrtc.turn import ice_server_links
 
 PATH: Final = re.compile(r"/(whip|whep)/([0-9A-Za-z_-]{1,64})(?:/([0-9A-Za-z_-]{1,64}))?")
 """What of a gateway's paths is served here."""
+BODY_S: Final = 15.0
+"""How long an offer may take to come, however steadily its bytes do."""
 OFFER: Final = "application/sdp"
 FRAGMENT: Final = "application/trickle-ice-sdpfrag"
 
@@ -85,19 +87,13 @@ class WebRtcEndpoints:
         assert found is not None, "the gateway looked"
         protocol, stream_id, session_id = found.groups()
         headers = Headers(scope=scope)
-        shared = self._shared(headers)
-        try:
-            if scope["method"] == "OPTIONS":
-                await _answer(send, 204, self._options(session_id) | shared)
-            elif session_id is None:
-                await self._create(protocol, stream_id, scope, headers, receive, send, shared)
-            else:
-                await self._of_session(
-                    (protocol, stream_id, session_id), scope, headers, receive, send, shared
-                )
-        except HttpError as error:
-            error.headers.update(shared)
-            raise
+        shared = scope[ERROR_HEADERS] = self._shared(headers)
+        if scope["method"] == "OPTIONS":
+            await _answer(send, 204, self._options(session_id) | shared)
+        elif session_id is None:
+            await self._create(protocol, stream_id, scope, headers, receive, send, shared)
+        else:
+            await self._of_session((protocol, stream_id, session_id), scope, headers, receive, send, shared)
 
     def _shared(self, headers: Headers) -> dict[str, str]:
         """What pages of other origins need to be told (Fetch, section 3.2.3)."""
@@ -215,11 +211,24 @@ def _not_allowed(method: str, allowed: str) -> HttpError:
 
 
 async def _body(receive: Receive, headers: Headers, wanted: str) -> str:
-    """Read a body of the wanted type. Raises 413, 415, INVALID_ARGUMENT, or ClientGoneError."""
+    """Read a body of the wanted type. Raises 408, 413, 415, INVALID_ARGUMENT, or ClientGoneError."""
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != wanted:
         message = f"send {wanted}, not {given[:100] or 'nothing'}"
         raise HttpError(415, Code.INVALID_ARGUMENT, message, "unsupported_media_type", {"accept": wanted})
+    with trio.move_on_after(BODY_S) as patience:
+        data = await _all_of(receive)
+    if patience.cancelled_caught:
+        told = f"the body took over {BODY_S:g} s to arrive"
+        raise HttpError(408, Code.DEADLINE_EXCEEDED, told, "request_timeout", {"connection": "close"})
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise invalid({"body": "not UTF-8"}) from None
+
+
+async def _all_of(receive: Receive) -> bytes:
+    """Read a body of an offer's size. Raises 413 or ClientGoneError."""
     pieces: list[bytes] = []
     size, more = 0, True
     while more:
@@ -231,10 +240,7 @@ async def _body(receive: Receive, headers: Headers, wanted: str) -> str:
         if size > sdp.OFFER_BYTES_MAX:
             message = f"at most {sdp.OFFER_BYTES_MAX} bytes"
             raise HttpError(413, Code.INVALID_ARGUMENT, message, "too_large")
-    try:
-        return b"".join(pieces).decode()
-    except UnicodeDecodeError:
-        raise invalid({"body": "not UTF-8"}) from None
+    return b"".join(pieces)
 
 
 async def _answer(
