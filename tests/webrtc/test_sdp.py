@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,79 @@ def test_an_answer_has_a_section_for_each_of_the_offer(who: str) -> None:
         assert (each.get("rtcp-rsize") is not None) is ("rtcp-rsize" in OFFERS[who].split("m=video")[0])
         assert each.all("candidate") == ["1 1 udp 2130706431 192.0.2.1 5000 typ host"]
         assert each.all("ssrc")[0] == "99 cname:cname"
+
+
+def video_before(offer: str) -> str:
+    """An offer of video first, and audio that goes with it, as max-bundle has it (RFC 9429, section 5.2.1)."""
+    session, _, audio = offer.partition("m=audio 9")
+    lines = audio.partition("m=")[0].split("\r\n")
+    transport = [
+        line for line in lines if line.startswith(("a=ice-", "a=fingerprint", "a=setup", "a=rtcp-mux"))
+    ]
+    rest = [line for line in lines if line not in transport]
+    video = [
+        "m=video 9 UDP/TLS/RTP/SAVPF 96",
+        "c=IN IP4 0.0.0.0",
+        "a=mid:v",
+        "a=rtpmap:96 VP8/90000",
+        *transport,
+    ]
+    return session.replace("BUNDLE 0", "BUNDLE v 0") + "\r\n".join(
+        [*video, "m=audio 0" + rest[0], "a=bundle-only", *rest[1:]]
+    )
+
+
+def test_a_bundle_only_section_has_the_transport_of_its_group() -> None:
+    """It says nothing of ICE and DTLS itself; the video beside it, whose they are, is turned down all the same."""
+    plain, bundled = sdp.read_offer(CHROMIUM), sdp.read_offer(video_before(CHROMIUM))
+    assert (bundled.credentials, bundled.fingerprints) == (plain.credentials, plain.fingerprints)
+    assert (bundled.chosen, bundled.bundled, bundled.mid) == (1, True, "0")
+    session, video, audio = sdp.parse(answers.answer(bundled, LOCAL))
+    assert session.all("group") == ["BUNDLE 0"]
+    assert (video.port, audio.port) == (0, 5000)
+    with pytest.raises(SdpError, match="rtcp-mux"):
+        sdp.read_offer(
+            video_before(CHROMIUM).replace("a=bundle-only\r\n", "").replace("m=audio 0", "m=audio 9")
+        )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a=rtcp-mux\r\n", "a=rtcp-mux-only\r\n"),
+        ("a=rtcp-mux\r\n", "a=rtcp-mux\r\na=rtcp-mux-only\r\n"),
+        ("a=setup:actpass", "a=setup:active"),
+        ("s=-", "s=-\r\na=extmap-allow-mixed"),
+        ("a=fingerprint", "a=fingerprint:md5 00:01\r\na=fingerprint:sha-1 zz\r\na=fingerprint"),
+        ("a=fingerprint", f"a=fingerprint:SHA-512 {':'.join(['ab'] * 64)}\r\na=fingerprint"),
+        ("\r\n", "\n"),
+        ("useinbandfec=1", "useinbandfec=0;usedtx=1;cbr=1;ptime=40; maxptime=60;stereo=0;x-google=1"),
+        ("a=rtpmap:111 opus", "a=rtpmap:111 OPUS"),
+        ("a=rtpmap:111 opus/48000/2", "a=rtpmap:63 red/48000/2\r\na=rtpmap:111 opus/48000/2"),
+    ],
+)
+def test_what_clients_write_otherwise_is_understood(before: str, after: str) -> None:
+    """What is equal by the RFCs is read as equal."""
+    assert before in CHROMIUM
+    plain, other = sdp.read_offer(CHROMIUM), sdp.read_offer(CHROMIUM.replace(before, after))
+    assert (other.mid, other.payload_type, other.credentials) == (
+        plain.mid,
+        plain.payload_type,
+        plain.credentials,
+    )
+    assert other.fingerprints["sha-256"] == plain.fingerprints["sha-256"]
+    assert "opus/48000/2" in answers.answer(other, LOCAL)
+
+
+def test_a_section_without_a_name_is_answered_without_one() -> None:
+    """Clients of before BUNDLE give none (RFC 9429, section 5.3.1): neither answer nor fragment invents one."""
+    unnamed = re.sub(r"a=(mid|group):.*\r\n", "", CHROMIUM)
+    offer = sdp.read_offer(unnamed)
+    assert not offer.mid
+    assert not offer.bundled
+    for text in (answers.answer(offer, LOCAL), answers.fragment(offer.mid, LOCAL)):
+        assert "a=mid" not in text
+        assert "BUNDLE" not in text
 
 
 def test_who_publishes_is_asked_for_stereo() -> None:

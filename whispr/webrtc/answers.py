@@ -100,7 +100,7 @@ def fragment(mid: str, local: Local) -> str:
         f"a=ice-ufrag:{local.credentials.ufrag}",
         f"a=ice-pwd:{local.credentials.password}",
         "m=audio 9 UDP/TLS/RTP/SAVPF 0",
-        f"a=mid:{mid}",
+        *([f"a=mid:{mid}"] if mid else []),
         *(f"a=candidate:{each}" for each in local.candidates),
         "a=end-of-candidates",
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -24,6 +24,8 @@ _ICE_CHARS = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _ICE_PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 MID: Final = re.compile(r"[!#-'*+.0-9A-Z^-~-]{1,64}")
 _HEX = re.compile(r"[0-9A-F]{2}(:[0-9A-F]{2}){19,63}")
+_HASHES = frozenset({"sha-256", "sha-384", "sha-512"})
+_OF_TRANSPORT = frozenset({"ice-ufrag", "ice-pwd", "fingerprint", "setup", "rtcp-mux", "rtcp-mux-only"})
 _PROTOCOLS = ("UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "RTP/SAVPF", "RTP/SAVP", "TCP/DTLS/RTP/SAVPF")
 """JSEP takes all of these for the same (RFC 9429, section 5.1.2)."""
 
@@ -81,7 +83,7 @@ class Offer:
     direction: Direction
     credentials: Credentials
     fingerprints: Mapping[str, Sequence[str]]
-    """Hash function in lower case → fingerprints in upper case (RFC 8122)."""
+    """Hash function in lower case → fingerprints in upper case (RFC 8122); of functions that are believed."""
     payload_type: int
     """Of Opus."""
     nack: bool
@@ -136,10 +138,10 @@ def read_offer(text: str) -> Offer:
     chosen = next((n for n, each in enumerate(media) if _fits(each)), None)
     if chosen is None:
         raise SdpError("offers no audio over DTLS-SRTP with Opus")
-    section = media[chosen]
+    section = _with_transport(session, media, media[chosen])
     if session.get("ice-lite") is not None:
         raise SdpError("both sides would be ICE-lite, and nobody check")
-    if section.get("rtcp-mux") is None:
+    if section.get("rtcp-mux") is None and section.get("rtcp-mux-only") is None:
         raise SdpError("RTCP must go with RTP (a=rtcp-mux)")
     setup = section.get("setup") or session.get("setup")
     if setup not in ("actpass", "active"):
@@ -155,6 +157,19 @@ def read_offer(text: str) -> Offer:
         f"{payload_type} nack" in section.all("rtcp-fb") or "* nack" in section.all("rtcp-fb"),
         any(mid in group.split()[1:] for group in session.all("group") if group.startswith("BUNDLE")),
     )  # fmt: skip
+
+
+def _with_transport(session: Section, media: Sequence[Section], section: Section) -> Section:
+    """Add what a bundle-only section leaves to the first of its group to say (RFC 9429, section 5.2.1)."""
+    mid = section.get("mid")
+    if section.get("bundle-only") is None or not mid:
+        return section
+    groups = (group.split()[1:] for group in session.all("group") if group.startswith("BUNDLE"))
+    tagged = next((group[0] for group in groups if mid in group), None)
+    first = next((each for each in media if each.get("mid") == tagged), section)
+    own = {name for name, _ in section.attributes}
+    more = [each for each in first.attributes if each[0] in _OF_TRANSPORT - own]
+    return replace(section, attributes=section.attributes + more)
 
 
 def _fits(section: Section) -> bool:
@@ -197,10 +212,12 @@ def _fingerprints(session: Section, section: Section) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for value in section.all("fingerprint") or session.all("fingerprint"):
         name, _, digest = value.partition(" ")
-        digest = digest.strip().upper()
+        name, digest = name.lower(), digest.strip().upper()
+        if name not in _HASHES:
+            continue  # Of several, any that both sides know will do (RFC 8122, section 5).
         if not _HEX.fullmatch(digest):
             raise SdpError("a=fingerprint is malformed")
-        found.setdefault(name.lower(), []).append(digest)
-    if not {"sha-256", "sha-384", "sha-512"} & set(found):
+        found.setdefault(name, []).append(digest)
+    if not found:
         raise SdpError("a=fingerprint of SHA-256, SHA-384 or SHA-512 is missing")
     return found
