@@ -7,6 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from whispr.errors import Code, WhisprError, conflict, denied, exhausted, internal, invalid, unavailable
+from whispr.realtime import frames
 from whispr.realtime.channel import (
     NO_REPLY,
     Channel,
@@ -571,3 +572,99 @@ def test_every_error_has_its_reply(error: WhisprError, response: dict[str, objec
     rendered = error_response(error)
     assert rendered.pop("message") == error.message
     assert rendered == response
+
+
+# ── while joining ──
+
+
+class Door(Channel):
+    """Is joined when the test says so."""
+
+    opened: trio.Event
+    at_work: list[str]
+
+    async def join(self, payload: object) -> object:
+        Door.at_work.append(f"join {payload}")
+        if payload != "at once":
+            await Door.opened.wait()
+        return None
+
+    async def leave(self, reason: LeaveReason) -> None:
+        Door.at_work.append(f"leaving: {reason}")
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        Door.at_work.append("left")
+
+
+@pytest.fixture(autouse=True)
+def _closed_door() -> None:
+    Door.opened, Door.at_work = trio.Event(), []
+
+
+@pytest.mark.parametrize("whom", ["one", "all"])
+async def test_a_channel_closed_while_it_is_joined_is_a_refused_join(whom: str) -> None:
+    """Whoever is put out in that moment is told why, as any other who may not join, and nothing is left of it."""
+    async with served({"door": Door}) as server, server.wire("eve") as wire:
+        await wire.send("1", "7", "door:1", "phx_join", {})
+        await wire.send("1", "8", "door:1", "knock", {})
+        await wait_all_tasks_blocked()
+        if whom == "one":
+            assert server.hub.kick("door:1", "eve", "user_banned", {"reason": "spam"}) == 1
+        else:
+            server.hub.close("door:1", "user_banned", {})
+        reply = await wire.receive()
+        assert isinstance(reply, list)
+        assert reply[:4] == ["1", "7", "door:1", "phx_reply"]
+        assert reply[4]["status"] == "error"
+        assert reply[4]["response"]["reason"] == "user_banned"
+        assert await wire.receive() == [None, "8", "door:1", "phx_reply", UNMATCHED]
+        assert not server.hub.joined_topics()
+        Door.opened.set()
+        assert (await wire.join("door:1", ref="9"))["status"] == "ok"  # type: ignore[index]  # it is a dict
+
+
+async def test_who_is_put_out_as_they_are_let_in_is_not_in() -> None:
+    """A join that has its answer, but not yet its turn, when the channel is closed does not go live after all."""
+    async with served({"door": Door}) as server, server.wire("eve") as wire:
+        await wire.send("1", "1", "door:1", "phx_join", {})
+        await wait_all_tasks_blocked()
+        Door.opened.set()
+        server.hub.kick("door:1", "eve", "user_banned", {})
+        reply = await wire.receive()
+        assert isinstance(reply, list)
+        assert (reply[4]["status"], reply[4]["response"]["reason"]) == ("error", "user_banned")
+        await wait_all_tasks_blocked()
+        await wire.send("1", "2", "door:1", "knock", {})
+        assert await wire.receive() == [None, "2", "door:1", "phx_reply", UNMATCHED]
+        assert Door.at_work[-1] == "left"  # its channel had been let in, so it leaves
+
+
+async def test_joins_of_a_topic_in_one_breath_end_the_first_before_the_last() -> None:
+    """However many come before any has begun, the joined channel leaves before the last joins, and each is told."""
+    async with served({"door": Door}) as server, server.wire("alice") as wire:
+        await wire.join("door:1", "at once", ref="1")
+        frames_together = [
+            frames.encode_masked_frame(
+                frames.TEXT, f'["{n}","{n}","door:1","phx_join","at once"]'.encode(), b"mask"
+            )
+            for n in (2, 3, 4)
+        ]
+        await wire.stream.send_all(b"".join(frames_together))
+        heard = [await wire.receive() for _ in range(4)]
+        assert Door.at_work == ["join at once", "leaving: replaced", "left", "join at once"]
+        assert heard[0] == ["4", "4", "door:1", "phx_reply", OK]
+        assert sorted(each[0] for each in heard[1:] if isinstance(each, list)) == ["1", "2", "3"]
+        assert {each[3] for each in heard[1:] if isinstance(each, list)} == {"phx_close"}
+
+
+async def test_what_a_join_has_the_server_keep_is_bounded() -> None:
+    """Topics and join_refs over what a binary frame holds are refused by name, and not remembered."""
+    async with served({"demo": Demo}) as server, server.wire("eve") as wire:
+        fits = "demo:" + "x" * 250
+        assert (await wire.join(fits, ref="1" * 255))["status"] == "ok"  # type: ignore[index]  # it is a dict
+        for topic, ref, field in ((fits + "x", "2", "topic"), ("demo:2", "3" * 256, "join_ref")):
+            reply = await wire.join(topic, {"refuse": True}, ref=ref)
+            assert isinstance(reply, dict)
+            assert (reply["response"]["reason"], reply["response"]["field"]) == ("invalid_payload", field)
+        assert server.hub.joined_topics() == (fits,)
+        assert not server.hub.refusals._refused

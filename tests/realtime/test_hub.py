@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import trio
+from prometheus_client import REGISTRY
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from whispr.realtime import protocol
 from whispr.realtime.channel import Channel, Deferred, LeaveReason
 from whispr.realtime.client import ChannelClosed, ClientChannel, Disconnected
-from whispr.realtime.frames import Closed
+from whispr.realtime.frames import CLOSE, Closed, FrameReader, close_payload
 from whispr.realtime.hub import Broadcast, Hub
 from whispr.realtime.limits import Limits
 from whispr.realtime.testing import Server, served
@@ -181,6 +183,78 @@ async def test_sockets_and_subscribers_are_found() -> None:
         await server.hub.drain()
         assert server.hub.sockets_of("alice") == ()
         assert server.hub.subscribers("room:1") == ()
+
+
+class Waiting:
+    """The other nodes' seats, which answer when the test says so: a handshake that takes its time."""
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+
+    async def admit(self, user_id: str) -> bool:
+        await self.answered.wait()
+        return True
+
+    def changed(self, user_id: str) -> None:
+        """Note nothing."""
+
+
+async def let_in(server: Server, what_happens: Callable[[], object]) -> int:
+    """Connect while something happens that concerns all sockets; return the code that ends the connection."""
+    seats = server.hub.seats.elsewhere = Waiting()
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        await stream.send_all(
+            b"GET /socket/websocket?vsn=2.0.0&token=alice/s1 HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await wait_all_tasks_blocked()
+        what_happens()
+        await wait_all_tasks_blocked()
+        seats.answered.set()
+        said = b"".join([bytes(data) async for data in stream])
+    server.hub.seats.elsewhere = None
+    head, _, rest = said.partition(b"\r\n\r\n")
+    assert b" 101 " in head
+    (closed,) = FrameReader(masked=False, message_bytes_max=1000).feed(rest)
+    assert isinstance(closed, Closed)
+    return closed.code
+
+
+async def test_a_session_that_ends_during_the_handshake_opens_no_socket(autojump_clock: MockClock) -> None:
+    """Its token was good when it was looked at; the socket is closed as the session's others were."""
+    async with served(MOUNTS, LIFTED) as server:
+        assert (
+            await let_in(server, lambda: server.hub.disconnect(session_id="s1", reason="signed out")) == 1008
+        )
+        async with server.connect("alice/s2") as other:
+            await other.join("room:1")
+        await trio.sleep(60)
+        assert not server.hub._revoked
+
+
+async def test_a_drain_waits_for_no_socket_that_came_late(autojump_clock: MockClock) -> None:
+    """Whoever was in their handshake when it began is told to come back, too, and the drain is over at once."""
+    async with served(MOUNTS, LIFTED) as server, trio.open_nursery() as nursery, server.wire("bob") as wire:
+        began = trio.current_time()
+        assert await let_in(server, lambda: nursery.start_soon(server.hub.drain)) == 1012
+        assert (await wire.closed()).code == 1012
+        await wire.stream.aclose()
+    assert trio.current_time() - began < 5
+
+
+async def test_codes_of_clients_do_not_each_make_a_time_series() -> None:
+    """Codes from 3000 on are anybody's to choose: they are counted together."""
+    before = REGISTRY.get_sample_value("whispr_ws_closed_total", {"code": "application"}) or 0
+    async with served(MOUNTS, LIFTED) as server:
+        for code in (3000, 4321, 4999):
+            async with server.wire("eve") as wire:
+                await wire.send_frame(CLOSE, close_payload(code))
+                assert (await wire.closed()).code == code
+            while server.hub.sockets:
+                await wait_all_tasks_blocked()
+    assert REGISTRY.get_sample_value("whispr_ws_closed_total", {"code": "application"}) == before + 3
+    assert REGISTRY.get_sample_value("whispr_ws_closed_total", {"code": "4321"}) is None
 
 
 # ── drain ──

@@ -110,8 +110,7 @@ class Announcer:
             self._forget_reads(topic.partition(":")[2])
             self._on_membership(topic.partition(":")[2], ())
         if event == "room_closed":
-            for link in self._hub.subscribers(topic):
-                link.close(event, payload)
+            self._hub.close(topic, event, payload)
         if event in _ENDING:
             return
         concerns = msgspec.convert(payload, _Concerning, strict=False)

@@ -30,7 +30,7 @@ import msgspec
 import trio
 
 from whispr.conversations import wire
-from whispr.conversations.domain import Draft, Kind
+from whispr.conversations.domain import Draft, Kind, not_a_member
 from whispr.conversations.operations import Operations
 from whispr.conversations.statuses import Statuses
 from whispr.conversations.store import Watermark
@@ -62,6 +62,8 @@ class ConversationChannel(Channel):
         self._visibility = visibility
         self._conversation_id = link.subtopic
         self._user_id = link.session.user_id
+        self._told = False
+        """Whether anybody has said yet if the user is to be shown."""
         self._typing: trio.CancelScope | None = None
         """While the user types: the scope whose deadline ends it."""
 
@@ -69,6 +71,8 @@ class ConversationChannel(Channel):
         """Admit a member; replay what they missed, then go live."""
         if not is_id(self._conversation_id):
             raise not_found("conversation", self._conversation_id)
+        if not is_id(self._user_id):
+            raise not_a_member()  # a service
         wanted = wire.parse(payload, wire.Join)
         seq = wire.since(wanted.since_seq, "since_seq")
         change = wire.since(wanted.since_change, "since_change")
@@ -78,15 +82,18 @@ class ConversationChannel(Channel):
 
     async def _appear(self, kind: Kind) -> None:
         """Become visible to the others, as far as that may be, and see them."""
+        self._statuses.show_conversation(self)  # first, so that it hears what changes while it is asked
         if kind is Kind.DIRECT:
-            self.shown = await self._visibility.is_shown(self._user_id, self._conversation_id)
+            shown = await self._visibility.is_shown(self._user_id, self._conversation_id)
         else:
-            self.shown = await self._visibility.is_shown_to_all(self._user_id)
-        self._statuses.show_conversation(self)
+            shown = await self._visibility.is_shown_to_all(self._user_id)
+        if not self._told:
+            self.show(shown)
         self.link.push_presence_state()
 
     def show(self, shown: bool) -> None:
         """Show the user to the others here, or no longer."""
+        self._told = True
         self.shown = shown
         self._statuses.again(self)
 

@@ -45,7 +45,13 @@ class UserChannel(Channel):
         if self.link.subtopic != self._user_id:
             raise denied("this topic belongs to somebody else")
         self._statuses.show(self)
-        await self._visibility.follow(self.link)
+        followed = False
+        try:
+            await self._visibility.follow(self.link)
+            followed = True
+        finally:
+            if not followed:
+                self._statuses.hide(self)  # what has not joined does not leave
         return {}
 
     def missed_presence(self) -> None:

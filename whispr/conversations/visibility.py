@@ -39,6 +39,9 @@ ASKING_MAX = 4
 CHANGES_MAX = 10_000
 """Pairs of people waiting to be asked about; past it everything is asked again instead."""
 
+FOLLOW_ATTEMPTS = 3
+"""How often contacts are asked for while something changes all the time."""
+
 log = structlog.get_logger("whispr.conversations")
 
 
@@ -91,13 +94,19 @@ class Visibility:
         self._together: dict[str, _Asked] = {}
         self._some = trio.Event()
         self._everything = False
+        self._heard = 0
+        """How often something has changed."""
         self._stirred = trio.Event()
         hub.presence.watcher = self._told
 
     async def follow(self, link: Link) -> None:
         """Have a link of `user:<id>` follow the user's contacts, from a first `presence_state` on."""
         user_id = link.session.user_id
-        contacts = await self._contacts(user_id)
+        for _ in range(FOLLOW_ATTEMPTS):
+            heard = self._heard
+            contacts = await self._contacts(user_id)
+            if heard == self._heard:
+                break  # what has changed meanwhile would be told to those who follow already
         viewer = self._viewers.setdefault(user_id, _Viewer(user_id))
         viewer.links.add(link)
         self._replace(viewer, contacts)
@@ -121,6 +130,7 @@ class Visibility:
 
     def changed(self, one: str, other: str) -> None:
         """Note that something between two people changed; twice the same person is their settings."""
+        self._heard += 1
         if len(self._changed) >= CHANGES_MAX:
             self.anything_changed()
         else:
@@ -129,6 +139,7 @@ class Visibility:
 
     def anything_changed(self) -> None:
         """Note that changes may have been missed."""
+        self._heard += 1
         self._changed.clear()
         self._everything = True
         self._stirred.set()

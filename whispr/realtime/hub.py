@@ -21,6 +21,7 @@ from whispr.realtime import metrics
 from whispr.realtime.addresses import Addresses
 from whispr.realtime.broadcast import Broadcast as Broadcast
 from whispr.realtime.channel import ChannelFactory
+from whispr.realtime.frames import CloseCode
 from whispr.realtime.limits import Limits
 from whispr.realtime.link import Link
 from whispr.realtime.presence import State as PresenceState
@@ -81,6 +82,8 @@ class Hub(Topics):
         self._factories: dict[str, ChannelFactory] = {}
         self._users: dict[str, list[Socket]] = {}
         self._outstanding: set[Link] = set()
+        self._revoked: dict[str, tuple[str, float]] = {}
+        """Session → why it ended, and until when a socket of it may still be in its handshake."""
         self._empty = trio.Event()
 
     # ── for services ──
@@ -117,6 +120,8 @@ class Hub(Topics):
         Each joined channel first gets the event `session_revoked {reason}`; the close code is 1008.
         """
         assert user_id is not None or session_id is not None
+        if session_id is not None:
+            self._revoked[session_id] = reason, trio.current_time() + 2 * self.limits.handshake_s
         among = self.sockets if user_id is None else self.sockets_of(user_id)
         found = [s for s in among if session_id is None or s.session.session_id == session_id]
         for socket in found:
@@ -181,6 +186,14 @@ class Hub(Topics):
         self._watched(socket.session.user_id, None)
         metrics.SOCKETS.inc()
 
+    def catch_up(self, socket: Socket) -> None:
+        """Close a socket that was let in, but still in its handshake, when its session ended or a drain began."""
+        reason, _ = self._revoked.get(socket.session.session_id, ("", 0.0))
+        if reason:
+            socket.close(CloseCode.POLICY_VIOLATION, reason)
+        elif self.draining.is_set():
+            socket.drain()
+
     def remove(self, socket: Socket) -> None:
         """Unregister a socket whose channels have left."""
         self.sockets.discard(socket)
@@ -208,4 +221,7 @@ class Hub(Topics):
                 if not link.fail_overdue(self.now):
                     self._outstanding.discard(link)
             self.presence.tick(self.now)
+            self._revoked = {
+                session: ended for session, ended in self._revoked.items() if ended[1] > self.now
+            }
             await trio.sleep(_SWEEP_S)

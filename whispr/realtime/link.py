@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVarTuple
 import structlog
 import trio
 
-from whispr.errors import internal, unavailable
+from whispr.errors import denied, internal, unavailable
 from whispr.realtime import metrics
 from whispr.realtime.channel import Channel, ChannelFactory, Joined, LeaveReason, Session, error_response
 from whispr.realtime.policies import Spareable, spareable
@@ -49,12 +49,13 @@ class State(enum.Enum):
 
 
 class _Joining:
-    """What a link needs until it is joined: broadcasts held, and the link of the same topic it replaces."""
+    """What a link needs until it is joined: broadcasts held, and the links of the same topic it replaces."""
 
-    __slots__ = ("factory", "held", "overflowed", "replaces")
+    __slots__ = ("factory", "held", "overflowed", "ref", "replaces")
 
-    def __init__(self, factory: ChannelFactory, replaces: Link | None) -> None:
+    def __init__(self, factory: ChannelFactory, ref: Ref, replaces: tuple[Link, ...]) -> None:
         self.factory = factory
+        self.ref = ref
         self.replaces = replaces
         self.held: list[tuple[bytes, int | None, int | None, Spareable | None]] = []
         self.overflowed = False
@@ -83,7 +84,7 @@ class Link:
     channel: Channel
 
     def __init__(
-        self, socket: Socket, join: Message, factory: ChannelFactory, replaces: Link | None = None
+        self, socket: Socket, join: Message, factory: ChannelFactory, replaces: tuple[Link, ...] = ()
     ) -> None:
         self.socket = socket
         self.topic = join.topic
@@ -93,7 +94,7 @@ class Link:
         """Broadcasts numbered up to here are not for this client, which has them."""
         self.transport: Transport | None = None
         """Where the fan-out may send to; None while joining, when ended, and where the socket sends otherwise."""
-        self._joining: _Joining | None = _Joining(factory, replaces)
+        self._joining: _Joining | None = _Joining(factory, join.ref, replaces)
         self._worker: Worker | None = None
         self._beside: set[trio.CancelScope] | None = None
         self._has_left = True  # until `join` succeeded there is nothing to leave
@@ -171,8 +172,15 @@ class Link:
             self.socket.nursery.start_soon(self._run_beside, lambda: fn(*args))
 
     def close(self, event: str | None = None, payload: object = None) -> None:
-        """End the channel from the server's side, after an optional last event; the client does not rejoin."""
+        """End the channel from the server's side, after an optional last event; the client does not rejoin.
+
+        Whoever is still joining is refused, with the event for a reason.
+        """
         if self.state is State.ENDED:
+            return
+        if self._joining is not None:
+            told = denied("the channel was closed while it was being joined", reason=event or "closed")
+            self._refuse_join(self._joining.ref, told)
             return
         if event is not None:
             self.push(event, payload)
@@ -220,6 +228,11 @@ class Link:
         return self._worker is not None and self._worker.fail_overdue(before)
 
     # ── for the socket ──
+
+    @property
+    def waits_for(self) -> tuple[Link, ...]:
+        """Return the links that this one was to replace, as long as it has not begun to join."""
+        return () if self._joining is None else self._joining.replaces
 
     def start(self, join: Message) -> None:
         """Subscribe and begin to join."""
@@ -284,23 +297,25 @@ class Link:
         joining = self._joining
         if joining is None:
             return  # ended before it began
-        replaced, joining.replaces = joining.replaces, None
-        if replaced is not None:
+        replaced, joining.replaces = joining.replaces, ()
+        for each in replaced:
             with trio.CancelScope(shield=True):  # bounded: it has ended and `leave_s` is running
-                await replaced.finished()
+                await each.finished()
         try:
             with trio.fail_after(self.hub.limits.push_s):
                 await self.hub.in_force(self.topic)
                 self.channel = joining.factory(self)
                 result = await self.channel.join(message.payload)
             self._has_left = False
-            self._go_live(joining, message.ref, result if isinstance(result, Joined) else Joined(result))
-            metrics.JOINS.labels("ok").inc()
+            # The channel may have been closed in the moment between its answer and our turn.
+            if self._joining is joining:
+                self._go_live(joining, message.ref, result if isinstance(result, Joined) else Joined(result))
+                metrics.JOINS.labels("ok").inc()
         except Exception as error:  # noqa: BLE001  # the boundary to service code: a failed join is an error reply
             self._refuse_join(message.ref, error)
         finally:
-            if replaced is not None:
-                self.socket.end(replaced.join_ref, self.topic, "phx_close")
+            for each in replaced:
+                self.socket.end(each.join_ref, self.topic, "phx_close")
 
     def client_left(self, message: Message) -> None:
         """Answer the client's leave with `ok`, then `phx_close`."""

@@ -27,7 +27,8 @@ from whispr.realtime.frames import BINARY, TEXT, encode_frame
 Ref = str | int | None
 
 _PUSH, _REPLY, _BROADCAST = 0, 1, 2
-_FIELD_BYTES_MAX = 255
+FIELD_BYTES_MAX = 255
+"""Of a topic, an event or a ref in a binary frame, whose sizes are bytes; and of what a join has us keep."""
 EMPTY: Mapping[str, object] = {}
 """The payload of what needs none."""
 
@@ -128,8 +129,8 @@ def _fields(data: bytes, count: int) -> tuple[list[str], bytes]:
 
 def _binary(kind: int, fields: tuple[str, ...], body: bytes) -> bytes:
     encoded = [field.encode() for field in fields]
-    if any(len(field) > _FIELD_BYTES_MAX for field in encoded):
-        raise ValueError(f"a field of a binary frame may have at most {_FIELD_BYTES_MAX} bytes")
+    if any(len(field) > FIELD_BYTES_MAX for field in encoded):
+        raise ValueError(f"a field of a binary frame may have at most {FIELD_BYTES_MAX} bytes")
     return b"".join((bytes((kind, *map(len, encoded))), *encoded, body))
 
 

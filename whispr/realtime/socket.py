@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from whispr.errors import WhisprError, denied, exhausted, unavailable
+from whispr.errors import WhisprError, denied, exhausted, invalid, unavailable
 from whispr.realtime import metrics
 from whispr.realtime.channel import Session, error_response
 from whispr.realtime.frames import CloseCode
 from whispr.realtime.limits import OperationBudget
 from whispr.realtime.link import UNMATCHED, Link
-from whispr.realtime.protocol import EMPTY, MalformedMessage, Message, Ref
+from whispr.realtime.protocol import EMPTY, FIELD_BYTES_MAX, MalformedMessage, Message, Ref
 from whispr.realtime.renewal import RENEWALS, expiring, moment, token_in
 from whispr.realtime.serializers import Serializer
 
@@ -38,6 +38,8 @@ Authenticate = Callable[[str], Awaitable[Session]]
 """Verifies an access token. Raises WhisprError: UNAUTHENTICATED with its reason, or UNAVAILABLE."""
 
 _ids = itertools.count(1)
+
+_APPLICATION_CODES = 3000  # and above: of those who use the protocol (RFC 6455 §7.4.2)
 
 
 class Socket(abc.ABC):
@@ -117,6 +119,7 @@ class Socket(abc.ABC):
         try:
             async with trio.open_nursery() as self.nursery:
                 try:
+                    self.hub.catch_up(self)
                     with self._reading:
                         await self._read()
                     await self._finish_pushes()
@@ -126,7 +129,8 @@ class Socket(abc.ABC):
         finally:
             self.hub.remove(self)
             code, _ = self._closing or (CloseCode.GOING_AWAY, "")
-            metrics.CLOSED.labels(str(int(code))).inc()
+            # What a client closes with is its own business, and there are two thousand such codes.
+            metrics.CLOSED.labels("application" if code >= _APPLICATION_CODES else str(int(code))).inc()
             await self._hang_up()
 
     def reply(self, join_ref: Ref, ref: Ref, topic: str, status: str, response: object) -> None:
@@ -286,12 +290,18 @@ class Socket(abc.ABC):
             limit = self.hub.limits.channels
             self._refuse(message, exhausted(f"at most {limit} channels a socket", reason="too_many_channels"))
             return
+        if (odd := _unfit(message)) is not None:
+            metrics.JOINS.labels(odd.reason).inc()
+            self._refuse(message, odd)
+            return
+        replaces: tuple[Link, ...] = ()
         if old is not None:
+            replaces = (*old.waits_for, old)
             old.end("replaced")
         elif (error := self._refused_lately(message.topic)) is not None:
             self._refuse(message, error)
             return
-        link = Link(self, message, factory, old)
+        link = Link(self, message, factory, replaces)
         self.links[message.topic] = link
         link.start(message)
 
@@ -326,3 +336,10 @@ class Socket(abc.ABC):
         self._detach()
         for link in tuple(self.links.values()):
             link.end("closed")
+
+
+def _unfit(message: Message) -> WhisprError | None:
+    """Find what a join may not have us keep, for as long as the channel lives or its refusal is remembered."""
+    kept = {"topic": message.topic, "join_ref": str(message.join_ref)}
+    long = [name for name, text in kept.items() if len(text.encode()) > FIELD_BYTES_MAX]
+    return invalid(dict.fromkeys(long, f"may have at most {FIELD_BYTES_MAX} bytes")) if long else None

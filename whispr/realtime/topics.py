@@ -200,6 +200,11 @@ class Topics:
             link.close(event, payload)
         return len(links)
 
+    def close(self, topic: str, event: str, payload: object) -> None:
+        """Close all channels of a topic after a last event, those that are being joined too."""
+        for link in tuple(self._audiences.get(topic, ())):
+            link.close(event, payload)
+
     # ── for links ──
 
     def subscribe(self, link: Link) -> None:
