@@ -24,12 +24,12 @@ def test_a_barred_address_comes_back_in_time(door: Admission, monkeypatch: pytes
     """Not before; to other streams, and with an account, at once."""
     door.bar(mark_of("s", "192.0.2.1"))
     with pytest.raises(WhisprError) as told:
-        door.check("s", "192.0.2.1", Viewer(), ())
+        door.come("s", "192.0.2.1", Viewer())
     assert told.value.reason == "removed"
-    door.check("t", "192.0.2.1", Viewer(), ())
-    door.check("s", "192.0.2.1", Viewer("u"), ())
+    door.come("t", "192.0.2.1", Viewer())
+    door.come("s", "192.0.2.1", Viewer("u"))
     monkeypatch.setattr("tests.services.stream.test_admission.now", BARRED_S)
-    door.check("s", "192.0.2.1", Viewer(), ())
+    door.come("s", "192.0.2.1", Viewer())
     door.bar(mark_of("s", "192.0.2.2"))
     assert len(door._barred) == 1, "what is over is forgotten"
 

@@ -22,6 +22,7 @@ from whispr.services.stream.access import Shown
 from whispr.services.stream.domain import StreamLimits
 from whispr.services.stream.listener import Listener, Transport
 from whispr.services.stream.livestate import TTL_S, Facts
+from whispr.services.stream.notices import RECONSIDER, Notice
 from whispr.v1 import chat_pb2, common_pb2
 from whispr.v1 import stream_pb2 as pb
 
@@ -244,6 +245,73 @@ async def test_limits_of_listeners(db: Postgres, cache: Cache, bus: Bus, tmp_pat
                     pass
         async with listen(small, Shown(), Transport.WHEP, "192.0.2.1", ""):
             assert (await refusal(rig, small, Shown())).reason == "stream_full"
+
+
+async def test_listeners_who_come_at_once_do_not_all_find_room(
+    db: Postgres, cache: Cache, bus: Bus, tmp_path: Path
+) -> None:
+    """Those on their way in count; a session that two requests go on with is one listener, and leaves as one."""
+    async with open_rig(db, cache, bus, tmp_path, StreamLimits(address_listeners=3)) as rig:
+        stream_id, audience = await rig.stream(await rig.person("premium")), rig.service.audience
+        told: list[str] = []
+
+        async def come() -> None:
+            try:
+                await audience.open_session(stream_id, Shown(), "192.0.2.1", "")
+            except WhisprError as error:
+                told.append(error.reason)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(come)
+        assert (len(audience), told) == (3, ["too_many_listeners"] * 5)
+        tokens = list(audience._sessions)
+        for place in audience._places.values():
+            place.seen_at -= 60
+        audience.sweep()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(audience.resume, stream_id, tokens[0], "192.0.2.1", "")
+        assert len(audience) == 1
+        audience._places[next(iter(audience._places))].seen_at -= 60
+        audience.sweep()
+        assert (len(audience), dict(audience._admission._addresses)) == (0, {})
+
+
+async def test_access_that_ends_while_a_listener_comes_in(rig: Rig) -> None:
+    """Who was looked up before, and would be found by no order, is not let in by what was so then."""
+    streamer, person = await rig.person("premium"), await rig.person()
+    stream_id, audience = await rig.stream(streamer), rig.service.audience
+
+    async def private(_: str) -> None:
+        body = pb.UpdateStreamRequest(stream_id=stream_id, visibility="PRIVATE_STREAM")
+        await rig.rpc.UpdateStream(body, metadata=as_(streamer))
+
+    audience.brings = private
+    assert (await refusal(rig, stream_id, Shown(person))).code is Code.NOT_FOUND
+    assert (len(audience), dict(audience._admission._people)) == (0, {})
+
+
+async def test_the_regular_look_is_not_put_off_by_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often some stream is to be looked at, an order lost about another one is made good in time."""
+    monkeypatch.setattr("whispr.services.stream.audience.RECHECK_S", 0.3)
+    streamer = await rig.person("premium")
+    quiet, busy = await rig.stream(streamer), await rig.stream(streamer)
+    audience = rig.service.audience
+    session = await audience.open_session(quiet, Shown(), "192.0.2.1", "")
+    await rig.db.execute("UPDATE streams.streams SET visibility = 'PRIVATE_STREAM' WHERE id = $1", quiet)
+    async with trio.open_nursery() as nursery:
+
+        async def bustle() -> None:
+            while True:
+                rig.service.notices.tell(Notice(busy, RECONSIDER))
+                await trio.sleep(0.05)
+
+        nursery.start_soon(audience._recheck_for_ever)
+        nursery.start_soon(bustle)
+        # An HLS session that nobody asks for ends by itself, too: for another reason.
+        assert await until_ended(session.listener) == "unauthorized"
+        nursery.cancel_scope.cancel(reason="seen")
 
 
 async def test_limits_of_streamers(db: Postgres, cache: Cache, bus: Bus, tmp_path: Path) -> None:

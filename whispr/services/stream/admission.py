@@ -1,4 +1,4 @@
-"""Room for one more listener: of a stream, of an address, of a person; and addresses that may not come back yet.
+"""Room for one more listener: of a stream, of an address, of a person; and who may not come back yet.
 
 Who has no account is known by their address alone. One who was put out by name may not come back from it for a while:
 all processes are told (`notices.BARRED`), and each remembers so many. A process that is started meanwhile does not
@@ -11,7 +11,7 @@ import hashlib
 import ipaddress
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -24,6 +24,8 @@ from whispr.services.stream.places import Place
 BARRED_S: Final = 600.0
 BARRED_MAX: Final = 10_000
 """Addresses that a process remembers; beyond, the one that was barred first may come back."""
+REMEMBERED_MAX: Final = 10_000
+"""Listeners put out whose HLS sessions are refused, per process; they end by themselves in time."""
 _IPV6_NETWORK: Final = 64
 """Bits that one household has: the others it may change as it likes."""
 
@@ -56,13 +58,16 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self._addresses: Counter[str] = Counter()
+        self._people: Counter[str] = Counter()
         self._barred: OrderedDict[str, float] = OrderedDict()
         """What a barred address is called → when it may come back, the first first."""
+        self._put_out: OrderedDict[str, None] = OrderedDict()
 
-    def check(self, stream_id: str, address: str, viewer: Viewer, people: Iterable[str]) -> None:
-        """Refuse a barred address, and one address or person with too many listeners here.
+    def come(self, stream_id: str, address: str, viewer: Viewer) -> None:
+        """Count somebody who wants to listen; take it back by `go`, also when nothing comes of it.
 
-        `people`: whose the listeners here are. Raises PERMISSION_DENIED (removed), RESOURCE_EXHAUSTED
+        Refuses a barred address, and one address or person with too many listeners here: those on their way in
+        count, or many who come at once would all find room. Raises PERMISSION_DENIED (removed), RESOURCE_EXHAUSTED
         (too_many_listeners).
         """
         if not viewer.user_id and not viewer.trusted and self.is_barred(stream_id, address):
@@ -71,8 +76,17 @@ class Admission:
         if most and address and self._addresses[address] >= most:
             raise exhausted(f"at most {most} listeners from one address", reason="too_many_listeners")
         most = self._limits.user_listeners
-        if most and viewer.user_id and sum(each == viewer.user_id for each in people) >= most:
+        if most and viewer.user_id and self._people[viewer.user_id] >= most:
             raise exhausted(f"at most {most} listeners of one person", reason="too_many_listeners")
+        self._addresses[address] += 1
+        self._people[viewer.user_id] += 1
+
+    def go(self, address: str, user_id: str) -> None:
+        """Count one less."""
+        for counts, whose in ((self._addresses, address), (self._people, user_id)):
+            counts[whose] -= 1
+            if not counts[whose]:
+                del counts[whose]
 
     async def count_in(self, place: Place, here: int) -> None:
         """Take one of the stream's places; `here` are taken here. Raises RESOURCE_EXHAUSTED (stream_full)."""
@@ -88,16 +102,6 @@ class Admission:
         if not admitted:
             raise exhausted(f"the stream has room for {most} listeners", reason="stream_full")
 
-    def came(self, address: str) -> None:
-        """Count a listener of an address."""
-        self._addresses[address] += 1
-
-    def went(self, address: str) -> None:
-        """Count one less."""
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
-
     def bar(self, mark: str) -> None:
         """Refuse an address for `BARRED_S`."""
         now = self._clock()
@@ -109,3 +113,14 @@ class Admission:
     def is_barred(self, stream_id: str, address: str) -> bool:
         """Whether an address may not come back yet."""
         return self._barred.get(mark_of(stream_id, address), 0.0) > self._clock()
+
+    def put_out(self, listener_id: str) -> None:
+        """Refuse the HLS session of a listener."""
+        self._put_out[listener_id] = None
+        if len(self._put_out) > REMEMBERED_MAX:
+            self._put_out.popitem(last=False)
+
+    def check_in(self, listener_id: str) -> None:
+        """Raise PERMISSION_DENIED (removed) for who was put out."""
+        if listener_id in self._put_out:
+            raise denied("you have been put out of this stream", reason="removed")

@@ -20,9 +20,8 @@ stream's limit over all nodes, in Redis; while that is away, each process counts
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
 import msgspec
@@ -30,7 +29,7 @@ import structlog
 import trio
 
 from whispr.audio.packets import Quality
-from whispr.errors import WhisprError, denied, not_found, unauthenticated
+from whispr.errors import WhisprError, not_found, unauthenticated
 from whispr.identity import Identity
 from whispr.ids import is_id, new_id
 from whispr.services.stream import metrics
@@ -54,7 +53,7 @@ from whispr.services.stream.places import HlsSession as HlsSession
 from whispr.services.stream.places import Place
 from whispr.services.stream.presenting import presented
 from whispr.services.stream.store import Standing, StreamStore
-from whispr.services.stream.urls import HlsPass, ListenUrls
+from whispr.services.stream.urls import ListenUrls
 from whispr.tokens import Claims
 
 SESSION_S: Final = 6.0
@@ -63,8 +62,6 @@ BEAT_S: Final = 5.0
 """How often Redis is told who listens here."""
 SWEEP_S: Final = 1.0
 RECHECK_S: Final = 30.0
-REMEMBERED_MAX: Final = 10_000
-"""Listeners put out whose HLS sessions are refused, per process; they end by themselves in time."""
 
 log = structlog.get_logger("whispr.stream")
 
@@ -105,7 +102,8 @@ class Audience:
         self._admission = Admission(live, limits)
         self._sessions: dict[str, str] = {}
         """HLS token → listener id."""
-        self._put_out: OrderedDict[str, None] = OrderedDict()
+        self._orders = 0
+        """How often somebody's access has ended, or may have."""
         self._counts: dict[str, int] = {}
         self._doubtful: set[str] = set()
         """Streams whose listeners are to be checked again."""
@@ -190,15 +188,9 @@ class Audience:
     async def open_session(self, stream_id: str, shown: Shown, address: str, user_agent: str) -> HlsSession:
         """Admit an HLS listener. Raises as `listening`."""
         place = await self._admit(stream_id, shown, Transport.HLS, address, user_agent)
-        listener, viewer = place.listener, place.viewer
-        token = self._urls.hls_token(
-            HlsPass(
-                stream_id, listener.id, listener.user_id, listener.session_id, viewer.premium, viewer.trusted,
-                viewer.let_in, listener.quality.value if listener.quality else "", listener.joined_at, place.ends_at,
-            )
-        )  # fmt: skip
-        self._sessions[token] = listener.id
-        return HlsSession(listener, token)
+        token = self._urls.hls_token(place.hls_pass())
+        self._sessions[token] = place.listener.id
+        return HlsSession(place.listener, token)
 
     def seen(self, stream_id: str, token: str) -> Listener | None:
         """Keep an HLS listener alive; None when this process does not know the session: then `resume`."""
@@ -214,8 +206,6 @@ class Audience:
         Raises as `listening`, and PERMISSION_DENIED (bad_signature) for a token that is not ours.
         """
         own = self._urls.hls_pass(token, stream_id)
-        if own.listener_id in self._put_out:
-            raise denied("you have been put out of this stream", reason="removed")
         viewer = Viewer(own.user_id, own.premium, own.trusted, own.let_in)
         wish = Wish(Quality(own.quality) if own.quality else None)
         place = await self._enter(
@@ -253,41 +243,52 @@ class Audience:
     ) -> Place:
         if not is_id(stream_id):
             raise not_found("stream", stream_id)
+        orders = self._orders
+        stream = await self._entrance(stream_id, viewer, session_id, known_as)
+        with ExitStack() as undo:
+            self._admission.come(stream_id, address, viewer)
+            undo.callback(self._admission.go, address, viewer.user_id)
+            if self.brings is not None:  # whoever hears nothing is no listener
+                await self.brings(stream_id)
+            listener = Listener(
+                known_as or new_id(),
+                stream,
+                user_id=viewer.user_id,
+                session_id=session_id,
+                transport=transport,
+                address=address,
+                user_agent=user_agent,
+                wish=wish if wish.quality else Wish(stream.default_quality, wish.volume),
+                joined_at=self._clock(),
+            )
+            listener.on_quality = self._prefers
+            if known_as:  # what they heard before is a listening of its own
+                listener.listening_id = new_id()
+            place = Place(listener, viewer, ends_at, seen_at=trio.current_time())
+            await self._admission.count_in(place, len(self._by_stream.get(stream_id, ())))
+            while orders != self._orders:  # nobody who is on the way in is found by an order
+                orders = self._orders
+                listener.stream = await self._entrance(stream_id, viewer, session_id, known_as)
+            if listener.id not in self._places:  # else another request of the same HLS session was faster
+                undo.pop_all()
+                self._add(place)
+        return self._places[listener.id]
+
+    async def _entrance(self, stream_id: str, viewer: Viewer, session_id: str, known_as: str) -> Stream:
+        """Return a stream that somebody may listen to now; raises for others."""
+        standing = await self._store.standing(stream_id, viewer.user_id)
         if session_id and self._identity.is_revoked(session_id):
             raise unauthenticated("the session has been ended", reason="session_revoked")
-        standing = await self._store.standing(stream_id, viewer.user_id)
-        stream = standing.stream
+        self._admission.check_in(known_as)
         refused = self._refused(standing, viewer)
         if refused is not None:
             raise refused
-        people = (place.listener.user_id for place in self._places.values())
-        self._admission.check(stream_id, address, viewer, people)
-        if self.brings is not None:  # whoever hears nothing is no listener
-            await self.brings(stream_id)
-        listener = Listener(
-            known_as or new_id(),
-            stream,
-            user_id=viewer.user_id,
-            session_id=session_id,
-            transport=transport,
-            address=address,
-            user_agent=user_agent,
-            wish=wish if wish.quality else Wish(stream.default_quality, wish.volume),
-            joined_at=self._clock(),
-        )
-        listener.on_quality = self._prefers
-        if known_as:  # what they heard before is a listening of its own
-            listener.listening_id = new_id()
-        place = Place(listener, viewer, ends_at, seen_at=trio.current_time())
-        await self._admission.count_in(place, len(self._by_stream.get(stream_id, ())))
-        self._add(place)
-        return place
+        return standing.stream
 
     def _add(self, place: Place) -> None:
         listener = place.listener
         self._places[listener.id] = place
         self._by_stream.setdefault(listener.stream.id, {})[listener.id] = place
-        self._admission.came(listener.address)
         metrics.ADMITTED.labels(listener.transport.value).inc()
         metrics.LISTENERS.labels(listener.transport.value).inc()
         country = self._country_of(listener.address)
@@ -318,7 +319,7 @@ class Audience:
         if not of_stream:
             del self._by_stream[listener.stream.id]
         listener.end(reason)
-        self._admission.went(listener.address)
+        self._admission.go(listener.address, listener.user_id)
         metrics.LISTENERS.labels(listener.transport.value).dec()
         qualities = self._counting.end(listener)
         self._ledger.went(
@@ -337,23 +338,20 @@ class Audience:
         if place.scope is not None:
             place.scope.cancel(reason=reason)
         else:
-            self._remember(place.listener.id)
+            self._admission.put_out(place.listener.id)
             self._leave(place, reason)
-
-    def _remember(self, listener_id: str) -> None:
-        self._put_out[listener_id] = None
-        if len(self._put_out) > REMEMBERED_MAX:
-            self._put_out.popitem(last=False)
 
     def _session_ended(self, session_id: str, reason: str) -> None:
         """End the listeners of a sign-in that has been ended."""
         del reason
+        self._orders += 1
         for place in list(self._places.values()):
             if session_id and place.listener.session_id == session_id:
                 self._end(place, "session_revoked")
 
     def _heard(self, notice: Notice) -> None:
         """Do what concerns listeners here."""
+        self._orders += notice.kind in (PUT_OUT, RECONSIDER, "stream_stopped")
         if notice.kind == PUT_OUT:
             self._put_out_all(notice)
         elif notice.kind == WISH:
@@ -382,7 +380,7 @@ class Audience:
         reason = str(notice.data.get("reason", "removed"))
         listener_id, user_id = notice.data.get("listener_id"), notice.data.get("user_id")
         if listener_id and reason != "left":
-            self._remember(str(listener_id))
+            self._admission.put_out(str(listener_id))
         for place in self._of(notice.stream_id):
             if place.listener.id == listener_id or (user_id and place.listener.user_id == user_id):
                 if not place.listener.user_id and place.listener.address:
@@ -462,13 +460,15 @@ class Audience:
             self._sessions = {token: each for token, each in self._sessions.items() if each in self._places}
 
     async def _recheck_for_ever(self) -> None:
+        all_at = trio.current_time() + RECHECK_S
         while True:
             self._check_now = trio.Event()
-            with trio.move_on_after(RECHECK_S) as all_is_quiet:
+            with trio.move_on_at(all_at):
                 if not self._doubtful:
                     await self._check_now.wait()
-            if all_is_quiet.cancelled_caught:
+            if trio.current_time() >= all_at:
                 self._doubtful |= set(self._by_stream)
+                all_at = trio.current_time() + RECHECK_S
             streams, self._doubtful = self._doubtful, set()
             try:
                 for stream_id in streams:
@@ -480,17 +480,20 @@ class Audience:
 
     async def recheck(self, stream_id: str) -> None:
         """Put out everybody here who may not listen any more. Raises UNAVAILABLE."""
+        known: dict[str, Standing] = {}
         for place in self._of(stream_id):
             if place.listener.session_id and self._identity.is_revoked(place.listener.session_id):
                 self._end(place, "session_revoked")
                 continue
+            whose = place.viewer.user_id
             try:
-                standing = await self._store.standing(stream_id, place.viewer.user_id)
+                standing = known[whose] = known.get(whose) or await self._store.standing(stream_id, whose)
             except WhisprError as error:
                 if error.reason != "not_found":
                     raise
                 self._end(place, "stream_ended")
                 continue
+            place.listener.stream = standing.stream
             refused = self._refused(standing, place.viewer)
             if refused is not None:
                 self._end(place, "uninvited" if refused.reason == "not_found" else refused.reason)
