@@ -124,3 +124,25 @@ async def test_what_no_event_should_be_is_borne() -> None:
         event: RoomEvent = await anext(events)
         assert msgspec.json.decode(event.payload) == payload
     await events.aclose()
+
+
+async def test_whoever_was_on_their_way_when_it_ended_is_refused() -> None:
+    """A call that was let in before its session ended, or the process began to stop, opens no stream after it."""
+    hub = Hub()
+    log = Log(hub)
+    subscriptions = Subscriptions(hub, queue_len_max=8, per_user=0)
+    subscriptions.session_ended("another", "logout")
+    following = reading(subscriptions, log, None)
+    await anext(following)
+    subscriptions.session_ended("session", "logout")
+    late = reading(subscriptions, log, None)
+    for events in (following, late):
+        with pytest.raises(WhisprError, match="logout") as ended:
+            await anext(events)
+        assert ended.value.reason == "session_revoked"
+    subscriptions = Subscriptions(hub, queue_len_max=8, per_user=0)
+    subscriptions.drain()
+    with pytest.raises(WhisprError) as stopping:
+        await anext(reading(subscriptions, log, None))
+    assert stopping.value.reason == "unavailable"
+    assert len(subscriptions) == 0

@@ -31,6 +31,8 @@ from whispr.realtime.hub import Hub
 RECHECK_S = 30.0
 """How often a quiet reader's membership is asked for again."""
 PAGE_LEN = 100
+ENDED_MAX = 1000
+"""Ended sessions that are remembered here; calls of others are refused before they come here."""
 
 _REASONS = {"user_kicked": "kicked", "user_banned": "banned"}
 
@@ -159,18 +161,23 @@ class Subscriptions:
         self._queue_len_max = queue_len_max
         self._per_user = per_user
         self._readers: set[Reader] = set()
+        self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED_MAX)
+        """Sessions that ended lately, and why: a call of theirs may have been let in, and be on its way here."""
+        self._draining = False
 
     def __len__(self) -> int:
         return len(self._readers)
 
     def session_ended(self, session_id: str, reason: str) -> None:
         """End the readers of a session."""
+        self._ended.append((session_id, reason))
         for reader in self._readers:
             if reader.session_id == session_id:
-                reader.end(unauthenticated(f"the session has been ended: {reason}", "session_revoked"))
+                reader.end(_revoked(reason))
 
     def drain(self) -> None:
-        """End all readers, for the process is about to stop."""
+        """End all readers, and whoever comes later, for the process is about to stop."""
+        self._draining = True
         for reader in self._readers:
             reader.end(unavailable("the server is stopping"))
 
@@ -190,7 +197,7 @@ class Subscriptions:
 
         `last_seq` says where the room is, and raises for who may not read it; it is asked again now and then.
         """
-        self._check_count(user_id)
+        self._check(user_id, session_id)
         reader = Reader(user_id, session_id, types, self._queue_len_max)
         reader.replaying = since_seq is not None
         stop = self._hub.listen(topic, reader)
@@ -232,9 +239,19 @@ class Subscriptions:
                 break
         reader.replaying = False
 
-    def _check_count(self, user_id: str) -> None:
+    def _check(self, user_id: str, session_id: str) -> None:
+        """Refuse one reader too many, and whose session has ended, or the process begun to stop, on their way."""
+        if self._draining:
+            raise unavailable("the server is stopping")
+        for ended, reason in self._ended:
+            if ended == session_id:
+                raise _revoked(reason)
         count = sum(reader.user_id == user_id for reader in self._readers)
         if self._per_user and count >= self._per_user:
             raise exhausted(
                 f"at most {self._per_user} subscriptions at once", reason="too_many_subscriptions"
             )
+
+
+def _revoked(reason: str) -> WhisprError:
+    return unauthenticated(f"the session has been ended: {reason}", "session_revoked")
