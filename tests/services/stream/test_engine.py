@@ -462,3 +462,14 @@ async def test_relayed_streams_are_found(autojump_clock: MockClock, start: Start
     assert not lives.made_here("far")
     lives.remove(live)
     assert lives.get("far") is None
+
+
+async def test_packets_that_come_faster_than_heard_wait(autojump_clock: MockClock, start: Start) -> None:
+    """Whoever sends them over TCP is held back to what is heard, but for what may be ahead."""
+    lives = await start()
+    async with on_air(lives) as feed:
+        began = trio.current_time()
+        for number, packet in enumerate(opus_packets(1.0) * 8):
+            feed.opus(packet, number * PACKET)
+            await feed.keep_pace()
+        assert 5.5 < trio.current_time() - began < 6.5

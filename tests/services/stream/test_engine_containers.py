@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 import trio
 from hypothesis import given
@@ -80,12 +82,19 @@ async def test_a_source_faster_than_heard_waits(lives: Lives) -> None:
     assert trio.current_time() - began > 0.9
 
 
+def of_one_hertz() -> bytes:
+    """A WAV of a sample a second: 20 KB would be five hours, and 3.8 GB, on the stream's clock."""
+    form = struct.pack("<IHHIIHH", 16, 1, 1, 1, 1, 1, 8)
+    return b"RIFF\xff\xff\xff\xffWAVEfmt " + form + b"data\xff\xff\xff\xff" + bytes(20_000)
+
+
 async def test_what_is_no_container_is_refused(lives: Lives) -> None:
     """Junk, and a container that is another than announced, are refused in words; the source's block goes on."""
     for form, data in (
         ("ogg", b"junk" * 500),
         ("webm", contained("mp3", 0.5)),
         ("zip", b"PK\3\4"),
+        ("wav", of_one_hertz()),
     ):
         with pytest.raises(WhisprError) as caught:
             async with lives.source(f"{form}-{len(data)}", SOURCE) as feed:

@@ -43,6 +43,9 @@ class Fed:
     def opus(self, data: bytes, timestamp: int | None = None, *, lost: int = 0) -> None:
         self.packets.append((data, timestamp))
 
+    async def keep_pace(self) -> None:
+        await self.reads.wait()
+
     async def container(self, chunks: AsyncIterator[bytes], form: str) -> None:
         self.form = form
         async for chunk in chunks:
@@ -304,19 +307,21 @@ async def test_packets_reach_the_engine_with_their_time(autojump_clock: MockCloc
         assert refused.value.reason == "not_publishing"
 
 
-async def test_a_source_that_sends_too_fast_is_held_back(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("form", ["webm", "packets"])
+async def test_a_source_that_sends_too_fast_is_held_back(form: str, autojump_clock: MockClock) -> None:
     """What waits is bounded; past that, pushes wait, and with them the socket."""
     async with studio() as s, s.server.connect("alice") as phoenix:
         channel = await phoenix.join(TOPIC)
         s.fed.reads = trio.Event()
-        await channel.push("publish", {"key": "the key"})
-        receipts = [channel.push_nowait("audio", b"x") for _ in range(WAITING_MAX + 20)]
+        await channel.push("publish", {"key": "the key", "format": form})
+        sound = encode_message(Codec.OPUS, opus(s.live)[:1])
+        receipts = [channel.push_nowait("audio", sound) for _ in range(WAITING_MAX + 20)]
         await wait_all_tasks_blocked()
         assert sum(receipt.done for receipt in receipts) == WAITING_MAX + 1
         s.fed.reads.set()
         await receipts[-1].wait()
         await wait_all_tasks_blocked()
-        assert len(s.fed.pieces) == len(receipts)
+        assert len(s.fed.pieces or s.fed.packets) == len(receipts)
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,14 @@ def test_timestamps_that_jump_begin_anew() -> None:
     assert kinds(line.take()) == "OOO"
 
 
+def test_timestamps_that_jump_without_end_fill_no_more_than_one_jump() -> None:
+    """What a source leaves out may be ten seconds; not ten for each of its packets."""
+    line = connected()
+    for number in range(200):
+        line.opus(SILENCE, 0.0, number * 48_000 * 9)
+    assert line.head <= 48_000 * 10 + 200 * PACKET
+
+
 def test_a_source_faster_than_heard_is_told_to_wait() -> None:
     """Whoever reads a file that comes at once is held up past what may wait."""
     line = paced()

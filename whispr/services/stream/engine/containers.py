@@ -47,6 +47,8 @@ BATCH_BYTES: Final = 5 * PCM_BYTES
 PACKETS_MAX: Final = 5
 BAD_MAX: Final = 100
 """Packets in a row that cannot be decoded; then the source sends something else than it says."""
+RATES_HZ: Final = range(4_000, 768_001)
+"""Sample rates that are brought to the stream's clock: a packet of 1 Hz would become an hour of sound."""
 TAGS: Final = ("title", "artist", "album", "genre")
 TAG_CHARS_MAX: Final = 500
 
@@ -221,6 +223,9 @@ def _take_apart(pipe: _Pipe, demuxer: str, sink: _Sink) -> None:
             codec = getattr(stream.codec_context, "name", "this")
             if codec not in CODECS and not codec.startswith("pcm_"):
                 raise _Unreadable(f"{codec} is not decoded here")
+            rate_hz = getattr(stream.codec_context, "sample_rate", 0)
+            if rate_hz and rate_hz not in RATES_HZ:
+                raise _Unreadable(f"{rate_hz} Hz is not decoded here")
             lossless = codec in ("flac", "alac") or codec.startswith("pcm_")
             shown = "opus" if codec == "libopus" else codec.removesuffix("float")
             trio.from_thread.run(sink.begin, shown, _facts(container, stream), lossless)
@@ -300,6 +305,8 @@ class _Resampler:
         samples = bytearray()
         try:
             for frame in packet.decode():
+                if frame.sample_rate not in RATES_HZ:
+                    return None
                 form = (frame.format.name, frame.layout.name, frame.sample_rate)
                 if form != self._form:
                     self._form = form

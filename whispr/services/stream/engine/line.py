@@ -264,7 +264,8 @@ class Line:
         if missing < 0 and self._late < LATE_MAX:
             self._late += 1
             return False
-        if missing < 0 or missing * PACKET > JUMP_MAX:
+        # One that jumps again and again is not filled in for each: it would run away from our clock.
+        if missing < 0 or missing * PACKET + max(0, self.lead(now)) > JUMP_MAX:
             self._anchor, missing = (timestamp, self.head), 0
         self._late = 0
         self._count_lost(min(lost, missing))

@@ -36,7 +36,7 @@ BUSY_MAX: Final = 0.85
 """Share of the cores that encoding may take before a new stream is refused."""
 BUSY_OVER_S: Final = 10.0
 AHEAD_S: Final = 2.0
-"""How far a source of a container may be before what is heard."""
+"""How far a source that comes over TCP may be before what is heard."""
 RETRY_S: Final = 30.0
 NEWS_MAX: Final = 64
 """Things to be told about one stream; beyond, the oldest are left out. `ended` is always told, and last."""
@@ -150,6 +150,10 @@ class Feed:
         self.live.source.codec = "opus"
         self._production.count(len(data))
         self._production.opus(data, timestamp, lost)
+
+    async def keep_pace(self) -> None:
+        """Wait while the packets that have come are farther ahead than is allowed of what is heard."""
+        await trio.sleep(self._production.line.ahead_s(trio.current_time(), AHEAD_S))
 
     async def container(self, chunks: AsyncIterator[bytes], form: str) -> None:
         """Take a container's bytes to their end; waits where they come faster than they are heard.

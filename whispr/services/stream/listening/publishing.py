@@ -110,6 +110,7 @@ class SocketSource:
                 if form == PACKETS:
                     async for data in receive:
                         _feed_packets(feed, data)
+                        await feed.keep_pace()
                 else:
                     await feed.container(receive, form)
         finally:
