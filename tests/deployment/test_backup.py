@@ -75,6 +75,33 @@ def test_what_failed_leaves_no_file(tmp_path: Path) -> None:
         pass
 
 
+def test_a_draft_is_nobody_elses(tmp_path: Path) -> None:
+    """Two backups to one place do not write into each other, nor into a file left where others could read it."""
+    path = tmp_path / "a.tar"
+    left = tmp_path / "a.tar.part"
+    left.touch(mode=0o666)
+    left.chmod(0o666)
+    with new_archive(path, over=True) as one:
+        one.write(b"one")
+        with new_archive(path, over=True) as other:
+            other.write(b"other")
+        assert path.read_bytes() == b"other"
+    assert path.read_bytes() == b"one"
+    assert path.stat().st_mode & 0o077 == 0
+    assert left.read_bytes() == b""
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A key that may not be read is said to be the trouble, not the file that is written."""
+    unreadable = tmp_path / "folder"
+    unreadable.mkdir()
+    with (
+        pytest.raises(WhisprError, match=f"cannot read {unreadable}: Is a directory"),
+        new_archive(tmp_path / "a.tar", over=False) as draft,
+    ):
+        Writer(draft, MANIFEST).add_file("keys/x", unreadable)
+
+
 def test_damage_is_noticed_at_every_place(tmp_path: Path) -> None:
     """A file cut short anywhere, with any byte of its contents changed, or of a later format is refused."""
     whole = archive(tmp_path / "a.tar", one=b"secret").read_bytes()
@@ -88,7 +115,7 @@ def test_damage_is_noticed_at_every_place(tmp_path: Path) -> None:
         with pytest.raises(WhisprError, match="cannot be restored"):
             verified(broken)
     later = msgspec.structs.replace(MANIFEST, format=FORMAT + 1)
-    with pytest.raises(WhisprError, match="format 2"):
+    with pytest.raises(WhisprError, match=f"format {FORMAT + 1}"):
         verified(archive(broken, later))
 
 

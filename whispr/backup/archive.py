@@ -2,9 +2,9 @@
 
     whispr-backup.json         the manifest: the format's number, who wrote it and when, which migrations
     events/000001.gz …         gzipped SQL, in pieces: what restores the events that were under way
-    media/<key>                objects as they are
+    media/<key> recordings/<key>   objects as they are
     database/000001.gz …       gzipped SQL, in pieces: `tar xO database | gunzip | psql` is a restore by hand
-    keys/… media-keys/… push/vapid.pem
+    keys/… media-keys/… stream-keys/… push/vapid.pem
     whispr-backup.end          the digest of all before it
 
 It is written beside its place and moved there once it is on the disk, so a file of that name is a whole backup.
@@ -19,6 +19,7 @@ import io
 import os
 import re
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,14 +29,17 @@ import msgspec
 
 from whispr.errors import WhisprError, conflict
 
-FORMAT = 1
+FORMAT = 2
 """The number this code writes; it reads this and all before it."""
 MANIFEST, END = "whispr-backup.json", "whispr-backup.end"
 PIECE_BYTES = 4 * 1024 * 1024
+KEY_KINDS = ("keys", "media-keys", "stream-keys", "push")
+"""First parts of the names of members that are keys."""
 _GZIP = 31
 """Window bits that mean a gzip header (zlib.h, deflateInit2)."""
 _NAME = re.compile(
-    r"(events|database)/\d{6}\.gz|(media|keys|media-keys|push)(/(?!\.\.?(/|$))[A-Za-z0-9._-]{1,100}){1,8}"
+    r"(events|database)/\d{6}\.gz"
+    r"|(media|recordings|keys|media-keys|stream-keys|push)(/(?!\.\.?(/|$))[A-Za-z0-9._-]{1,100}){1,8}"
 )
 
 
@@ -52,6 +56,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Owner → the last migration applied."""
     media: str
     """`files`, or where they are instead."""
+    recordings: str = "the store of their deployment"
+    """The same of recordings, which format 1 left where they were."""
+
+
+def elsewhere(manifest: Manifest) -> list[str]:
+    """Say what a backup does not hold."""
+    kept = {"media": manifest.media, "recordings": manifest.recordings}
+    return [f"  not the {what}: they are in {place}" for what, place in kept.items() if place != "files"]
 
 
 class Writer:
@@ -140,11 +152,12 @@ def new_archive(path: Path, *, over: bool) -> Iterator[IO[bytes]]:
     """
     if path.exists() and not over:
         raise conflict(f"{path} is there already", "file_exists")
-    draft = path.with_name(path.name + ".part")
     try:
-        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        # A name that nobody else has, and mode 0600: no second backup writes there, and no file that was left is used.
+        descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise conflict(f"cannot write {draft}: {error.strerror}", "file_unusable") from error
+        raise conflict(f"cannot write into {path.parent}: {error.strerror}", "file_unusable") from error
+    draft = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -152,7 +165,8 @@ def new_archive(path: Path, *, over: bool) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        raise conflict(f"cannot write {draft}: {error.strerror}", "file_unusable") from error
+        about = f"cannot read {error.filename}" if _is_other(error, draft) else f"cannot write {path}"
+        raise conflict(f"{about}: {error.strerror or error}", "file_unusable") from error
     finally:
         draft.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -160,6 +174,11 @@ def new_archive(path: Path, *, over: bool) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _is_other(error: OSError, draft: Path) -> bool:
+    """Whether it is about a file that was to go into the archive."""
+    return error.filename not in (None, str(draft))
 
 
 def members(path: Path, kind: str = "") -> Iterator[tuple[str, IO[bytes]]]:

@@ -17,9 +17,9 @@ from whispr.adapters.migrations import pending
 from whispr.adapters.postgres import Postgres, Transaction, open_postgres
 from whispr.app import MIGRATIONS
 from whispr.backup import events
-from whispr.backup.archive import FORMAT, Manifest, Pieces, Writer, new_archive
+from whispr.backup.archive import FORMAT, KEY_KINDS, Manifest, Pieces, Writer, elsewhere, new_archive
 from whispr.backup.database import dumped
-from whispr.backup.places import key_files, objects_folder, objects_of
+from whispr.backup.places import key_files, media_folder, objects_of, recordings_folder
 from whispr.backup.unfinished import check_finished
 from whispr.bridge import open_bridge
 from whispr.config import Settings
@@ -51,6 +51,11 @@ SELECT key FROM media.parts WHERE media_id = ANY ($1::text[]::uuid[])
 UNION SELECT v->>'key' FROM media.media m, jsonb_array_elements(m.variants) v
     WHERE m.id = ANY ($1::text[]::uuid[]) AND m.status = 'ready'
 """
+_RECORDINGS = """
+SELECT id::text, object_key AS key FROM streams.recordings
+    WHERE id > $1 AND status = 'COMPLETED' AND object_key <> '' ORDER BY id LIMIT $2
+"""
+_UNSTORED = "SELECT count(*) FROM streams.recordings WHERE status = 'COMPLETED' AND object_key = ''"
 _FIRST = "00000000-0000-0000-0000-000000000000"
 
 
@@ -95,16 +100,17 @@ async def back_up(settings: Settings, path: Path, *, over: bool = False) -> Sequ
                 )
             async with backends.db.transaction("REPEATABLE READ") as tx:
                 about, until = await _moment(tx, backends)
-                store = objects_folder(settings)
-                manifest = await _manifest(tx, about, settings.media.store_url if store is None else "files")
+                manifest = await _manifest(tx, about, settings)
                 writer = Writer(draft, manifest)
-                gone = await _add_media(writer, tx, store) if store is not None else 0
+                gone = await _add_media(writer, tx, media_folder(settings))
+                gone += await _add_recordings(writer, tx, recordings_folder(settings))
+                unstored = await tx.fetchval(_UNSTORED)
                 await _add_stream(writer, "events", events.under_way(tx, backends.jetstream, until))
                 await _add_stream(writer, "database", dumped(backends.url, about["snapshot"]))
         for name, key in key_files(settings):
             writer.add_file(name, key)
         writer.finish()
-    return _summary(path, writer, manifest, gone)
+    return _summary(path, writer, manifest, gone, unstored)
 
 
 async def _moment(tx: Transaction, backends: Backends) -> tuple[Any, events.Ends]:
@@ -115,14 +121,15 @@ async def _moment(tx: Transaction, backends: Backends) -> tuple[Any, events.Ends
     raise unavailable(f"a relay did not pause within {MOMENT_S:g} s")
 
 
-async def _manifest(tx: Transaction, about: Any, media: str) -> Manifest:
+async def _manifest(tx: Transaction, about: Any, settings: Settings) -> Manifest:
     return Manifest(
         format=FORMAT,
         whispr=__version__,
         made_at=about["made_at"],
         postgres=about["postgres"],
         migrations={row["owner"]: row["version"] for row in await tx.fetch(_APPLIED)},
-        media=media,
+        media="files" if media_folder(settings) is not None else settings.media.store_url,
+        recordings="files" if recordings_folder(settings) is not None else settings.stream.store_url,
     )
 
 
@@ -133,9 +140,11 @@ async def _add_stream(writer: Writer, folder: str, script: AsyncIterator[bytes])
     await trio.to_thread.run_sync(pieces.finish)
 
 
-async def _add_media(writer: Writer, tx: Transaction, store: Path) -> int:
+async def _add_media(writer: Writer, tx: Transaction, store: Path | None) -> int:
     """Write the objects of every medium of the snapshot; return how many have been deleted since."""
     gone = 0
+    if store is None:
+        return gone
     for query in _MEDIA:
         last = _FIRST
         while page := [row["id"] for row in await tx.fetch(query, last, PAGE_LEN)]:
@@ -144,6 +153,21 @@ async def _add_media(writer: Writer, tx: Transaction, store: Path) -> int:
                 wanted -= await trio.to_thread.run_sync(_add_objects, writer, store, medium)
             gone += sum(not (store / key).exists() for key in wanted)
             last = page[-1]
+    return gone
+
+
+async def _add_recordings(writer: Writer, tx: Transaction, store: Path | None) -> int:
+    """Write the file of every recording of the snapshot; return how many have been deleted since."""
+    gone, last = 0, _FIRST
+    if store is None:
+        return gone
+    while page := await tx.fetch(_RECORDINGS, last, PAGE_LEN):
+        for row in page:
+            try:
+                await trio.to_thread.run_sync(writer.add_file, f"recordings/{row['key']}", store / row["key"])
+            except FileNotFoundError:
+                gone += 1
+        last = page[-1]["id"]
     return gone
 
 
@@ -159,15 +183,17 @@ def _add_objects(writer: Writer, store: Path, medium: str) -> set[str]:
     return added
 
 
-def _summary(path: Path, writer: Writer, manifest: Manifest, gone: int) -> Sequence[str]:
+def _summary(path: Path, writer: Writer, manifest: Manifest, gone: int, unstored: int) -> Sequence[str]:
     count = writer.counts
-    keys = sum(count.get(kind, 0) for kind in ("keys", "media-keys", "push"))
+    keys = sum(count.get(kind, 0) for kind in KEY_KINDS)
+    files = f"{count.get('media', 0)} media files, {count.get('recordings', 0)} recordings"
     lines = [
         f"{path}: {path.stat().st_size / 2**20:.1f} MiB, as of {manifest.made_at}",
-        f"  the database, events under way, {count.get('media', 0)} media files, {keys} keys: keep it secret",
+        f"  the database, events under way, {files}, {keys} keys: keep it secret",
     ]
-    if manifest.media != "files":
-        lines.append(f"  not the media: they are in {manifest.media}")
+    lines += elsewhere(manifest)
+    if unstored:
+        lines.append(f"  not {unstored} recordings that were not to be stored: they are with their nodes")
     if gone:
-        lines.append(f"  {gone} media files were deleted while it was made")
+        lines.append(f"  {gone} files were deleted while it was made")
     return lines

@@ -12,12 +12,21 @@ from whispr.config import Settings
 from whispr.credentials import key_folder
 
 
-def objects_folder(settings: Settings) -> Path | None:
+def media_folder(settings: Settings) -> Path | None:
     """The folder of the media, or None when they are in S3."""
-    url = urlsplit(settings.media.store_url)
+    return _folder_at(settings.media.store_url, settings.data_dir / "media" / "objects")
+
+
+def recordings_folder(settings: Settings) -> Path | None:
+    """The folder of the recordings, or None when they are in S3."""
+    return _folder_at(settings.stream.store_url, settings.data_dir / "streams" / "objects")
+
+
+def _folder_at(store_url: str, usual: Path) -> Path | None:
+    url = urlsplit(store_url)
     if url.scheme == "s3":
         return None
-    return Path(url.path) if url.scheme == "file" else settings.data_dir / "media" / "objects"
+    return Path(url.path) if url.scheme == "file" else usual
 
 
 def key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -35,15 +44,18 @@ def key_place(settings: Settings, name: str) -> Path:
     if name == "push/vapid.pem":
         return limits.pushes(settings).vapid_key_file
     prefix, _, rest = name.partition("/")
-    usual = {"media-keys": key_folder(settings) / "media"}
+    keys = key_folder(settings)
+    usual = {"media-keys": keys / "media", "stream-keys": keys / "streams"}
     return (usual | dict(_key_folders(settings)))[prefix] / rest
 
 
 def _key_folders(settings: Settings) -> list[tuple[str, Path]]:
-    """Keys of media have a folder of their own only where that is set."""
+    """Keys of media and of streams have folders of their own only where these are set."""
     folders = [("keys", key_folder(settings))]
     if settings.media.key_dir is not None:
         folders.append(("media-keys", settings.media.key_dir))
+    if settings.stream.key_dir is not None:
+        folders.append(("stream-keys", settings.stream.key_dir))
     return folders
 
 

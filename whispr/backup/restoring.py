@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO
@@ -21,15 +21,16 @@ from whispr.adapters.jetstream import JetStream
 from whispr.adapters.migrations import load, migrate
 from whispr.adapters.postgres import Postgres, open_postgres
 from whispr.app import MIGRATIONS
-from whispr.backup.archive import PIECE_BYTES, Manifest, members, unpacked, verified
+from whispr.backup.archive import KEY_KINDS, PIECE_BYTES, Manifest, elsewhere, members, unpacked, verified
 from whispr.backup.database import RECORDS, SCHEMAS, WIPE, run_sql
-from whispr.backup.places import key_files, key_place, objects_folder
+from whispr.backup.places import key_files, key_place, media_folder, recordings_folder
 from whispr.backup.unfinished import FILE, mark, unmark
 from whispr.bridge import open_bridge
 from whispr.config import Settings
 from whispr.embed import run_children
 from whispr.errors import conflict, unavailable
 from whispr.events.envelope import STREAMS
+from whispr.ids import is_id
 from whispr.nurseries import own_nursery, ungrouped
 
 REACH_S = 60.0
@@ -62,18 +63,28 @@ async def restore(settings: Settings, path: Path, *, over: bool = False) -> Sequ
         if not over and not (settings.data_dir / FILE).exists():
             await _check_empty(settings, manifest, db, jetstream)
         mark(settings.data_dir, path)
-        store = objects_folder(settings) if manifest.media == "files" else None
-        await trio.to_thread.run_sync(_put_files, settings, path, store)
+        folders = _folders(settings, manifest)
+        await trio.to_thread.run_sync(_put_files, settings, path, folders)
         for stream in STREAMS.values():
             await jetstream.delete_stream(stream)
         await run_sql(url, _script(path))
         applied = await migrate(db, MIGRATIONS)
-        if store is not None:
+        if (store := folders.get("media")) is not None:
             await _drop_strangers(db, store)
         unmark(settings.data_dir)
     lines = [f"restored as of {manifest.made_at} (Whispr {manifest.whispr})"]
     lines += [f"  applied {name}" for name in applied]
-    return lines if store is not None else [*lines, f"  not the media: they are in {manifest.media}"]
+    return lines + elsewhere(manifest)
+
+
+def _folders(settings: Settings, manifest: Manifest) -> Mapping[str, Path]:
+    """Where the objects belong that the backup holds and this deployment keeps in folders: kind → folder.
+
+    Recordings that the restored database does not have are tidied away by the product itself.
+    """
+    held = {"media": manifest.media, "recordings": manifest.recordings}
+    folders = {"media": media_folder(settings), "recordings": recordings_folder(settings)}
+    return {kind: f for kind, f in folders.items() if f is not None and held[kind] == "files"}
 
 
 def _check_known(path: Path, manifest: Manifest) -> None:
@@ -118,9 +129,9 @@ async def _check_empty(settings: Settings, manifest: Manifest, db: Postgres, jet
         found.append("streams of NATS")
     if next(key_files(settings), None) is not None:
         found.append("keys")
-    store = objects_folder(settings)
-    if manifest.media == "files" and store is not None and store.is_dir() and any(store.iterdir()):
-        found.append(f"media in {store}")
+    for kind, folder in _folders(settings, manifest).items():
+        if folder.is_dir() and any(folder.iterdir()):
+            found.append(f"{kind} in {folder}")
     if found:
         raise conflict(
             f"there is something already: {', '.join(found)}; --replace overwrites it with the backup",
@@ -138,12 +149,12 @@ async def _script(path: Path) -> AsyncIterator[bytes]:
     yield b"\nCOMMIT;\n"
 
 
-def _put_files(settings: Settings, path: Path, store: Path | None) -> None:
-    """Put media and keys where they belong."""
-    if store is not None:
-        for name, content in members(path, "media"):
-            _write(store / name.removeprefix("media/"), content)
-    for kind in ("keys", "media-keys", "push"):
+def _put_files(settings: Settings, path: Path, folders: Mapping[str, Path]) -> None:
+    """Put media, recordings and keys where they belong. Raises FAILED_PRECONDITION (file_unusable)."""
+    for kind, folder in folders.items():
+        for name, content in members(path, kind):
+            _write(folder / name.removeprefix(f"{kind}/"), content)
+    for kind in KEY_KINDS:
         kept = set()
         for name, content in members(path, kind):
             kept.add(place := key_place(settings, name))
@@ -155,15 +166,20 @@ def _put_files(settings: Settings, path: Path, store: Path | None) -> None:
 
 def _write(path: Path, content: IO[bytes]) -> None:
     """Write a file that is complete or absent, readable by us alone."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.restored")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        while data := content.read(PIECE_BYTES):
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+            while data := content.read(PIECE_BYTES):
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise conflict(
+            f"cannot write {path}: {error.strerror}; the same command again goes on", "file_unusable"
+        ) from error
 
 
 async def _drop_strangers(db: Postgres, store: Path) -> None:
@@ -177,7 +193,8 @@ async def _drop_strangers(db: Postgres, store: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
+    """What media may be: the same folder may hold recordings, too."""
+    return [name for name in os.listdir(folder) if is_id(name)] if folder.is_dir() else []
 
 
 def _remove(path: Path) -> None:
