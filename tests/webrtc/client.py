@@ -189,6 +189,8 @@ class Connection:
     def __init__(self, client: Client, sock: trio.socket.SocketType) -> None:
         self.client = client
         self.socket = sock
+        self.location = ""
+        """Of its session, if it has one."""
 
     async def send(self, *datagrams: bytes) -> None:
         """Send each."""

@@ -13,6 +13,7 @@ from tests.services.stream.webrtc.rig import STREAM, Rig, rigged
 from tests.webrtc.client import Client
 from whispr.adapters.bus_feed import Message
 from whispr.bridge import Inbox
+from whispr.services.stream.webrtc.passing import STRANGERS_MAX
 
 SDP = {"content-type": "application/sdp"}
 FRAGMENT = {"content-type": "application/trickle-ice-sdpfrag"}
@@ -91,6 +92,29 @@ async def test_nobody_else_is_asked_and_nobody_guesses() -> None:
             assert (await http.get(other.url(path))).status_code == 405
             assert (await http.delete(owner.url(path))).status_code == 200
             assert wire.asked == []
+
+
+async def test_invented_names_do_not_keep_others_from_being_asked() -> None:
+    """Requests on sessions of processes that do not exist wait in vain, and only so many at a time."""
+    wire = Wire()
+    with trio.fail_after(60):
+        async with rigged(bus=wire) as owner, rigged(bus=wire) as other, httpx.AsyncClient() as http:
+            _, path, _ = await listener(http, owner)
+            assert (await http.delete(other.url(f"{path}x"))).status_code == 404  # the owner is known by that
+            refused: list[int] = []
+            async with trio.open_nursery() as nursery:
+
+                async def invent(number: int) -> None:
+                    invented = other.url(f"/whep/{STREAM}/{number:012x}{'0' * 24}")
+                    refused.append((await http.delete(invented)).status_code)
+
+                for number in range(STRANGERS_MAX + 2):
+                    nursery.start_soon(invent, number)
+                while len(refused) < 2:
+                    await trio.lowlevel.checkpoint()
+                assert refused == [503, 503]
+                assert (await http.delete(other.url(path))).status_code == 200
+                nursery.cancel_scope.cancel(reason="tested")
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@
 A session's URL begins with the name of its process, so nobody else is asked; what allows to act on it is the rest of
 the URL, which nobody guesses, and which the owner looks at as if it had been asked itself. A process that has gone
 answers nothing, and its sessions have gone with it. What is under way is bounded at both ends: one request more is
-unavailable at the asker's, and goes unanswered at the owner's.
+unavailable at the asker's, and goes unanswered at the owner's. Anybody can invent the name of a process, for which
+the asker waits in vain: processes that nothing was ever heard of have few of these places, and the others theirs.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -30,6 +32,10 @@ from whispr.webrtc.sdp import OFFER_BYTES_MAX
 SUBJECT: Final = "whispr.streams.webrtc"
 ANSWER_S: Final = 3.0
 UNDER_WAY_MAX: Final = 256
+STRANGERS_MAX: Final = 32
+"""Requests under way to processes that were never heard of."""
+KNOWN_MAX: Final = 1024
+"""Processes remembered; those not heard of longest are forgotten first."""
 RETRY_S: Final = 1.0
 
 log = structlog.get_logger("whispr.stream.webrtc")
@@ -76,6 +82,9 @@ class Passing:
         self._ids = itertools.count(1)
         self._waiting: dict[int, tuple[trio.Event, list[Told]]] = {}
         self._answering = 0
+        self._known: OrderedDict[str, None] = OrderedDict()
+        """Processes that have asked, or answered."""
+        self._of_strangers = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hear what others ask and tell, until cancelled."""
@@ -92,6 +101,7 @@ class Passing:
                     self._told(said)
                 elif self._answering < UNDER_WAY_MAX and _is_process(said.asker):
                     self._answering += 1
+                    self._know(said.asker)
                     nursery.start_soon(self._answer_to, said)
 
     def owner(self, session_id: str) -> str | None:
@@ -103,21 +113,32 @@ class Passing:
         self, owner: str, path: tuple[str, str, str], method: str, condition: str = "", body: str = ""
     ) -> Told:
         """Have the owner act. Raises what it raises, NOT_FOUND when it has gone, UNAVAILABLE."""
-        if len(self._waiting) >= UNDER_WAY_MAX or not self._bus.connected:
+        stranger = owner not in self._known
+        full = len(self._waiting) >= UNDER_WAY_MAX or (stranger and self._of_strangers >= STRANGERS_MAX)
+        if full or not self._bus.connected:
             raise unavailable("the session is on another node, which cannot be asked now", RETRY_S)
-        number, told = next(self._ids), list[Told]()
-        there, told = self._waiting[number] = trio.Event(), told
+        number = next(self._ids)
+        there, answers = self._waiting[number] = trio.Event(), list[Told]()
+        self._of_strangers += stranger
         try:
             ask = Ask(number, self._process, path, method, condition, body)
             self._bus.publish(f"{SUBJECT}.{owner}", _encode(ask))
             with trio.move_on_after(ANSWER_S):
                 await there.wait()
         finally:
+            self._of_strangers -= stranger
             del self._waiting[number]
-        if not told:
+        if not answers:
             raise not_found("session", path[2])
-        _raise_for(told[0])
-        return told[0]
+        self._know(owner)
+        _raise_for(answers[0])
+        return answers[0]
+
+    def _know(self, process: str) -> None:
+        self._known[process] = None
+        self._known.move_to_end(process)
+        if len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
 
     def _told(self, told: Told) -> None:
         if told.id in self._waiting:
