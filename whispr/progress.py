@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from whispr import __version__
 from whispr.config import Settings
+
+_TALKING = {"auth", "user", "messaging"}
+"""The services that people need to talk."""
 
 
 class Progress:
@@ -35,14 +38,17 @@ class Progress:
         def shown(name: str) -> str:
             return f"{settings.public_host or settings.reach_host(name)}:{ports[name]}"
 
-        urls = [f"{settings.gateway.scheme}://{shown('gateway')} (API at /docs)"]
+        gateway = f"{settings.gateway.scheme}://{shown('gateway')}"
+        urls = [gateway]
         if "websocket" in ports:
             urls.append(f"ws://{shown('websocket')}/socket/websocket")
         services = [f"{name} :{port}" for name, port in ports.items() if name not in ("gateway", "websocket")]
         if settings.workers > 1:
             services.append(f"in {settings.workers} workers")
         self._print(f"ready in {took_s:.1f} s: {' · '.join(urls)} · gRPC {', '.join(services)}")
-        if {"auth", "user", "messaging"} <= ports.keys():
+        for title, page in _pages(ports):
+            self.step(title, detail=gateway + page)
+        if ports.keys() >= _TALKING:
             self._print("\nTry it, in two more terminals:")
             for user, peer in (("alice", "bob"), ("bob", "alice")):
                 self._print(f"  {_command(settings)} chat --user {user} --with {peer}")
@@ -54,6 +60,16 @@ class Progress:
 
     def _print(self, line: str) -> None:
         print(line, file=self._out, flush=True)
+
+
+def _pages(ports: Collection[str]) -> Iterator[tuple[str, str]]:
+    """What there is to open in a browser: title, path."""
+    if set(ports) >= _TALKING:
+        yield "chat", "/"
+    if "stream" in ports:
+        yield "live audio", "/listen/"
+    yield "console", "/console"
+    yield "API", "/docs"
 
 
 def _command(settings: Settings) -> str:

@@ -153,7 +153,7 @@ def new_archive(path: Path, *, over: bool) -> Iterator[IO[bytes]]:
     if path.exists() and not over:
         raise conflict(f"{path} is there already", "file_exists")
     try:
-        # A name that nobody else has, and mode 0600: no second backup writes there, and no file that was left is used.
+        # A name that nobody else has, and mode 0600: two backups do not meet, and no file left there is written to.
         descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise conflict(f"cannot write into {path.parent}: {error.strerror}", "file_unusable") from error
