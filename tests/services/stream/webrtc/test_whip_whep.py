@@ -6,9 +6,11 @@ from itertools import pairwise
 import httpx
 import pytest
 import trio
+from starlette.types import Message
 
 from tests.services.stream.webrtc.rig import KEY, STREAM, Rig, publish, rigged
 from tests.webrtc.client import Client, Connection, connection
+from whispr.asgi import ClientGoneError
 from whispr.audio.packets import Quality
 from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Wish
@@ -200,6 +202,26 @@ async def test_an_offer_has_a_limit(http: httpx.AsyncClient) -> None:
     """No more is read than anybody's offer has."""
     reply = await http.post(WHEP, content=b"v=0\r\n" + b"a=x\r\n" * 20_000, headers=AUTHORISED)
     assert reply.status_code == 413
+
+
+async def test_who_leaves_before_the_answer_leaves_nothing(rig: Rig) -> None:
+    """The session of a client that cannot be told of it ends at once, and the stream is free for another source."""
+
+    async def receive() -> Message:
+        await trio.lowlevel.checkpoint()
+        return {"type": "http.request", "body": Client("sendonly").offer().encode(), "more_body": False}
+
+    async def send(_: Message) -> None:
+        raise ClientGoneError("the client is gone")
+
+    headers = [(name.encode(), value.encode()) for name, value in AUTHORISED.items()]
+    scope = {"type": "http", "method": "POST", "path": WHIP, "headers": headers, "client": ("192.0.2.1", 1)}
+    with pytest.raises(ClientGoneError):
+        await rig.webrtc.endpoints(scope, receive, send)
+    with trio.fail_after(PATIENCE_S):
+        while rig.lives.lives[STREAM].source.connected:
+            await trio.lowlevel.checkpoint()
+    assert rig.webrtc.endpoint.peers == 0
 
 
 async def test_an_offer_has_its_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

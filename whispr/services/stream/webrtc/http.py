@@ -145,7 +145,13 @@ class WebRtcEndpoints:
             **_NO_STORE,
             **shared,
         }
-        await _answer(send, 201, said, answer.encode(), links)
+        answered = False
+        try:
+            await _answer(send, 201, said, answer.encode(), links)
+            answered = True
+        finally:
+            if not answered:  # Nobody knows of it, and the stream's place is another's.
+                session.end("its client left before it was answered")
 
     # Sessions
 
