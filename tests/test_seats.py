@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import trio
+from prometheus_client import REGISTRY
 
 from tests.realtime.polling import Polling, poll_served
 from whispr import seats as module
 from whispr.adapters.cache import Cache, open_cache
 from whispr.bridge import Bridge
-from whispr.errors import WhisprError
+from whispr.errors import WhisprError, exhausted
 from whispr.realtime.limits import Limits
 from whispr.realtime.seats import Seats
 from whispr.realtime.testing import Server
@@ -192,6 +193,61 @@ async def test_a_redis_that_stops_answering_is_waited_for_once(
         began = trio.current_time()
         assert [await refused(seats, "ann") for _ in range(2)] == [False, True]
         assert trio.current_time() == began
+
+
+class Crowded:
+    """A Redis for which too many wait already."""
+
+    def __init__(self) -> None:
+        self.crowded = False
+
+    async def script(self, sha: str, source: str, keys: Sequence[str], args: Sequence[str | float]) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self.crowded:
+            raise exhausted("too many operations wait for redis", 1.0, reason="bulkhead_full")
+        return [1] + [0] * len(args)
+
+    async def command(self, *words: bytes | str | float) -> Any:
+        await trio.lowlevel.checkpoint()
+
+
+def unasked() -> float:
+    """Return how many have been let in without an answer."""
+    return REGISTRY.get_sample_value("whispr_seats_unasked_total") or 0.0
+
+
+async def test_too_many_waiting_for_redis_end_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """It is as if Redis were away for a moment: the own limit holds, which is counted, and the node goes on."""
+    commands = Crowded()
+    async with running(commands, 2) as seats:
+        commands.crowded, before = True, unasked()
+        assert [await refused(seats, "ann") for _ in range(3)] == [False, False, True]
+        assert unasked() == before + 2
+        await trio.sleep(5)
+        commands.crowded = False
+        await trio.sleep(5)
+        assert not await refused(seats, "bob")
+        assert unasked() == before + 2
+
+
+async def test_who_comes_during_a_slow_question_gets_an_answer_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A socket waits for the end of the question before its own: to be slow is not to be away."""
+
+    class Slow(Crowded):
+        async def script(
+            self, sha: str, source: str, keys: Sequence[str], args: Sequence[str | float]
+        ) -> Any:
+            await trio.sleep(0.9 * module.PATIENCE_S)
+            return [1] + [1 if args[at] == "eve" else 0 for at in range(5, len(args), 3)]
+
+    before = unasked()
+    async with running(Slow(), 2) as seats, trio.open_nursery() as nursery:
+        nursery.start_soon(seats.take, "ann")
+        await trio.sleep(0.1)
+        assert await refused(seats, "eve")
+    assert unasked() == before
 
 
 async def test_a_client_that_hangs_up_while_it_waits_leaves_no_seat(cache: Cache) -> None:

@@ -156,6 +156,9 @@ _SCRIPTS = {
 
 Words = Sequence[bytes | str | float]
 
+_NOT_NOW = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+"""What is said of a Redis that is away, or for which too many wait."""
+
 log = structlog.get_logger("whispr.online")
 
 
@@ -419,7 +422,7 @@ class Online:
                 try:
                     answer = await ask(*args)
                 except WhisprError as error:
-                    if error.code is not Code.UNAVAILABLE:
+                    if error.code not in _NOT_NOW:
                         raise
                 else:
                     self._breaker.succeeded(ticket)

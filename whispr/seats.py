@@ -9,8 +9,9 @@ script adds up, refuses what is too many and writes the count, all at once: two 
 last seat. What a node writes is the whole count of a user as it is there, so a lost answer or a change in between is
 put right by the next writing. A socket that closes waits for nothing.
 
-While Redis is away each node's own limit holds (`whispr.realtime.seats`), and nothing waits. When Redis does not know
-the node, because it restarted or the node slept, all counts are written anew.
+While Redis is away, or does not answer in time, each node's own limit holds (`whispr.realtime.seats`), and
+`whispr_seats_unasked_total` counts who came in so; once it is known to be away nothing waits. When Redis does not
+know the node, because it restarted or the node slept, all counts are written anew.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 
 import structlog
 import trio
+from prometheus_client import Counter
 
 from whispr.errors import Code, WhisprError
 from whispr.realtime.seats import Seats
@@ -32,7 +34,9 @@ TTL_S = 8.0
 TOGETHER = 500
 """Users in one question."""
 PATIENCE_S = 1.0
-"""How long an opening socket, and a question, wait for Redis."""
+"""How long a question waits for Redis."""
+WAIT_S = 2.5 * PATIENCE_S
+"""How long an opening socket waits for its answer: it may come while another question is under way."""
 AWAY_S = 1.0
 """How long nothing is asked after Redis was found away."""
 WITHDRAW_S = 1.0
@@ -77,6 +81,13 @@ return answer
 """
 _SHA = hashlib.sha1(_LUA.encode(), usedforsecurity=False).hexdigest()
 
+_NOT_NOW = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+"""What is said of a Redis that is away, or for which too many wait."""
+
+UNASKED = Counter(
+    "whispr_seats_unasked_total", "Sockets let in by this node's own limit, since Redis did not answer"
+)
+
 log = structlog.get_logger("whispr.seats")
 
 
@@ -93,10 +104,12 @@ class Commands(Protocol):
 class _Asker:
     """A socket that waits to be told."""
 
-    __slots__ = ("admitted", "told")
+    __slots__ = ("admitted", "asked", "told")
 
     def __init__(self) -> None:
         self.admitted = True
+        self.asked = False
+        """Whether Redis has answered."""
         self.told = trio.Event()
 
 
@@ -123,6 +136,7 @@ class SharedSeats:
     async def admit(self, user_id: str) -> bool:
         """Tell whether the seat just taken is not one too many; True while Redis is away."""
         if self._away:
+            UNASKED.inc()
             self.changed(user_id)
             await trio.lowlevel.checkpoint()
             return True
@@ -130,11 +144,13 @@ class SharedSeats:
         asker = _Asker()
         self._asking.setdefault(user_id, []).append(asker)
         try:
-            with trio.move_on_after(PATIENCE_S):
+            with trio.move_on_after(WAIT_S) as waiting:
                 await asker.told.wait()
         finally:
             if not asker.told.is_set():
                 self._give_up(user_id, asker)
+        if waiting.cancelled_caught or not asker.asked:
+            UNASKED.inc()
         return asker.admitted
 
     def changed(self, user_id: str) -> None:
@@ -182,14 +198,14 @@ class SharedSeats:
                 await self._ask()
                 away = False
             except WhisprError as error:
-                if error.code is not Code.UNAVAILABLE:
+                if error.code not in _NOT_NOW:
                     raise
         if away:
             if not self._away:
                 log.warning("seats_local", for_s=AWAY_S)
             self._anew = True
             waiting, self._asking = self._asking, {}
-            _tell(waiting.values(), 0)
+            _tell(waiting.values(), None)
             self._changed.clear()
         self._away = away
 
@@ -211,7 +227,7 @@ class SharedSeats:
             answer = await self._cache.script(_SHA, _LUA, [_NODES, _BASE + self.node_id], words)
         finally:
             for number, askers in enumerate(asking.values(), 1):
-                _tell([askers], answer[number] if answer else 0)
+                _tell([askers], answer[number] if answer else None)
         self._anew = not answer[0] and not anew
 
     async def _withdraw(self) -> None:
@@ -222,9 +238,10 @@ class SharedSeats:
             log.debug("seats_not_withdrawn", error=str(error))
 
 
-def _tell(waiting: Iterable[Sequence[_Asker]], too_many: int) -> None:
-    """Tell those who wait: the last that came are too many, of each list as many."""
+def _tell(waiting: Iterable[Sequence[_Asker]], too_many: int | None) -> None:
+    """Tell those who wait: the last that came are too many, of each list as many; None is that nobody knows."""
     for askers in waiting:
         for number, asker in enumerate(reversed(askers)):
-            asker.admitted = number >= too_many
+            asker.asked = too_many is not None
+            asker.admitted = number >= (too_many or 0)
             asker.told.set()
