@@ -12,7 +12,7 @@ import trio
 
 from tests.audio.tones import tone
 from whispr.audio.packets import CLOCK_HZ, Packet, Quality, Rendition
-from whispr.errors import WhisprError, denied
+from whispr.errors import WhisprError, denied, not_found
 from whispr.services.stream.access import Shown
 from whispr.services.stream.audience import HlsSession
 from whispr.services.stream.domain import Stream, Visibility
@@ -102,8 +102,9 @@ class Doorkeeper:
     async def listening(
         self, stream_id: str, shown: Shown, transport: Transport, address: str, user_agent: str
     ) -> AsyncIterator[Listener]:
-        assert stream_id == STREAM
         await trio.lowlevel.checkpoint()
+        if stream_id != STREAM:
+            raise not_found("stream", stream_id)
         listener = self._admit(shown, transport, address, user_agent)
         try:
             async with trio.open_nursery() as nursery:
@@ -117,6 +118,13 @@ class Doorkeeper:
                 nursery.cancel_scope.cancel(reason="left")
         finally:
             self.here.remove(listener)
+
+    async def regard(self, stream_id: str, shown: Shown) -> tuple[Stream, WhisprError | None]:
+        await trio.lowlevel.checkpoint()
+        if stream_id != STREAM:
+            raise not_found("stream", stream_id)
+        refused = self.asks and shown.token != self.asks
+        return self.stream, denied("not invited", "invitation_required") if refused else None
 
     async def open_session(self, stream_id: str, shown: Shown, address: str, user_agent: str) -> HlsSession:
         assert stream_id == STREAM

@@ -224,6 +224,32 @@ async def test_whose_access_ends_hears_no_more(autojump_clock: MockClock) -> Non
         assert r.door.here == []
 
 
+async def test_the_end_of_the_sound_ends_the_answer(autojump_clock: MockClock) -> None:
+    """Also where nobody says that the stream has ended: its node died, and another one may have it by now."""
+    async with radio() as r:
+        player = await r.tune_in()
+        r.live.end("source_gone")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (player.ended, player.error, r.door.here) == (True, None, [])
+
+
+async def test_who_may_not_hear_it_is_not_told_whether_it_is_live(autojump_clock: MockClock) -> None:
+    """Nor is its sound fetched from another node for them, whichever the method."""
+    async with radio() as r:
+        r.door.asks, asked = "the token", list[str]()
+
+        async def find(stream_id: str) -> None:
+            await trio.lowlevel.checkpoint()
+            asked.append(stream_id)
+
+        r.app._find = find
+        for method in ("GET", "HEAD"):
+            player = await r.tune_in(method=method)
+            assert isinstance(player.error, WhisprError)
+            assert player.error.reason == "invitation_required"
+        assert asked == []
+
+
 async def test_who_has_all_left_is_encoded_for_no_more(autojump_clock: MockClock) -> None:
     """The press stops with its last listener."""
     async with radio() as r:

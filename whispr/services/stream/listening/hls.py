@@ -125,7 +125,7 @@ class HlsOrigin:
     async def _master(self, stream_id: str, scope: Scope, send: Send) -> None:
         headers = Headers(scope=scope)
         address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
-        with _missing_without_sound(stream_id):
+        with missing_without_sound(stream_id):
             session = await self._audience.open_session(stream_id, shown_by(scope), address, agent)
         live = (await self._stage(stream_id, session.listener.stream)).live
         wished = session.listener.quality or Quality.MEDIUM
@@ -153,7 +153,7 @@ class HlsOrigin:
         if listener is None:
             headers = Headers(scope=scope)
             address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
-            with _missing_without_sound(stream_id):
+            with missing_without_sound(stream_id):
                 listener = await self._audience.resume(stream_id, session, address, agent)
         return listener
 
@@ -181,7 +181,7 @@ class HlsOrigin:
 
 
 @contextmanager
-def _missing_without_sound(stream_id: str) -> Iterator[None]:
+def missing_without_sound(stream_id: str) -> Iterator[None]:
     """Say of a stream without sound what players know from other origins: that there is none."""
     try:
         yield

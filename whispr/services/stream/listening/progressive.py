@@ -32,12 +32,14 @@ from whispr.audio import adts, icy
 from whispr.audio.ogg import Writer
 from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Quality, Rendition
 from whispr.errors import Code, invalid, not_found
+from whispr.nurseries import own_nursery
 from whispr.services.stream.access import shown_by
 from whispr.services.stream.audience import Audience
 from whispr.services.stream.domain import Metadata
 from whispr.services.stream.engine.live import Live
 from whispr.services.stream.listener import Listener, Transport, Wish
 from whispr.services.stream.listening import metrics
+from whispr.services.stream.listening.hls import missing_without_sound
 from whispr.services.stream.listening.shelves import Find
 
 PATH: Final = re.compile(r"/listen/([0-9A-Za-z-]{1,64})(\.ogg|\.opus|\.aac)?")
@@ -164,6 +166,7 @@ class Ear:
         self._more = trio.Event()
         self._press: Press | None = None
         self._coming: Press | None = None
+        self._ended = False
         self.sending = False
         """Whether something is under way, so that nothing else may be said."""
 
@@ -189,9 +192,18 @@ class Ear:
             if press is not None:
                 press.detach(hear)
 
+    async def follow(self) -> None:
+        """Let `pages` know of the end of the stream, or of its way here."""
+        await self._live.ended.wait()
+        self._ended = True
+        self._more.set()
+
     async def pages(self) -> Sequence[bytes]:
-        """Return the pages that wait, once there is one."""
+        """Return the pages that wait, once there is one; none once the sound has ended."""
         while not self._queue:
+            if self._ended:
+                self._listener.end(self._live.reason or "ended")
+                return ()
             self._more = trio.Event()
             await self._more.wait()
         pages = tuple(self._queue)
@@ -252,31 +264,49 @@ class Progressive:
         if scope["method"] not in ("GET", "HEAD"):
             allowed = {"allow": "GET, HEAD"}
             raise HttpError(405, Code.UNIMPLEMENTED, "only GET and HEAD", "method_not_allowed", allowed)
-        live = await self._find(match[1]) if match is not None else None
-        if match is None or live is None:
+        if match is None:
             raise not_found("live stream", scope["path"].removeprefix("/listen/"))
         headers = Headers(scope=scope)
         codec = _codec(match[2] or "", headers.get("accept", ""), headers.get("icy-metadata", ""))
         quality = _quality(scope["query_string"].decode("latin-1"))
-        address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
         if scope["method"] == "HEAD":
-            await _begin(send, codec, ())
-            await send({"type": "http.response.body", "body": b""})
+            await self._tell(match[1], codec, scope, send)
             return
-        async with self._audience.listening(
-            live.stream_id, shown_by(scope), Transport.PROGRESSIVE, address, agent
-        ) as listener:
-            ear = Ear(live, self._presses, codec, listener)
-            titled = codec is Codec.AAC and headers.get("icy-metadata", "") == "1"
-            try:
-                press = ear.open(quality or listener.quality or Quality.MEDIUM)
-                await self._serve(send, ear, press, listener, titled=titled)
-            finally:
-                ear.close()
+        address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
+        titled = codec is Codec.AAC and headers.get("icy-metadata", "") == "1"
+        with missing_without_sound(match[1]):
+            async with self._audience.listening(
+                match[1], shown_by(scope), Transport.PROGRESSIVE, address, agent
+            ) as listener:
+                # Only now: what strangers may not hear is not fetched from another node for them.
+                ear = Ear(await self._live(match[1]), self._presses, codec, listener)
+                try:
+                    press = ear.open(quality or listener.quality or Quality.MEDIUM)
+                    async with own_nursery("the listener has left") as nursery:
+                        nursery.start_soon(ear.follow)
+                        await self._serve(send, ear, press, listener, titled=titled)
+                finally:
+                    ear.close()
         if ear.sending:
             metrics.CUT.labels("progressive").inc()
             raise ClientGoneError("the listener was let go in the middle of what it does not take")
         await send({"type": "http.response.body", "body": b""})
+
+    async def _tell(self, stream_id: str, codec: Codec, scope: Scope, send: Send) -> None:
+        """Answer HEAD: to whom GET would be answered. Raises as `Audience.regard`, and why they may not listen."""
+        _, refused = await self._audience.regard(stream_id, shown_by(scope))
+        if refused is not None:
+            raise refused
+        await self._live(stream_id)
+        await _begin(send, codec, ())
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _live(self, stream_id: str) -> Live:
+        """Return a stream's sound. Raises NOT_FOUND."""
+        live = await self._find(stream_id)
+        if live is None:
+            raise not_found("live stream", stream_id)
+        return live
 
     async def _serve(self, send: Send, ear: Ear, press: Press, listener: Listener, *, titled: bool) -> None:
         """Send pages until the listener leaves, or is too slow, or the stream ends."""
@@ -293,6 +323,8 @@ class Progressive:
         weaver = icy.TitleWeaver() if titled else None
         while True:
             sound = b"".join(await ear.pages())
+            if not sound:
+                return
             if weaver is not None:
                 sound = weaver.weave(sound, self._title(stream.id, stream.title))
             ear.sending = True
