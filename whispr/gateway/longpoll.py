@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Final
 from urllib.parse import parse_qs
 
+import trio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -27,6 +29,8 @@ from whispr.realtime.longpoll.sessions import TOKEN_PREFIX, refusal
 from whispr.realtime.socket import Authenticate
 
 PATH = re.compile(re.escape(LONGPOLL_PATH))
+BODY_S: Final = 30.0
+"""How long a POST may take to arrive, however steadily its bytes do: nobody has signed in for it yet."""
 
 Admit = Callable[[str, RawHeaders], Awaitable[None]]
 
@@ -128,12 +132,18 @@ def status_of(answer: bytes) -> str:
 
 
 async def _read(receive: Receive, bytes_max: int) -> bytes:
-    """Read a body. Raises Refused for one that is too long, ClientGoneError."""
+    """Read a body. Raises Refused for one that is too long or too slow, ClientGoneError."""
+    with trio.move_on_after(BODY_S):
+        return await _all_of(receive, bytes_max)
+    raise Refused(408, "body_too_slow", f"a POST may take at most {BODY_S:g} s to arrive")
+
+
+async def _all_of(receive: Receive, bytes_max: int) -> bytes:
     body = bytearray()
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
-            raise ClientGoneError
+            raise ClientGoneError("the client left in the middle of its request")
         body += event.get("body", b"")
         if len(body) > bytes_max:
             raise Refused(413, "message_too_large", f"a POST may have at most {bytes_max} bytes")
