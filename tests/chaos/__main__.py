@@ -50,7 +50,7 @@ async def campaign(machine: Machine, options: argparse.Namespace) -> list[Row]:
                     await one_row(rig, crowd, books, rows[-1], target, fault)
                     print(rows[-1].line(), flush=True)
                     for note in rows[-1].notes if options.notes or not rows[-1].passed else ():
-                        print(f"{'':<14}  {note}", flush=True)
+                        print(f"{'':<18}  {note}", flush=True)
             nursery.cancel_scope.cancel(reason="all faults have been injected")
     return rows
 

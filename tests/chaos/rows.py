@@ -43,18 +43,18 @@ class Row:
     def line(self) -> str:
         """As a line of the table."""
         if self.skipped:
-            return f"{self.target:<14}{self.fault:<26}skipped: {self.skipped}"
+            return f"{self.target:<18}{self.fault:<26}skipped: {self.skipped}"
         numbers = (self.tried, self.failed, self.retried, self.unclean, self.lost, self.duplicated, self.hung)
         said = "ok" if self.passed else "FAILED"
         return (
-            f"{self.target:<14}{self.fault:<26}"
+            f"{self.target:<18}{self.fault:<26}"
             + "".join(f"{n:>9,}" for n in numbers)
             + f"{self.recovery_s:>9.2f} s  {said}"
         )
 
 
 HEAD = (
-    f"{'':<40}"
+    f"{'':<44}"
     + "".join(f"{name:>9}" for name in ("tried", "failed", "retried", "unclean", "lost", "doubled", "hung"))
     + f"{'recovery':>11}"
 )

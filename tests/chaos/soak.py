@@ -208,7 +208,7 @@ async def faults_until(
         await one_row(rig, crowd, books, rows[-1], target, FAULTS[name])
         print(rows[-1].line(), flush=True)
         for note in rows[-1].notes if not rows[-1].passed else ():
-            print(f"{'':<14}  {note}", flush=True)
+            print(f"{'':<18}  {note}", flush=True)
     return rows
 
 

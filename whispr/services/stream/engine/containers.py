@@ -99,11 +99,15 @@ class Reader:
         """Take a container to its end, as `Feed.container` says."""
         if form not in FORMS:
             raise invalid({"content-type": f"send one of {', '.join(sorted(TYPES))}"}, "unsupported_media")
-        if form == "ogg":
-            songs = _Songs(chunks, describe)
-            chunks, describe = songs.chunks(), songs.describe
-        sink = _Sink(production, describe, ahead_s)
-        pipe = _Pipe(chunks, production.count)
+        songs = _Songs(describe) if form == "ogg" else None
+
+        def come(chunk: bytes) -> None:
+            production.count(len(chunk))
+            if songs is not None:
+                songs.feed(chunk)
+
+        sink = _Sink(production, describe if songs is None else songs.describe, ahead_s)
+        pipe = _Pipe(chunks, come)
         try:
             await trio.to_thread.run_sync(_take_apart, pipe, FORMS[form], sink, limiter=self._limiter)
         except _Unreadable as error:
@@ -116,21 +120,18 @@ class Reader:
 
 
 class _Songs:
-    """Bytes of Ogg on their way, and what the songs in them are called: FFmpeg tells of the first alone."""
+    """What the songs in an Ogg stream are called: FFmpeg tells of the first alone."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], describe: Describe) -> None:
-        self._chunks = chunks
+    def __init__(self, describe: Describe) -> None:
         self._describe = describe
         self._watch = TagWatch()
         self._told = False
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come."""
-        async for chunk in self._chunks:
-            for tags in self._watch.feed(chunk):
-                self._told = True
-                self._describe(_told(tags))
-            yield chunk
+    def feed(self, chunk: bytes) -> None:
+        """Look at bytes as they come."""
+        for tags in self._watch.feed(chunk):
+            self._told = True
+            self._describe(_told(tags))
 
     def describe(self, facts: dict[str, str]) -> None:
         """Take what FFmpeg found: it knows the comments of codecs that are not watched for, such as FLAC's."""
@@ -145,11 +146,11 @@ class _Unreadable(Exception):  # noqa: N818 - an answer, not a defect
 class _Pipe:
     """A container's bytes, for FFmpeg to read in its thread."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], on_chunk: Callable[[bytes], None]) -> None:
         self.error: BaseException | None = None
         self.before_wait: Callable[[], None] | None = None
         self._chunks = chunks
-        self._count = count
+        self._on_chunk = on_chunk
         self._rest = b""
         self._ended = False
 
@@ -169,7 +170,7 @@ class _Pipe:
     async def _next(self) -> bytes:
         async for chunk in self._chunks:
             if chunk:
-                self._count(len(chunk))
+                self._on_chunk(chunk)
                 return chunk
         return b""
 
