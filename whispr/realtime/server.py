@@ -47,6 +47,8 @@ _STATUS = {Code.RESOURCE_EXHAUSTED: 429, Code.UNAVAILABLE: 503, Code.DEADLINE_EX
 _BACKLOG = 4096  # as many handshakes as may wait; the kernel's own limit is net.core.somaxconn
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _OUT_OF_FILES_PAUSE_S = 0.1
+_TOLD_MAX = 100
+"""Connections of addresses with too many that are told so at a time; others are closed without a word."""
 
 
 async def serve_websocket(
@@ -124,6 +126,7 @@ class _Server:
         self._proxies = proxies
         self._admission = Admission(hub.limits)
         self._nursery = nursery
+        self._telling = self._turned_away = 0
         self._serializers: dict[tuple[int, bool], Serializer] = {}
         for version, plain in ((1, V1), (2, V2)):
             self._serializers[version, False] = plain
@@ -185,6 +188,23 @@ class _Server:
         else:
             return False
         metrics.UPGRADES.labels(refused.reason).inc()
+        self._note_turned_away(visit.peer)
+        if self._telling < _TOLD_MAX:
+            self._telling += 1
+            try:
+                await self._tell(sock, refused)
+            finally:
+                self._telling -= 1
+        return True
+
+    def _note_turned_away(self, address: str) -> None:
+        """Log the first, the second, the fourth, the eighth: a flood must not become one of the log."""
+        self._turned_away += 1
+        if self._turned_away & (self._turned_away - 1) == 0:
+            most = self._hub.addresses.most
+            log.warning("too_many_connections", address=address, maximum=most, refused=self._turned_away)
+
+    async def _tell(self, sock: stdlib.socket, refused: Refused) -> None:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         with trio.move_on_after(self._hub.limits.slow_handshake_s), suppress(trio.BrokenResourceError):
             # Who polls reads the reason in a form of its own.
@@ -193,7 +213,6 @@ class _Server:
                 refused.status,
                 lambda head: refusal(refused).encode() if _LONGPOLL.match(head) else refused.body,
             )
-        return True
 
     async def _is_longpoll(self, sock: stdlib.socket) -> bool:
         """Look at how the request begins, if there is somebody to serve long polls, and leave it unread."""
