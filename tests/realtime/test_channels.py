@@ -574,6 +574,36 @@ def test_every_error_has_its_reply(error: WhisprError, response: dict[str, objec
     assert rendered == response
 
 
+class Faulty(Channel):
+    """Fails where it is only asked something."""
+
+    @property
+    def media(self) -> frozenset[str]:
+        if self.link.subtopic == "media":
+            raise RuntimeError("in media")
+        return frozenset()
+
+    def missed_presence(self) -> None:
+        raise RuntimeError("in missed_presence")
+
+
+async def test_a_fault_wherever_a_channel_is_asked_ends_that_channel_alone() -> None:
+    """What a channel raises in any of its callbacks is a phx_error of its topic; the socket's others go on."""
+    async with served({"demo": Demo, "faulty": Faulty}) as server, server.wire("alice") as wire:
+        for ref, topic in (("1", "demo:1"), ("2", "faulty:media"), ("3", "faulty:presence")):
+            await wire.join(topic, ref=ref)
+        await wire.send("2", "4", "faulty:media", "x", {})
+        assert await wire.receive() == ["2", "2", "faulty:media", "phx_error", {"reason": "channel_crash"}]
+        (link,) = server.hub.subscribers("faulty:presence")
+        assert link.socket.transport is not None
+        link.socket.transport._owner.caught_up([link])
+        assert await wire.receive() == ["3", "3", "faulty:presence", "phx_error", {"reason": "channel_crash"}]
+        await wire.send("1", "5", "demo:1", "echo", {"still": "here"})
+        reply = await wire.receive()
+        assert isinstance(reply, list)
+        assert reply[4] == {"status": "ok", "response": {"still": "here"}}
+
+
 # ── while joining ──
 
 

@@ -113,13 +113,15 @@ async def test_a_flood_over_the_limit_is_not_listened_to(monkeypatch: pytest.Mon
     """Of those who are one too many, so many are told so at a time; others are gone at once, and cost no place."""
     monkeypatch.setattr(server_module, "_TOLD_MAX", 1)
     limits = Limits(address_connections=1, slow_handshake_s=60)
-    async with served({}, limits) as server, server.wire("ada"):
-        async with await trio.open_tcp_stream(HERE, server.port) as first:
-            await trio.testing.wait_all_tasks_blocked()
-            async with await trio.open_tcp_stream(HERE, server.port) as second:
-                assert await second.receive_some() == b""
-            await first.send_all(b"GET / HTTP/1.1\r\n\r\n")
-            assert (await first.receive_some()).startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    async with (
+        served({}, limits) as server,
+        server.wire("ada"),
+        await trio.open_tcp_stream(HERE, server.port) as first,
+    ):
+        async with await trio.open_tcp_stream(HERE, server.port) as second:
+            assert await second.receive_some() == b""
+        await first.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await first.receive_some()).startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
 
 
 async def test_behind_a_trusted_proxy_clients_are_counted(autojump_clock: MockClock) -> None:

@@ -220,8 +220,12 @@ class Link:
 
     def caught_up(self) -> None:
         """Make good what the client missed while it was slow."""
-        if self.state is State.JOINED:
+        if self.state is not State.JOINED:
+            return
+        try:
             self.channel.missed_presence()
+        except Exception as error:  # noqa: BLE001  # the boundary to service code: it may raise anything
+            self.crash(error)
 
     def fail_overdue(self, before: float) -> bool:
         """Fail the deferred replies that were due before this time; returns whether others are outstanding."""
@@ -250,7 +254,13 @@ class Link:
 
     def unmetered(self, event: str) -> bool:
         """Whether a push is media, which its channel bounds by what it takes, and no operation."""
-        return self.state is State.JOINED and event in self.channel.media
+        if self.state is not State.JOINED:
+            return False
+        try:
+            return event in self.channel.media
+        except Exception as error:  # noqa: BLE001  # the boundary to service code: it may raise anything
+            self.crash(error)
+            return False
 
     async def room(self) -> None:
         """Wait until the inbox may take another message."""
