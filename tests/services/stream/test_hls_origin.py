@@ -22,7 +22,7 @@ from whispr.errors import Code
 from whispr.services.stream.domain import Stream, Visibility
 from whispr.services.stream.engine.live import LINGER_S
 from whispr.services.stream.listener import Wish
-from whispr.services.stream.listening.hls import HlsOrigin
+from whispr.services.stream.listening.hls import DESCRIBED_S, HELD_MAX, HlsOrigin
 from whispr.services.stream.listening.shelves import Shelves
 
 MASTER = f"/hls/{STREAM}/master.m3u8"
@@ -147,6 +147,20 @@ async def test_the_part_that_is_hinted_at_is_waited_for_and_no_other(autojump_cl
         assert later.error.code is Code.NOT_FOUND
 
 
+async def test_so_many_requests_of_a_session_wait_at_a_time(autojump_clock: MockClock) -> None:
+    """One more is refused at once; others wait for theirs, and make room for it."""
+    async with origin() as o:
+        at = await o.variant()
+        held = [o.later(f"{at}?_HLS_msn=2&_HLS_part=1") for _ in range(HELD_MAX + 1)]
+        await trio.testing.wait_all_tasks_blocked()
+        refused = [each.error.reason for each in held if each.error is not None]
+        assert refused == ["too_many_requests"]
+        o.live.advance(1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sum(each.status == 200 for each in held) == HELD_MAX
+        assert (await o.get(f"{at}?_HLS_msn=2&_HLS_part=1")).status == 200
+
+
 async def test_too_far_in_the_future_is_refused(autojump_clock: MockClock) -> None:
     """RFC 8216bis, 6.2.5.2: more than two segments ahead is an error of the player's."""
     async with origin() as o:
@@ -250,6 +264,19 @@ async def test_files_of_open_streams_can_have_one_address_for_all(autojump_clock
                 assert (await o.get(f"/hls/{STREAM}/aac-medium/0.m4s")).error is not None
 
 
+async def test_a_stream_made_private_closes_its_open_addresses(autojump_clock: MockClock) -> None:
+    """Within moments, whoever goes on asking: also while nobody is left who has a session."""
+    async with origin(shared_files=True) as o:
+        at = await o.variant()
+        file = urljoin(at, files(await o.get(at))[0])
+        o.door.stream = a_stream(Visibility.PRIVATE_STREAM)
+        for _ in range(round(DESCRIBED_S) + 1):
+            answer = await o.get(file)
+            await trio.sleep(1.0)
+        assert answer.error is not None
+        assert answer.error.reason == "not_found"
+
+
 async def test_playlists_are_compressed_for_players_that_read_that(autojump_clock: MockClock) -> None:
     """Authoring specification, "Delivery": playlists are compressed with gzip."""
     async with origin() as o:
@@ -283,13 +310,16 @@ async def test_whose_access_ends_gets_no_more(autojump_clock: MockClock) -> None
     """Also an answer that is being held back when it happens is not given."""
     async with origin(a_stream(Visibility.PRIVATE_STREAM)) as o:
         at = await o.variant()
-        held = o.later(f"{at}?_HLS_msn=2&_HLS_part=1")
+        hint = next(line for line in (await o.get(at)).lines if line.startswith("#EXT-X-PRELOAD-HINT"))
+        part = urljoin(at, hint.partition('URI="')[2].partition('"')[0])
+        held = [o.later(f"{at}?_HLS_msn=2&_HLS_part=1"), o.later(part)]
         await trio.testing.wait_all_tasks_blocked()
         o.door.put_out("session0", "kicked")
         o.live.advance(1.0)
         await trio.testing.wait_all_tasks_blocked()
-        assert held.error is not None
-        assert held.error.reason == "session_ended"
+        for each in held:
+            assert each.error is not None
+            assert each.error.reason == "session_ended"
         assert (await o.get(at)).error is not None
 
 

@@ -81,6 +81,8 @@ class Listener:
         self.wish = wish
         self.rendition: Quality | None = None
         """What is sent now, None before anything is."""
+        self.held = 0
+        """Requests of an HLS session that wait for what is not there yet."""
         self._heard_s: dict[str, float] = {}
         self._heard_since = time.monotonic()
         self.ended = trio.Event()

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import trio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -30,7 +31,7 @@ from whispr.audio import playlist
 from whispr.audio.packets import Codec, Quality, Rendition
 from whispr.audio.playlist import AHEAD_MAX, Directives, read_directives
 from whispr.audio.segments import PARTS
-from whispr.errors import Code, WhisprError, denied, invalid, not_found, unavailable
+from whispr.errors import Code, WhisprError, denied, exhausted, invalid, not_found, unavailable
 from whispr.services.stream.access import shown_by
 from whispr.services.stream.audience import Audience
 from whispr.services.stream.domain import Stream, Visibility
@@ -48,6 +49,10 @@ Describe = Callable[[str], Awaitable[Stream]]
 """Reads what a stream is. Raises NOT_FOUND."""
 
 _FILE = re.compile(r"(?:(init)\.mp4|(\d{1,15})(?:\.(\d{1,3}))?\.m4s)")
+DESCRIBED_S: Final = 2.0
+"""How long it is believed that a stream is open to anybody."""
+HELD_MAX: Final = 16
+"""Requests of one session that are held back at a time: a player has two or three, for each rendition it tries."""
 _KEPT_S: Final = 600  # what never changes: longer than any playlist names it
 
 _ANYWHERE = (
@@ -112,9 +117,10 @@ class HlsOrigin:
                 await self._playlist(stream_id, session, rendition, scope, send)
             case [session, rendition, file]:
                 listener = await self._listener(stream_id, session, scope)
-                stage = await self._stage(stream_id, listener.stream)
+                stage = await self._stage(stream_id)
                 asked = _rendition(rendition)
-                data = await _file(stage, asked, _pinned(listener, stage, asked), file)
+                with _held(listener):
+                    data = await _file(stage, asked, _pinned(listener, stage, asked), file)
                 listener.report(bytes_sent=len(data))
                 await _answer(send, 200, _CLOSED_SOUND, data)
             case [rendition, file]:
@@ -127,7 +133,7 @@ class HlsOrigin:
         address, agent = self._address_of(scope, headers), headers.get("user-agent", "")
         with missing_without_sound(stream_id):
             session = await self._audience.open_session(stream_id, shown_by(scope), address, agent)
-        live = (await self._stage(stream_id, session.listener.stream)).live
+        live = (await self._stage(stream_id)).live
         wished = session.listener.quality or Quality.MEDIUM
         order: list[Rendition] = []
         for codec in (Codec.AAC, Codec.OPUS):
@@ -138,11 +144,10 @@ class HlsOrigin:
     async def _playlist(self, stream_id: str, session: str, name: str, scope: Scope, send: Send) -> None:
         directives = read_directives(scope["query_string"].decode("latin-1"))
         listener = await self._listener(stream_id, session, scope)
-        stage = await self._stage(stream_id, listener.stream)
+        stage = await self._stage(stream_id)
         shelf = _shelf(stage, _rendition(name))
-        await _reach(shelf, directives)
-        if listener.ended.is_set():
-            raise denied("the session has ended", "session_ended")
+        with _held(listener):
+            await _reach(shelf, directives)
         listener.report(rendition=_pinned(listener, stage, shelf.rendition).quality)
         prefix = f"../../{name}/" if self._shares_files(listener.stream) else ""
         await _answer_text(scope, send, shelf.playlist(prefix, skip=directives.skip))
@@ -159,21 +164,22 @@ class HlsOrigin:
 
     async def _open_file(self, stream_id: str, rendition: str, file: str) -> bytes:
         """Return a file that has one URL for all. Raises NOT_FOUND where files are had by a session alone."""
-        stage = await self._stage(stream_id)
-        if stage.stream is None:
+        if not self._shared_files:
+            raise not_found("file", file)
+        stage, now = await self._stage(stream_id), trio.current_time()
+        if stage.stream is None or now - stage.described_at > DESCRIBED_S:
+            stage.described_at = now  # who asks meanwhile goes by what was known
             stage.stream = await self._describe(stream_id)
         if not self._shares_files(stage.stream):
             raise not_found("file", file)
         asked = _rendition(rendition)
         return await _file(stage, asked, asked, file)
 
-    async def _stage(self, stream_id: str, stream: Stream | None = None) -> Stage:
-        """Return the stage of a live stream, which is told what is known of it now. Raises NOT_FOUND."""
+    async def _stage(self, stream_id: str) -> Stage:
+        """Return the stage of a live stream. Raises NOT_FOUND."""
         stage = await self._shelves.stage(stream_id)
         if stage is None:
             raise not_found("live stream", stream_id)
-        if stream is not None:
-            stage.stream = stream
         return stage
 
     def _shares_files(self, stream: Stream) -> bool:
@@ -189,6 +195,25 @@ def missing_without_sound(stream_id: str) -> Iterator[None]:
         if error.reason != "no_source":
             raise
         raise not_found("live stream", stream_id) from error
+
+
+@contextmanager
+def _held(listener: Listener) -> Iterator[None]:
+    """Bound what of a listener's may wait at a time, and give nothing to whose access has ended meanwhile.
+
+    Raises RESOURCE_EXHAUSTED (too_many_requests), PERMISSION_DENIED (session_ended).
+    """
+    if listener.held >= HELD_MAX:
+        raise exhausted(
+            f"at most {HELD_MAX} requests of one session wait at a time", 1.0, reason="too_many_requests"
+        )
+    listener.held += 1
+    try:
+        yield
+    finally:
+        listener.held -= 1
+    if listener.ended.is_set():
+        raise denied("the session has ended", "session_ended")
 
 
 def _pinned(listener: Listener, stage: Stage, asked: Rendition) -> Rendition:

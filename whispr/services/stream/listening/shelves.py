@@ -122,7 +122,8 @@ class Stage:
         self.ended_at: float | None = None
         self.shelves: dict[Rendition, Shelf] = {}
         self.stream: Stream | None = None
-        """What is known of it, None before anything is."""
+        """What it was when that was last read, at `described_at`; None before."""
+        self.described_at = 0.0
         self._limits = limits
 
     def shelf(self, rendition: Rendition) -> Shelf | None:
