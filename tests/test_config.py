@@ -109,6 +109,57 @@ def test_secrets_of_urls_are_not_shown() -> None:
     """A URL in a report or listing has its password hidden."""
     assert without_password("postgres://u:hunter2@h:5/db") == "postgres://u:***@h:5/db"
     assert without_password("nats://h:4222") == "nats://h:4222"
+    assert without_password("nats://token@h:4222") == "nats://***@h:4222", "its user is a token"
+    assert without_password("postgres://u@h/db") == "postgres://u@h/db"
+    assert without_password("redis://:hunter2@[::1") == "redis://:***@[::1", "also of what is no URL"
+    shown = without_password("postgresql:///db?host=%2Frun&password=hunter2&sslmode=require#x")
+    assert shown == "postgresql:///db?host=%2Frun&password=***&sslmode=require#x"
+    assert without_password("hunter2, no URL") == "hunter2, no URL"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("postgres", "mysql://u:hunter2@h/db"),
+        ("postgres", "u:hunter2@h/db"),
+        ("postgres", "postgres://u:hunter2@h:port/db"),
+        ("redis", "http://:hunter2@h"),
+        ("redis", "redis://:hunter2@[::1"),
+        ("nats", "hunter2@h:4222"),
+        ("nats", "nats://hunter2@h:4222:4223"),
+    ],
+)
+def test_a_url_of_something_else_is_refused(name: str, url: str) -> None:
+    """What cannot be a backend's URL is an error of the configuration that names its key, and shows no secret."""
+    (problem,) = problems({f"WHISPR_{name.upper()}_URL": url})
+    assert problem.startswith(f"{name}.url (from WHISPR_{name.upper()}_URL): ")
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("postgres", "postgresql://whispr@/whispr?host=%2Frun%2Fpostgres&port=5432"),
+        ("postgres", "postgres://u:p%40@a:1,b:2/db"),
+        ("redis", "unix:///run/valkey.sock"),
+        ("redis", "rediss://:p@[::1]:6379/0"),
+        ("nats", "tls://token@h:4222"),
+    ],
+)
+def test_urls_of_backends_are_taken(name: str, url: str) -> None:
+    """Sockets, several hosts, IPv6, TLS, tokens."""
+    assert getattr(load({f"WHISPR_{name.upper()}_URL": url}).settings, name).url == url
+
+
+def test_a_mistyped_secret_is_not_repeated(tmp_path: Path) -> None:
+    """An unknown key may be a known one with a slip: its value is not repeated; nor are secrets of a wrong type."""
+    file = tmp_path / "whispr.toml"
+    file.write_text('[postgres]\nulr = "postgres://u:hunter2@h"\n[stream]\nwebrtc_turn_secret = 4711\n')
+    report = "\n".join(problems(file=file))
+    assert "postgres.ulr" in report
+    assert "stream.webrtc_turn_secret" in report
+    assert "hunter2" not in report
+    assert "4711" not in report
 
 
 def test_settings_do_not_change() -> None:

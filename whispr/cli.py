@@ -183,7 +183,7 @@ def _rows(loaded: Loaded) -> list[tuple[str, str, str]]:
             else [((name,), value)]
         )
         for key, leaf in leaves:
-            shown = without_password(leaf) if key[-1] == "url" else str(leaf)
+            shown = without_password(str(leaf))
             rows.append((".".join(key), shown or '""', loaded.origins.get(key, "default")))
     return rows
 

@@ -234,4 +234,5 @@ class Making:
             self._process.settings.data_dir / "streams" / "objects",
             S3Options(media.s3_endpoint, media.s3_region),
             self._process.dependencies.other("store") if own.store_url.startswith("s3:") else None,
+            setting="WHISPR_STREAM_STORE_URL",
         )

@@ -141,3 +141,11 @@ async def test_other_urls_are_refused(bridge: Bridge, tmp_path: Path, url: str) 
     """A store that we cannot open is an error that names the setting."""
     with pytest.raises(WhisprError, match="WHISPR_MEDIA_STORE_URL"):
         objects_at(bridge, url, tmp_path)
+
+
+async def test_a_store_that_cannot_be_is_named_by_its_setting(bridge: Bridge, tmp_path: Path) -> None:
+    """A URL of something else, and a folder that cannot be made, name what the operator has to change."""
+    (tmp_path / "file").touch()
+    for url, why in (("ftp://x", "neither"), (f"file://{tmp_path}/file/below", "Not a directory")):
+        with pytest.raises(WhisprError, match=f"^WHISPR_STREAM_STORE_URL: .*{why}"):
+            objects_at(bridge, url, tmp_path, setting="WHISPR_STREAM_STORE_URL")

@@ -127,8 +127,15 @@ def test_services_may_reach_each_other() -> None:
         assert container["args"] == ["serve", name]
 
 
+URLS = {
+    "WHISPR_POSTGRES_URL": "postgres://db",
+    "WHISPR_REDIS_URL": "redis://cache",
+    "WHISPR_NATS_URL": "nats://bus",
+}
+
+
 def settings_of(name: str) -> Settings:
-    """What the product makes of a pod's variables. Files that secrets bring stand in by their paths."""
+    """What the product makes of a pod's variables; URLs stand in for the files that secrets bring."""
     (container,) = TEMPLATES[name]["spec"]["containers"]
     (patch,) = yaml.safe_load((MUTUAL_TLS / "deployment.yaml").read_text())["spec"]["template"]["spec"][
         "containers"
@@ -136,8 +143,11 @@ def settings_of(name: str) -> Settings:
     assert patch["name"] == container["name"]
     environ = dict(SETTINGS)
     for each in chain(container["env"], patch["env"]):
-        secret = each["name"].endswith("_URL_FILE")
-        environ[each["name"].removesuffix("_FILE") if secret else each["name"]] = each.get("value", "")
+        name = each["name"].removesuffix("_FILE")
+        if name in URLS:
+            environ[name] = URLS[name]
+        else:
+            environ[each["name"]] = each.get("value", "")
     return load({k: v for k, v in environ.items() if k.startswith("WHISPR_")}).settings
 
 

@@ -245,12 +245,18 @@ def _fsync(path: Path) -> None:
 
 
 def objects_at(
-    bridge: Bridge, url: str, folder: Path, s3: S3Options | None = None, target: Target | None = None
+    bridge: Bridge,
+    url: str,
+    folder: Path,
+    s3: S3Options | None = None,
+    target: Target | None = None,
+    *,
+    setting: str = "WHISPR_MEDIA_STORE_URL",
 ) -> Objects:
     """Return the store at `url`: `s3://bucket/prefix`, `file:///folder`, or `folder` when it is empty.
 
     Nothing is asked of it yet; requests to S3 go through `target`.
-    Raises FAILED_PRECONDITION (bad_setting) for any other URL.
+    Raises FAILED_PRECONDITION (bad_setting) for any other URL, naming the `setting`, and for a folder that cannot be.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3" and parts.netloc:
@@ -258,10 +264,11 @@ def objects_at(
     if parts.scheme == "file" and parts.path not in ("", "/") and not parts.netloc:
         folder = Path(parts.path)
     elif url:
-        raise conflict(
-            f"WHISPR_MEDIA_STORE_URL: {url!r} is neither s3://bucket/prefix nor file:///folder", "bad_setting"
-        )
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        raise conflict(f"{setting}: {url!r} is neither s3://bucket/prefix nor file:///folder", "bad_setting")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise conflict(f"{setting}: cannot make {folder}: {error.strerror}", "bad_setting") from error
     root = folder.resolve()
     # Empty folders go with their last object. A folder that vanishes under a write is made again by the write.
     return Objects(bridge, LocalStore(root, automatic_cleanup=True), root)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from whispr.config.fields import Section
 from whispr.config.settings import PREFIX, Settings
+
+_AUTHORITY_END = re.compile("[/?#]")
+_SECRET_PARAMETER = re.compile("([?&][a-z]*(?:password|secret|token)=)[^&#]*", re.IGNORECASE)
+_TOKEN_SCHEMES = frozenset({"nats", "tls"})
+"""Of URLs whose user is a token, if there is no password."""
 
 Key = tuple[str, ...]
 Origins = dict[Key, str]
@@ -162,16 +167,26 @@ def _describe(problem: dict[str, Any], origins: Mapping[tuple[str, ...], str]) -
     origin = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), None)
     if origin is None:
         origin = ", ".join(sorted({o for k, o in origins.items() if k[: len(key)] == key})) or "defaults"
-    what = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+    unknown = problem["type"] == "extra_forbidden"
+    what = "no such setting" if unknown else problem["msg"]
     given = problem.get("input")
-    shown = f" = {given!r}" if isinstance(given, str | int | float) and key[-1:] != ("url",) else ""
+    # What has a wrong name, or may be a secret, is not repeated: errors end up in logs.
+    hidden = unknown or key[-1:] == ("url",) or any("secret" in part for part in key[-1:])
+    shown = f" = {given!r}" if isinstance(given, str | int | float) and not hidden else ""
     return f"{'.'.join(key) or 'settings'}{shown} (from {origin}): {what}"
 
 
 def without_password(url: str) -> str:
-    """Return a URL fit to be shown: its password, if any, replaced by asterisks."""
-    parts = urlsplit(url)
-    if parts.password is None:
+    """Return a URL fit to be shown: its password, if any, replaced by asterisks; so is a token for NATS."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
         return url
-    netloc = parts.netloc.replace(f":{parts.password}@", ":***@", 1)
-    return urlunsplit(parts._replace(netloc=netloc))
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    after = _SECRET_PARAMETER.sub(r"\1***", rest.removeprefix(authority))
+    known, at, hosts = authority.rpartition("@")
+    user, colon, _ = known.partition(":")
+    if colon:
+        known = f"{user}:***"
+    elif at and scheme in _TOKEN_SCHEMES:
+        known = "***"
+    return f"{scheme}://{known}{at}{hosts}{after}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, model_validator
 
-from whispr.config.fields import CommaSeparated, Listener, Port, Section
+from whispr.config.fields import CommaSeparated, Listener, NatsUrl, Port, PostgresUrl, RedisUrl, Section
 
 
 class GatewaySettings(Listener):
@@ -239,14 +239,20 @@ class StreamSettings(ServiceSettings):
 class PostgresSettings(Section):
     """The truth. Without a URL a PostgreSQL of our own runs as a child process."""
 
-    url: str = ""
+    url: PostgresUrl = ""
     pool_size: Annotated[int, Field(ge=1, le=200)] = 8
 
 
-class BackendSettings(Section):
-    """Redis or NATS. Without a URL one of our own runs as a child process."""
+class RedisSettings(Section):
+    """Limits, presence, ended sessions. Without a URL a Valkey of our own runs as a child process."""
 
-    url: str = ""
+    url: RedisUrl = ""
+
+
+class NatsSettings(Section):
+    """Broadcasts and events. Without a URL a NATS of our own runs as a child process."""
+
+    url: NatsUrl = ""
 
 
 class EventSettings(Section):

@@ -13,15 +13,16 @@ from whispr.config.fields import Listener
 from whispr.config.limits import Limits
 from whispr.config.sections import (
     AuthSettings,
-    BackendSettings,
     ChatSettings,
     EventSettings,
     GatewaySettings,
     LogSettings,
     MediaSettings,
     MessagingSettings,
+    NatsSettings,
     NotificationSettings,
     PostgresSettings,
+    RedisSettings,
     RpcSettings,
     ServiceSettings,
     StreamSettings,
@@ -72,8 +73,8 @@ class Settings(BaseSettings):
     media: MediaSettings = MediaSettings()
     notification: NotificationSettings = NotificationSettings()
     postgres: PostgresSettings = PostgresSettings()
-    redis: BackendSettings = BackendSettings()
-    nats: BackendSettings = BackendSettings()
+    redis: RedisSettings = RedisSettings()
+    nats: NatsSettings = NatsSettings()
     events: EventSettings = EventSettings()
     rpc: RpcSettings = RpcSettings()
     calls: CallSettings = CallSettings()
