@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pytest
 import trio
+from trio.testing import MockClock
 
-from tests.services.stream.hearing import STREAM, a_stream, ask
+from tests.services.stream.hearing import STREAM, Answer, a_stream, ask
 from whispr.errors import WhisprError, denied, not_found, unavailable
 from whispr.services.stream.access import Shown
 from whispr.services.stream.domain import Stream
-from whispr.services.stream.listening.about import About
+from whispr.services.stream.listening.about import KNOWN_S, About
 
 
 @dataclass
@@ -23,10 +25,15 @@ class Standing:
     refused: WhisprError | None = None
     away: bool = False
     shown: Shown | None = None
+    looks: int = 0
+    asked: WhisprError | None = None
 
     async def regard(self, stream_id: str, shown: Shown) -> tuple[Stream, WhisprError | None]:
-        await trio.lowlevel.checkpoint()
         self.shown = shown
+        self.looks += 1
+        await trio.sleep(0.01)
+        if self.asked is not None:
+            raise self.asked
         if stream_id != STREAM:
             raise not_found("stream", stream_id)
         return a_stream(), self.refused
@@ -73,3 +80,51 @@ async def test_who_may_not_listen_is_told_why() -> None:
     posted = await ask(about(standing), f"/listen/{STREAM}/about", "POST")
     assert posted.error is not None
     assert posted.error.reason == "method_not_allowed"
+
+
+async def test_strangers_who_ask_often_are_told_what_was_looked_up_once(autojump_clock: MockClock) -> None:
+    """All at once, within a second, and of a stream that is none; who shows something is looked up for themselves."""
+    standing = Standing()
+    app = about(standing)
+
+    async def poll(path: str, times: int) -> list[Answer]:
+        answers: list[Answer] = []
+
+        async def one() -> None:
+            answers.append(await ask(app, path))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(times):
+                nursery.start_soon(one)
+        return answers
+
+    path = f"/listen/{STREAM}/about"
+    answers = await poll(path, 20) + await poll(path, 20)
+    assert ({each.status for each in answers}, standing.looks) == ({200}, 1)
+    await trio.sleep(KNOWN_S)
+    await poll(path, 20)
+    assert standing.looks == 2
+    answers = await poll("/listen/another/about", 20)
+    assert {each.error.reason for each in answers if each.error is not None} == {"not_found"}
+    assert (len(answers), standing.looks) == (20, 3)
+    await poll(f"{path}?signature=x", 3)
+    assert standing.looks == 6
+
+
+async def test_what_could_not_be_looked_up_is_not_remembered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is who gave up waiting in anybody's way; and only so many streams are remembered."""
+    standing = Standing(asked=unavailable("no PostgreSQL"))
+    app, path = about(standing), f"/listen/{STREAM}/about"
+    assert (await ask(app, path)).error is not None
+    standing.asked = None
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(0.005):
+            nursery.start_soon(ask, app, path)
+            await ask(app, path)
+    assert (await ask(app, path)).status == 200
+    monkeypatch.setattr("whispr.services.stream.listening.about.KNOWN_MAX", 3)
+    for number in range(10):
+        await ask(app, f"/listen/{number}/about")
+    assert len(app._known) <= 3
