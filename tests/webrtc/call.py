@@ -33,8 +33,7 @@ class Call:
         self.peer.on_rtcp = lambda items, _: self.rtcp.extend(items)
 
     def reach(self) -> None:
-        answer = self.peer.check(stun.parse(self.client.check()), HERE, self.now)
-        assert answer is not None
+        (answer,) = self.peer.check(stun.parse(self.client.check()), HERE, self.now)
         self.client.receive(answer)
 
     def shake(self, *, cookie: bool = False, lose: Sequence[int] = ()) -> int:

@@ -109,6 +109,14 @@ class Client:
         ]
         return stun.build(Kind.REQUEST, secrets.token_bytes(12), attributes, self.remote.password.encode())
 
+    def _checked(self, message: stun.Message) -> list[bytes]:
+        """Answer a check of the server's, as a full agent does; which is none of ours to answer is dropped."""
+        name = f"{self.local.ufrag}:{self.remote.ufrag}".encode()
+        if message.get(Attribute.USERNAME) != name or not message.proves(self.local.password.encode()):
+            return []
+        mapped = [(int(Attribute.XOR_MAPPED_ADDRESS), stun.xor_mapped("192.0.2.1", 1, message.transaction))]
+        return [stun.build(Kind.SUCCESS, message.transaction, mapped, self.local.password.encode())]
+
     def hello(self) -> list[bytes]:
         """The beginning of the handshake."""
         context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
@@ -144,7 +152,10 @@ class Client:
     def receive(self, datagram: bytes) -> list[bytes]:
         """Take a datagram in; returns what to send."""
         if datagram[0] < 4:
-            self.answers.append(stun.parse(datagram))
+            message = stun.parse(datagram)
+            if message.kind == Kind.REQUEST:
+                return self._checked(message)
+            self.answers.append(message)
         elif datagram[0] < 64:
             assert self._ssl is not None
             self._ssl.bio_write(datagram)

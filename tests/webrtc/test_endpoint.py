@@ -11,13 +11,14 @@ import trio.testing
 from tests.webrtc.client import PAYLOAD_TYPE, Client, connection
 from whispr.audio.packets import Packet
 from whispr.errors import Code, WhisprError
-from whispr.webrtc import sdp
+from whispr.webrtc import sdp, stun
 from whispr.webrtc.endpoint import IN_USE_S, Endpoint, Options
 from whispr.webrtc.fanout import Fanout
 from whispr.webrtc.ice import Credentials
 from whispr.webrtc.metrics import REFUSED_CHECKS, REFUSED_HANDSHAKES
 from whispr.webrtc.peer import Peer, State
 from whispr.webrtc.rtcp import Nack, SenderReport
+from whispr.webrtc.stun import Kind
 
 WAIT_S = 10
 """How long a test waits for the network of this machine before it fails."""
@@ -187,6 +188,34 @@ async def test_an_address_in_use_is_nobody_elses() -> None:
                 peer.heard_at -= IN_USE_S
                 await wire.send(other.check())
                 await until(theirs, State.REACHED)
+            nursery.cancel_scope.cancel(reason="tested")
+
+
+async def test_media_follows_a_listener_who_moves_and_nobody_else() -> None:
+    """A check alone brings no media to where it says it is from; a client that answers ours hears on there."""
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            endpoint = await started(nursery)
+            fanout = Fanout(endpoint.socket_for, "whispr")
+            client = Client()
+            peer = admitted(endpoint, client, fanout.ssrc)
+            async with connection(client) as wire, connection(client) as moved:
+                await wire.connect()
+                await until(peer, State.CONNECTED)
+                fanout.add(peer, PAYLOAD_TYPE, "a")
+                before = peer.address
+                await moved.send(client.check())
+                replies = [stun.parse(await moved.socket.recv(2048)) for _ in range(2)]
+                assert [each.kind for each in replies] == [Kind.SUCCESS, Kind.REQUEST]
+                assert peer.address == before
+                fanout.push("a", Packet(0, 960, b"0"))
+                fanout.push("a", Packet(960, 960, b"1"))
+                await wire.hear(1)
+                await moved.send(client.check())
+                while peer.address == before:
+                    await moved.receive()
+                fanout.push("a", Packet(1920, 960, b"2"))
+                await moved.hear(2)
             nursery.cancel_scope.cancel(reason="tested")
 
 

@@ -175,3 +175,38 @@ def test_a_restart_keeps_the_path_until_the_new_one_is_nominated() -> None:
     assert ours.check(new, elsewhere, 4.0) is not None
     assert ours.address == elsewhere
     assert ours.check(stun.parse(check()), HERE, 5.0) is None, "the old ones are over"
+
+
+def test_media_moves_to_an_address_alone_that_has_answered() -> None:
+    """Anybody may write any source on a datagram: who is connected moves once the new address answers our check."""
+    ours = agent()
+    ours.check(stun.parse(check()), HERE, 1.0)
+    ours.settled = True
+    victim, elsewhere = ("198.51.100.1", 9), ("192.0.2.9", 1)
+    nominated = stun.parse(check((int(Attribute.USE_CANDIDATE), b"")))
+    first, again = ours.check(nominated, victim, 2.0), ours.check(nominated, victim, 2.5)
+    assert first is not None
+    assert again is not None
+    assert first.challenge is not None
+    assert again.challenge == first.challenge, "asked again, it is the same question"
+    assert ours.address == HERE
+    asked = stun.parse(first.challenge)
+    assert asked.proves(REMOTE.password.encode())
+    assert asked.get(Attribute.USERNAME) == b"remote:local"
+    forged = stun.parse(stun.build(Kind.SUCCESS, asked.transaction, [], b"x" * 22))
+    proved = stun.parse(stun.build(Kind.SUCCESS, asked.transaction, [], REMOTE.password.encode()))
+    assert not ours.confirm(forged, victim)
+    assert not ours.confirm(proved, elsewhere), "from somewhere else"
+    moved = ours.check(nominated, elsewhere, 3.0)
+    assert moved is not None
+    assert moved.challenge is not None
+    assert not ours.confirm(proved, victim), "not asked any more"
+    last = stun.parse(moved.challenge)
+    assert ours.confirm(
+        stun.parse(stun.build(Kind.SUCCESS, last.transaction, [], REMOTE.password.encode())), elsewhere
+    )
+    assert ours.address == elsewhere
+    assert not ours.confirm(proved, elsewhere), "answered already"
+    same = ours.check(nominated, elsewhere, 4.0)
+    assert same is not None
+    assert same.challenge is None

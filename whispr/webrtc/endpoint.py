@@ -217,18 +217,19 @@ class Endpoint:
         except StunError:
             self._failures.note(host, now)
             return
-        if message.kind == Kind.INDICATION:
+        if message.kind == Kind.INDICATION or (known is not None and known.confirm(message, address, now)):
             return
         name = (message.get(Attribute.USERNAME) or b"").partition(b":")[0].decode("ascii", "replace")
         peer = self._by_name.get(name) if message.kind == Kind.REQUEST else None
         if known is not None and known is not peer and now - known.heard_at < IN_USE_S:
             peer = None  # Whoever writes another's address on a check would have that one's media.
-        reply = peer.check(message, address, now) if peer is not None else None
-        if peer is None or reply is None:
+        replies = peer.check(message, address, now) if peer is not None else ()
+        if peer is None or not replies:
             self._failures.note(host, now)
             return
         self._learn(peer, address)
-        self.send(reply, address)
+        for each in replies:
+            self.send(each, address)
 
     def _learn(self, peer: Peer, address: Address) -> None:
         """Remember that an address is a peer's. It may have been another's before: ports are used again."""

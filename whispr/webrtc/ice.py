@@ -1,8 +1,13 @@
 """The lite side of ICE for one peer: answers connectivity checks, learns where the peer is, notices when it leaves.
 
 A lite agent (RFC 8445, section 2.5) makes no checks: it has one component, host candidates alone, and is always the
-controlled side. The pair that the peer nominates is used. Consent to send (RFC 7675) is the peer's own checks of it:
-full agents repeat them every few seconds, and without any for 30 s nothing may be sent any more.
+controlled side. The pair that the peer nominates is used. Where a peer is at first, the handshake shows. When it
+moves, a check proves only who wrote it, and its source may be anybody's: the new address has to answer a check of
+ours before media goes there, or a listener could point a stream at somebody else (the voice hammer of RFC 5245,
+section 18.5.1). A full agent answers checks, whatever the other side is.
+
+Consent to send (RFC 7675) is the peer's own checks of it: full agents repeat them every few seconds, and without any
+for 30 s nothing may be sent any more.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 
 CONSENT_S: Final = 30.0
 """RFC 7675, section 5.1."""
+_PRIORITY: Final = struct.pack(">I", (110 << 24) | (65535 << 8) | 255)
+"""Of a peer-reflexive candidate, as every check says (RFC 8445, sections 5.1.2.1 and 7.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,8 @@ class Checked:
 
     answer: bytes
     valid: bool = False
-    nominated: bool = False
+    challenge: bytes | None = None
+    """A check of ours for the same address, which is to become the peer's."""
 
 
 class LiteAgent:
@@ -52,13 +60,18 @@ class LiteAgent:
         self.remote = remote
         self.address: Address | None = None
         """Where the peer is; None until a check has come from there."""
+        self.settled = False
+        """Whether media goes to the address, which then changes to one alone that has answered."""
         self._heard_at = now
         self._previous: Credentials | None = None
+        self._challenged: tuple[Address, bytes] | None = None
+        """The address that is asked whether it is the peer's, and the transaction in which it is."""
 
     def restart(self, local: Credentials, remote: Credentials, now: float) -> None:
         """Begin anew (RFC 8445, section 9). The present address serves until the new credentials nominate one."""
         self._previous, self.local, self.remote = self.local, local, remote
         self._heard_at = now
+        self._challenged = None
 
     def owns(self, ufrag: str) -> bool:
         """Whether checks to this fragment are this agent's."""
@@ -84,13 +97,40 @@ class LiteAgent:
             return Checked(_refused(message, 487, password))
         self._heard_at = now
         nominated = message.get(Attribute.USE_CANDIDATE) is not None
+        challenge = None
         if local is self.local and theirs == self.remote.ufrag and (nominated or self.address is None):
-            self.address = address
-            self._previous = None
+            challenge = self._choose(address)
         mapped = stun.xor_mapped(address[0], address[1], message.transaction)
         reply = [(int(Attribute.XOR_MAPPED_ADDRESS), mapped)]
         answer = stun.build(Kind.SUCCESS, message.transaction, reply, password)
-        return Checked(answer, valid=True, nominated=nominated)
+        return Checked(answer, valid=True, challenge=challenge)
+
+    def _choose(self, address: Address) -> bytes | None:
+        """Use an address that the peer has nominated, or return what it is to answer first."""
+        if not self.settled or address == self.address:
+            self._use(address)
+            return None
+        if self._challenged is None or self._challenged[0] != address:
+            self._challenged = address, secrets.token_bytes(12)
+        attributes = [
+            (int(Attribute.USERNAME), f"{self.remote.ufrag}:{self.local.ufrag}".encode()),
+            (int(Attribute.PRIORITY), _PRIORITY),
+            (int(Attribute.ICE_CONTROLLED), bytes(8)),
+        ]
+        return stun.build(Kind.REQUEST, self._challenged[1], attributes, self.remote.password.encode())
+
+    def _use(self, address: Address) -> None:
+        self.address = address
+        self._previous = self._challenged = None
+
+    def confirm(self, message: Message, address: Address) -> bool:
+        """Take an answer to a check of ours, if it is one: the peer is where it came from."""
+        if self._challenged != (address, message.transaction) or message.kind != Kind.SUCCESS:
+            return False
+        if not message.proves(self.remote.password.encode()):
+            return False
+        self._use(address)
+        return True
 
     def consents(self, now: float) -> bool:
         """Whether we may go on sending (RFC 7675)."""

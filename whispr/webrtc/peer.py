@@ -89,18 +89,26 @@ class Peer:
         """Where it is."""
         return self.ice.address
 
-    def check(self, message: Message, address: Address, now: float) -> bytes | None:
-        """Answer a connectivity check; None for one that does not prove to be this peer's."""
+    def check(self, message: Message, address: Address, now: float) -> Sequence[bytes]:
+        """Answer a connectivity check; nothing for one that does not prove to be this peer's."""
         before = self.ice.address
         checked = self.ice.check(message, address, now)
         if checked is None:
-            return None
+            return ()
         if checked.valid and self.state is not State.CLOSED:
             self.heard_at = now
             self._go(_Event.CHECK)
             if self.ice.address != before:
                 self.on_moved(self)
-        return checked.answer
+        return [checked.answer] if checked.challenge is None else [checked.answer, checked.challenge]
+
+    def confirm(self, message: Message, address: Address, now: float) -> bool:
+        """Take what may be the answer to a check of ours; returns whether it is."""
+        if self.state is State.CLOSED or not self.ice.confirm(message, address):
+            return False
+        self.heard_at = now
+        self.on_moved(self)
+        return True
 
     def receive_dtls(self, datagram: bytes, now: float, *, cookie: bool = False) -> Sequence[bytes]:
         """Take a datagram of DTLS in; `cookie`: whether a handshake that begins with it needs one."""
@@ -116,6 +124,7 @@ class Peer:
             return ()
         if outcome.keys is not None:
             self.protection = Protection(outcome.keys)
+            self.ice.settled = True
             self._go(_Event.KEYS)
         return outcome.send
 

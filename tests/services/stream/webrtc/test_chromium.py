@@ -103,3 +103,25 @@ async def test_what_chromium_publishes_chromium_hears(tmp_path: Path, quality: Q
         else:
             raise AssertionError(found)
         nursery.cancel_scope.cancel(reason="tested")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_browser_answers_the_check_that_a_move_takes(tmp_path: Path) -> None:
+    """As if it had been elsewhere before: its own next checks, and its answer to ours, bring the media back to it."""
+    async with (
+        rigged(page=PAGE) as rig,
+        chromium(tmp_path / "profile", ["--autoplay-policy=no-user-gesture-required"]) as browser,
+    ):
+        page = await browser.page(rig.url("/"))
+        assert (await page.evaluate(f"publish({rig.url('/whip/' + STREAM)!r}, {KEY!r}, {TONE_HZ})"))[
+            "state"
+        ] == "connected"
+        (peer,) = rig.webrtc.endpoint._addresses
+        there, moved = peer.address, trio.Event()
+        peer.on_moved = lambda _: moved.set()
+        peer.ice.address = ("127.0.0.1", 9)
+        with trio.fail_after(60):
+            await moved.wait()
+        assert peer.address == there
+        assert page.problems == []
