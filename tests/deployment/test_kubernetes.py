@@ -19,7 +19,7 @@ from tests.deployment.checkers import checker
 from whispr.config import SERVICES, Settings, load
 
 K8S = Path(__file__).parents[2] / "config" / "k8s"
-BASE, MUTUAL_TLS = K8S / "base", K8S / "mutual-tls"
+BASE, MUTUAL_TLS, WEBRTC = (K8S / name for name in ("base", "mutual-tls", "webrtc"))
 
 
 def resources(folder: Path) -> Iterator[Any]:
@@ -186,9 +186,26 @@ def test_pods_can_do_little(name: str) -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
+        assert not any("hostPort" in port for port in container.get("ports", ())), "no standard allows that"
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
         assert "memory" in container["resources"]["limits"]
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+
+
+def test_ports_of_nodes_are_of_a_component() -> None:
+    """WebRTC's pods are let in by the namespace, replace each other on their nodes, and tell clients of these."""
+    labels = yaml.safe_load((WEBRTC / "namespace.yaml").read_text())["metadata"]["labels"]
+    spec = yaml.safe_load((WEBRTC / "stream.yaml").read_text())["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+    (own,) = [p for p in containers(TEMPLATES["whispr-stream"])[-1]["ports"] if p["name"] == port["name"]]
+    assert of_kind("Namespace")[0]["metadata"]["labels"] == {
+        "pod-security.kubernetes.io/enforce": "restricted"
+    }
+    assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+    assert port == {**own, "hostPort": settings_of("whispr-stream").stream.webrtc_port}
+    assert [each["name"] for each in container["env"]] == ["WHISPR_STREAM_WEBRTC_ADDRESSES"]
 
 
 def test_secrets_are_documented() -> None:
@@ -242,11 +259,20 @@ def test_the_schemas_of_kubernetes_hold() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", [BASE, MUTUAL_TLS], ids=lambda path: path.name)
-def test_kustomize_builds(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("webrtc", [False, True])
+def test_kustomize_builds(folder: Path, webrtc: bool, tmp_path: Path) -> None:
     """What kustomize makes of it, images and patches applied, is valid too; certificates are cert-manager's."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
-    built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True)
+    shutil.copytree(K8S, tmp_path / "k8s")
+    own: dict[str, Any] = {"resources": [f"../k8s/{folder.name}"]}
+    if webrtc:
+        own["components"] = ["../k8s/webrtc"]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    command = ["kubectl", "kustomize", str(tmp_path / "own")]
+    built = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert built.stdout.count("hostPort: 50062") == built.stdout.count("enforce: privileged") == int(webrtc)
     docs = [each for each in yaml.safe_load_all(built.stdout) if "cert-manager" not in each["apiVersion"]]
     (tmp_path / "built.yaml").write_text(yaml.safe_dump_all(docs))
     command = [str(checker("kubernetes-validate")), "--strict", str(tmp_path / "built.yaml")]
