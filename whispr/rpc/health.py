@@ -9,6 +9,7 @@ Their messages are built in `protos`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,12 +18,15 @@ import trio
 
 from whispr.errors import Code, WhisprError, not_found
 from whispr.rpc import protos
+from whispr.rpc.call import current_call
 
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
 
 SERVICE = "grpc.health.v1.Health"
 
-_WATCHERS_MAX = 1000
+_WATCHERS_MAX = 10_000
+_WATCHERS_OF_ADDRESS_MAX = 500
+"""Anybody may watch, so nobody may take all the places: other nodes watch too."""
 
 
 HealthCheckRequest = protos.message("grpc.health.v1.HealthCheckRequest")
@@ -35,7 +39,8 @@ class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is unty
     def __init__(self) -> None:
         self._statuses = {"": NOT_SERVING}
         self._changed = trio.Event()
-        self._watchers = 0
+        self._watchers: Counter[str] = Counter()
+        """By the address they come from."""
         self._ended = False
 
     def set(self, service: str, status: int) -> None:
@@ -57,10 +62,14 @@ class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is unty
         return HealthCheckResponse(status=status)
 
     async def Watch(self, input_message: Any) -> AsyncIterator[Any]:  # noqa: N802  # the protocol's name
-        """The status now and whenever it changes; SERVICE_UNKNOWN for a service not heard of yet."""
-        if self._watchers >= _WATCHERS_MAX:
+        """The status now and whenever it changes; SERVICE_UNKNOWN for a service not heard of yet.
+
+        Raises WhisprError RESOURCE_EXHAUSTED for too many watchers, of one address or in all.
+        """
+        address = current_call().peer.rpartition(":")[0]
+        if self._watchers[address] >= _WATCHERS_OF_ADDRESS_MAX or self._watchers.total() >= _WATCHERS_MAX:
             raise WhisprError(Code.RESOURCE_EXHAUSTED, "too many health watchers")
-        self._watchers += 1
+        self._watchers[address] += 1
         try:
             last = None
             while True:
@@ -74,7 +83,9 @@ class HealthServicer(purerpc.Servicer):  # type: ignore[misc]  # purerpc is unty
                     return
                 await changed.wait()
         finally:
-            self._watchers -= 1
+            self._watchers[address] -= 1
+            if not self._watchers[address]:
+                del self._watchers[address]
 
     @property
     def service(self) -> purerpc.Service:
