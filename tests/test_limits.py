@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispr.config import load
-from whispr.limits import share, streaming
+from whispr.limits import share, sockets, streaming
 
 
 @given(whole=st.integers(1, 1000), workers=st.integers(1, 64))
@@ -28,3 +28,10 @@ def test_workers_share_the_nodes_streams(tmp_path: Path, monkeypatch: pytest.Mon
     engines = [streaming(settings, worker, 3).engine for worker in (1, 2, 3)]
     assert [(each.streams, each.cores) for each in engines] == [(3, 2), (2, 2), (2, 1)]
     assert streaming(settings).engine.cores == 5
+
+
+def test_connections_of_an_address_are_set_and_lifted() -> None:
+    """What is set counts, 0 is no limit, and by default an address may be that of a thousand people."""
+    for told, most in ({}, 1000), ({"WHISPR_LIMITS_ADDRESS_CONNECTIONS": "7"}, 7):
+        assert sockets(load(told).settings).address_connections == most
+    assert sockets(load({"WHISPR_LIMITS_ADDRESS_CONNECTIONS": "0"}).settings).address_connections == 0
