@@ -44,6 +44,20 @@ def test_so_many_are_remembered(door: Admission, monkeypatch: pytest.MonkeyPatch
     assert BARRED_MAX == 10_000
 
 
+def test_one_household_has_the_listeners_of_one_address() -> None:
+    """Of IPv6 anybody has as many addresses as they like: all of a /64 count as one, and leave as one."""
+    door = Admission(cast(Any, None), StreamLimits(address_listeners=2))
+    for number in range(2):
+        door.come("s", f"2001:db8::{number}", Viewer())
+    with pytest.raises(WhisprError) as told:
+        door.come("s", "2001:db8::9", Viewer())
+    assert told.value.reason == "too_many_listeners"
+    door.come("s", "2001:db8:0:1::9", Viewer())
+    for each in ("2001:db8::0", "2001:db8::1", "2001:db8:0:1::9"):
+        door.go(each, "")
+    assert not door._addresses
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

@@ -32,20 +32,23 @@ _IPV6_NETWORK: Final = 64
 log = structlog.get_logger("whispr.stream")
 
 
+def household(address: str) -> str:
+    """Return what counts as one address: of IPv6 the network that one household has."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    whole = mapped or found
+    bits = _IPV6_NETWORK if whole.version == 6 else whole.max_prefixlen
+    return str(ipaddress.ip_network((whole, bits), strict=False))
+
+
 def mark_of(stream_id: str, address: str) -> str:
     """Return what an address is called where it is barred from a stream; empty for none."""
     if not address:
         return ""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        network = address
-    else:
-        mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-        whole = mapped or found
-        bits = _IPV6_NETWORK if whole.version == 6 else whole.max_prefixlen
-        network = str(ipaddress.ip_network((whole, bits), strict=False))
-    return hashlib.blake2b(f"{stream_id} {network}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(f"{stream_id} {household(address)}".encode(), digest_size=16).hexdigest()
 
 
 class Admission:
@@ -72,18 +75,18 @@ class Admission:
         """
         if not viewer.user_id and not viewer.trusted and self.is_barred(stream_id, address):
             raise denied("you have been put out of this stream", reason="removed")
-        most = self._limits.address_listeners
-        if most and address and self._addresses[address] >= most:
+        most, home = self._limits.address_listeners, household(address)
+        if most and address and self._addresses[home] >= most:
             raise exhausted(f"at most {most} listeners from one address", reason="too_many_listeners")
         most = self._limits.user_listeners
         if most and viewer.user_id and self._people[viewer.user_id] >= most:
             raise exhausted(f"at most {most} listeners of one person", reason="too_many_listeners")
-        self._addresses[address] += 1
+        self._addresses[home] += 1
         self._people[viewer.user_id] += 1
 
     def go(self, address: str, user_id: str) -> None:
         """Count one less."""
-        for counts, whose in ((self._addresses, address), (self._people, user_id)):
+        for counts, whose in ((self._addresses, household(address)), (self._people, user_id)):
             counts[whose] -= 1
             if not counts[whose]:
                 del counts[whose]
