@@ -90,6 +90,7 @@ def test_the_product_takes_its_variables(tmp_path: Path) -> None:
     assert settings.postgres.url.startswith("postgresql://whispr:")
     assert settings.host == "0.0.0.0"  # noqa: S104  # in a container
     assert seconds(SERVICES["whispr"]["stop_grace_period"]) > settings.drain_s + settings.drain_notice_s + 10
+    assert f"{settings.stream.webrtc_port}:{settings.stream.webrtc_port}/udp" in SERVICES["whispr"]["ports"]
     exposed = {*re.search(r"EXPOSE (.*)", (DOCKER / "Dockerfile").read_text())[1].split()}  # type: ignore[index]
     listeners = ("gateway", "websocket", *NAMES)
     assert exposed == {str(getattr(settings, name).port) for name in listeners}
@@ -137,6 +138,7 @@ def test_the_unit_gives_time_to_drain() -> None:
     settings = load(environ).settings
     (patience,) = unit_values("TimeoutStopSec")
     assert int(patience) > settings.drain_s + settings.drain_notice_s + 10
+    assert "WHISPR_CONFIG=/etc/whispr/whispr.toml" in UNIT.read_text(), "nobody else would read it"
     assert unit_values("StateDirectory") == [settings.data_dir.name]
 
 
