@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -305,6 +306,12 @@ async def test_malformed_messages_are_dropped(autojump_clock: trio.testing.MockC
         for subject in (messages.state_subject(STREAM), messages.sound_subject(STREAM, LOW), messages.WANTS):
             for payload in (b"", b"\xc1", b"\x93\x01\x02\x03", b"x" * 100):
                 end.publish(subject, payload)
+        sound = messages.sound_subject(STREAM, LOW)
+        for pts, duration in ((-960, 960), (0, 0), (0, -960), (0, 2**40)):
+            end.publish(sound, messages.encode(messages.Packets(pts, duration, [b"x"] * 2000)))
+        naive = live.started_at.replace(tzinfo=None)  # as none of ours says it
+        naive_state = msgspec.structs.replace(messages.state_of(live), started_at=naive)
+        end.publish(messages.state_subject(STREAM), messages.encode(naive_state))
         await settle()
         play(there.lives.made[STREAM], 1.0)
         await settle()
@@ -424,3 +431,28 @@ async def test_a_second_source_elsewhere_is_refused_or_takes_over(
             await until(lambda: reasons)
             assert reasons == ["another source took over"]
             nursery.cancel_scope.cancel()
+
+
+async def test_what_is_taken_over_where_no_more_is_relayed_ends_there(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its listeners here hear so; the streams that are relayed, and those made here, go on."""
+    monkeypatch.setattr(everywhere_module, "IMPORTS_MAX", 0)
+    wire, lives = Wire(), Lives()
+
+    async def made_somewhere(stream_id: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+    lives.elsewhere = everywhere = Everywhere(lives, cast(Any, End(wire)), made_somewhere)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lives.run)
+        await nursery.start(everywhere.run)
+        async with lives.source("other", SourceOptions(kind="test")) as other:
+            async with lives.source(STREAM, SourceOptions(kind="test")) as feed:
+                End(wire).publish(messages.TAKEN, STREAM.encode())
+                await feed.live.ended.wait()
+            assert (feed.reason, feed.live.reason) == ("another source took over", "relay_ended")
+            assert lives.get(STREAM) is None
+            assert not other.live.ended.is_set()
+        nursery.cancel_scope.cancel()

@@ -12,17 +12,20 @@ import pytest
 import trio
 
 from tests.services.stream.kit import SERVICE, Rig, as_, open_rig
-from whispr.adapters.bus import Bus
+from whispr.adapters.bus import Bus, open_bus
 from whispr.adapters.cache import Cache
 from whispr.adapters.postgres import Postgres
 from whispr.audio.packets import Quality
-from whispr.errors import Code, WhisprError
+from whispr.bridge import Bridge
+from whispr.embed import Backends
+from whispr.errors import Code, WhisprError, unavailable
 from whispr.events import Event
 from whispr.services.stream.access import Shown
+from whispr.services.stream.analytics import Counting
 from whispr.services.stream.domain import StreamLimits
 from whispr.services.stream.listener import Listener, Transport
 from whispr.services.stream.livestate import TTL_S, Facts
-from whispr.services.stream.notices import RECONSIDER, Notice
+from whispr.services.stream.notices import PUT_OUT, RECONSIDER, SUBJECT, WISH, Notice
 from whispr.v1 import chat_pb2, common_pb2
 from whispr.v1 import stream_pb2 as pb
 
@@ -496,6 +499,7 @@ async def test_counters_that_redis_lost_add_to_those_that_were_kept(rig: Rig, ca
         await rig.service.analytics.roll_up()
     await cache.command("FLUSHDB")
     await live.count(stream_id, hour, 1, {"joined": 3, "quality:low": 250})
+    await live.put_back([(stream_id, hour)])
     await rig.service.analytics.roll_up()
     now = datetime.now(UTC)
     report = await rig.service.analytics.report(stream_id, now, now)
@@ -523,6 +527,49 @@ async def test_what_listeners_report_breaks_no_counter(rig: Rig) -> None:
     rows = await rig.db.fetch("SELECT rebuffers, dropped_frames FROM streams.sessions")
     assert [tuple(row.values()) for row in rows] == [(2**31 - 1, 2**31 - 1)] * 2
     assert await rig.db.fetchval("SELECT rebuffers FROM streams.hours") == 2**31 - 1
+
+
+async def test_what_redis_took_before_it_failed_is_not_added_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counters are added to once, and read by who rolls up, whichever of both Redis failed at."""
+    stream_id, live = await rig.stream(await rig.person("premium")), rig.service.live_state
+    counting, real, failures = Counting(live), Cache.command, [unavailable("no Redis")]
+
+    async def command(cache: Cache, *words: str | bytes | float) -> object:
+        if words[0] == "SADD" and failures:
+            raise failures.pop()
+        return await real(cache, *words)
+
+    monkeypatch.setattr(Cache, "command", command)
+    counting._add(stream_id, "joined", 3)
+    with pytest.raises(WhisprError):
+        await counting.flush({})
+    await counting.flush({})
+    now = datetime.now(UTC)
+    report = await rig.service.analytics.report(stream_id, now, now)
+    assert [each.joined for each in report.hours] == [3]
+
+
+async def test_orders_that_make_no_sense_are_passed(rig: Rig, bridge: Bridge, backends: Backends) -> None:
+    """What a process of another version, or nobody of ours, says on the bus ends nothing here."""
+    stream_id, audience = await rig.stream(await rig.person("premium")), rig.service.audience
+    assert backends.nats_url is not None
+    async with (
+        open_bus(bridge, backends.nats_url) as other,
+        audience.listening(stream_id, Shown(), Transport.WHEP, "192.0.2.1", "") as listener,
+    ):
+        await other.wait_connected()
+        for kind, data in (
+            (WISH, {"user_id": "", "quality": "loud"}),
+            (WISH, {"user_id": "", "volume": "loud"}),
+            ("metadata_updated", {"metadata": 5}),
+            ("unheard_of", {}),
+        ):
+            other.publish(SUBJECT, msgspec.json.encode(Notice(stream_id, kind, data)))
+        other.publish(SUBJECT, msgspec.json.encode(Notice(stream_id, PUT_OUT, {"listener_id": listener.id})))
+        await until_ended(listener)
+    assert listener.reason == "removed"
 
 
 async def test_a_deleted_account_leaves_nothing(rig: Rig) -> None:

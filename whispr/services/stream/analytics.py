@@ -89,6 +89,8 @@ class Counting:
         self._more: dict[str, dict[str, int]] = {}
         """Stream → counter → what is to be added."""
         self._gone: dict[str, list[str]] = {}
+        self._unread: set[tuple[str, int]] = set()
+        """Hours that have been added to, and are yet to be read by who rolls up."""
 
     def begin(self, listener: Listener, country: str) -> None:
         """Count from now on."""
@@ -130,6 +132,10 @@ class Counting:
                 for name, number in more.items():
                     self._add(stream_id, name, number)
                 raise
+            self._unread.add((stream_id, hour))
+        if self._unread:
+            await self._live.put_back(self._unread)
+            self._unread.clear()
 
     def _measure(self, listener: Listener, told: _Told) -> None:
         figures, before, stream_id = listener.figures, told.figures, listener.stream.id

@@ -216,13 +216,15 @@ class LiveState:
     # The counters of an hour
 
     async def count(self, stream_id: str, hour: int, peak: int, more: Mapping[str, int]) -> None:
-        """Add to the counters of a stream's hour (Unix time / 3600); `peak` is how many listen now."""
+        """Add to the counters of a stream's hour (Unix time / 3600); `peak` is how many listen now.
+
+        Have it read by `put_back`: apart from this, for what failed there need not be added again.
+        """
         added: list[str | float] = [
             word for name, number in more.items() if number for word in (name, number)
         ]
         args: list[str | float] = [secrets.token_hex(8), peak, KEPT_S, *added]
         await self._cache.script(_COUNT_SHA, _COUNT, [_hour(stream_id, hour)], args)
-        await self._cache.command("SADD", DIRTY, f"{stream_id}|{hour}")
 
     async def take_dirty(self, most: int) -> list[tuple[str, int]]:
         """Take hours whose counters have changed; `put_back` those that were not kept."""
@@ -231,7 +233,7 @@ class LiveState:
         return [(stream_id, int(hour)) for stream_id, _, hour in parts]
 
     async def put_back(self, hours: Iterable[tuple[str, int]]) -> None:
-        """Have others look at hours again."""
+        """Have counters of hours read, again or for the first time."""
         await self._cache.command("SADD", DIRTY, *(f"{stream_id}|{hour}" for stream_id, hour in hours))
 
     async def counters(self, stream_id: str, hour: int) -> Mapping[str, str]:

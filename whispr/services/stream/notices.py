@@ -72,5 +72,6 @@ class Notices:
             async for message in messages:
                 try:
                     self._hear(msgspec.json.decode(message.payload, type=Notice))
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, ValueError, TypeError) as error:
+                    # Also what a process of another version means by it.
                     log.warning("notice_unreadable", error=str(error))

@@ -15,7 +15,7 @@ import trio
 
 from whispr.adapters.bus import Bus
 from whispr.adapters.bus_feed import Feed
-from whispr.errors import exhausted
+from whispr.errors import WhisprError, exhausted
 from whispr.services.stream.engine.live import Live
 from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.engine.relay.exports import Exports
@@ -91,7 +91,16 @@ class Everywhere:
                 live = self._lives.release(stream_id) if self._lives.made_here(stream_id) else None
                 if live is not None:
                     log.info("stream_taken_over", stream_id=stream_id)
-                    self._begin(stream_id, live)
+                    self._go_on_by_relay(live)
+
+    def _go_on_by_relay(self, live: Live) -> None:
+        """Relay what was made here until now; where there is no room, its listeners here hear no more."""
+        try:
+            self._begin(live.stream_id, live)
+        except WhisprError as error:
+            log.warning("stream_not_relayed", stream_id=live.stream_id, error=str(error))
+            self._lives.remove(live)
+            live.end("relay_ended")
 
     def _begin(self, stream_id: str, live: Live | None = None) -> Import | None:
         """Relay a stream: one that is found by asking, or `live`, which was made here until now."""

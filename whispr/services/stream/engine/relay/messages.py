@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from whispr.audio.packets import Codec, Packet, Quality, Rendition
+from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Quality, Rendition
 from whispr.audio.wallclock import Note
 from whispr.services.stream.engine.live import Levels, Live, Sound, Source
 
@@ -25,6 +25,9 @@ TAKEN: Final = "whispr.streams.taken"
 """Its payload is the stream's id."""
 SOUND_BYTES_MAX: Final = 512 * 1024
 """Of packets in one message: half of what the bus carries at most."""
+
+Ticks = Annotated[int, msgspec.Meta(ge=0)]
+"""A place on a stream's clock."""
 
 RENDITIONS: Final[Mapping[str, Rendition]] = {
     rendition.name: rendition
@@ -54,8 +57,8 @@ class Want(msgspec.Struct, array_like=True, frozen=True):
 class Packets(msgspec.Struct, array_like=True, frozen=True):
     """Packets of one rendition that follow each other, equally long."""
 
-    pts: int
-    duration: int
+    pts: Ticks
+    duration: Annotated[int, msgspec.Meta(ge=1, le=CLOCK_HZ)]
     data: list[bytes]
 
     def packets(self) -> list[Packet]:
@@ -69,9 +72,9 @@ class Packets(msgspec.Struct, array_like=True, frozen=True):
 class State(msgspec.Struct, array_like=True, frozen=True):
     """A stream as the node has it whose source it is."""
 
-    started_at: datetime
+    started_at: Annotated[datetime, msgspec.Meta(tz=True)]
     top: Quality
-    now_pts: int
+    now_pts: Ticks
     levels: Levels
     source: Source
     sound: Sound
