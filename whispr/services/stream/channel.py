@@ -39,6 +39,8 @@ from whispr.services.stream.store import StreamStore
 from whispr.tokens import Claims
 
 AUTO: Final = "AUTO"
+CHECK_AGAIN_S: Final = 2.0
+"""After which it is looked at again whether a member may stay, when that could not be told."""
 MEDIA: Final = frozenset({"audio"})
 
 Find = Callable[[str], Awaitable[Live | None]]
@@ -92,7 +94,7 @@ class Members:
             about = notice.data.get("user_id")
             for channel in self._of(notice):
                 if about in (None, channel.claims.user_id):
-                    channel.link.start_soon(channel.check)
+                    channel.reconsider()
 
     def _of(self, notice: Notice) -> list[StreamChannel]:
         return [channel for channel in self.channels if channel.link.subtopic == notice.stream_id]
@@ -108,6 +110,8 @@ class StreamChannel(Channel):
         self._listener: Listener | None = None
         self._sound: SocketSound | None = None
         self._serving: trio.CancelScope | None = None
+        self._doubts = 0
+        """How often it was said, since that was last looked at, that this member's access may have ended."""
         self._source = SocketSource(link, shared.lives, shared.access)
 
     @property
@@ -144,13 +148,24 @@ class StreamChannel(Channel):
             raise not_found("stream", self._stream_id)
         return standing.stream
 
-    async def check(self) -> None:
-        """Close the channel of somebody who may not be here any more."""
-        try:
-            await self._seen()
-        except WhisprError as error:
-            if error.reason == "not_found":
-                self.link.close("removed", {"stream_id": self._stream_id})
+    def reconsider(self) -> None:
+        """Have it looked at whether this member may still be here."""
+        self._doubts += 1
+        if self._doubts == 1:
+            self.link.start_soon(self._check)
+
+    async def _check(self) -> None:
+        """Close the channel of somebody who may not be here any more, as soon as that can be told."""
+        while doubts := self._doubts:
+            try:
+                await self._seen()
+            except WhisprError as error:
+                if error.reason == "not_found":
+                    self.link.close("removed", {"stream_id": self._stream_id})
+                    return
+                await trio.sleep(CHECK_AGAIN_S)
+            else:
+                self._doubts -= doubts
 
     def handle_now(self, event: str, payload: object) -> object:
         """Take a report without a task: players send one every few seconds."""
@@ -201,7 +216,8 @@ class StreamChannel(Channel):
         quality = _quality(_read(payload, _Quality).quality)
         self._stop("again")
         reply = Deferred()
-        self.link.start_soon(self._serve, payload, quality, reply)
+        serving = self._serving = trio.CancelScope()
+        self.link.start_soon(self._serve, payload, quality, serving, reply)
         return reply
 
     def _stop(self, reason: str) -> None:
@@ -209,10 +225,11 @@ class StreamChannel(Channel):
             self._serving.cancel(reason=reason)
             self._serving = None
 
-    async def _serve(self, payload: object, quality: Quality | None, reply: Deferred) -> None:
+    async def _serve(
+        self, payload: object, quality: Quality | None, serving: trio.CancelScope, reply: Deferred
+    ) -> None:
         """Serve this listener until they leave, their access ends, or the sound does."""
-        with trio.CancelScope() as serving:
-            self._serving = serving
+        with serving:
             try:
                 live = await self._shared.find(self._stream_id)
                 if live is None:  # whoever hears nothing is no listener
@@ -225,6 +242,7 @@ class StreamChannel(Channel):
                 self.link.push("audio_stopped", {"reason": listener.reason or "ended"})
             except WhisprError as error:
                 reply.fail(error)
+        reply.fail(conflict("it was taken back before it began", "unlistened"))
 
     async def _sound_to(self, listener: Listener, live: Live, payload: object, reply: Deferred) -> None:
         sound = SocketSound(self.link, live, listener, self._shared.frames)

@@ -51,7 +51,8 @@ class SocketSource:
         shown, form = _asked(payload)
         self.end()
         reply = Deferred()
-        self._link.start_soon(self._serve, shown, form, reply)
+        serving = self._serving = trio.CancelScope()
+        self._link.start_soon(self._serve, shown, form, serving, reply)
         return reply
 
     def take_now(self, data: bytes) -> bool:
@@ -82,11 +83,11 @@ class SocketSource:
             raise _not_publishing()
         return self._sound
 
-    async def _serve(self, shown: Shown, form: str, reply: Deferred) -> None:
+    async def _serve(self, shown: Shown, form: str, serving: trio.CancelScope, reply: Deferred) -> None:
         """Be the source until the client ends it, or it is told to."""
         feed: Feed | None = None
         try:
-            with trio.CancelScope() as self._serving:
+            with serving:
                 stream = await self._access.source(self._link.subtopic, shown)
                 sound = Sound(volume=stream.volume)
                 options = SourceOptions(kind="websocket", top=stream.config.quality, sound=sound)
@@ -99,7 +100,9 @@ class SocketSource:
                 self._link.push("publish_stopped", {"reason": error.reason, "message": error.message})
             reply.fail(error)
         finally:
-            self._serving = None
+            if self._serving is serving:
+                self._serving = None
+        reply.fail(conflict("it was taken back before it began", "unpublished"))
 
     async def _feed(self, feed: Feed, form: str, reply: Deferred) -> None:
         send, receive = trio.open_memory_channel[bytes](WAITING_MAX)
