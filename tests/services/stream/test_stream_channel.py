@@ -116,3 +116,23 @@ async def test_a_member_whose_access_ended_is_put_out_once_that_can_be_told(
         assert world.closed == []
         await trio.sleep(CHECK_AGAIN_S)
         assert world.closed == ["removed"]
+
+
+async def test_a_join_that_comes_to_nothing_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    """Clients that are refused, or hang up while they join, are not kept; who is put out meanwhile is heard of."""
+    async with joined() as (world, channel):
+        members = channel._shared
+        members.channels.clear()
+        world.visibility = Visibility.PRIVATE_STREAM
+        with pytest.raises(WhisprError, match="no such stream"):
+            await channel.join({})
+        assert not members.channels
+        world.visibility = Visibility.PUBLIC_STREAM
+        with trio.CancelScope() as hanging_up:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.join, {})
+                await wait_all_tasks_blocked()
+                world.tell(Notice(STREAM, RECONSIDER))
+                assert channel._doubts == 1
+                hanging_up.cancel()
+        assert not members.channels

@@ -129,14 +129,22 @@ class StreamChannel(Channel):
     async def join(self, payload: object) -> object:
         """Admit who may know of the stream."""
         del payload
-        stream = await self._seen()
-        self._shared.channels.add(self)
-        count = None
+        self._shared.channels.add(self)  # first, to hear who is put out meanwhile
+        seen: Joined | None = None
         try:
-            count = (await self._shared.live_state.counts([stream.id]))[stream.id]
-        except WhisprError:  # how many listen is not worth refusing anybody
-            count = None
-        return Joined({"stream": shown(stream), "listener_count": count})
+            stream = await self._seen()
+            seen = Joined({"stream": shown(stream), "listener_count": await self._count(stream.id)})
+        finally:
+            if seen is None:
+                self._shared.channels.discard(self)  # what has not joined does not leave
+        return seen
+
+    async def _count(self, stream_id: str) -> int | None:
+        """Return how many listen; None, for it is not worth refusing anybody, when that cannot be told."""
+        try:
+            return (await self._shared.live_state.counts([stream_id]))[stream_id]
+        except WhisprError:
+            return None
 
     async def _seen(self) -> Stream:
         """Return the stream. Raises NOT_FOUND, also to who may not know of it, or was put out."""
