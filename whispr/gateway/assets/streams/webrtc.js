@@ -21,12 +21,18 @@ export async function negotiate(peer, url, headers) {
   }
   const text = await reply.text();
   if (reply.status !== 201) throw new ApiError(reply.status, asJson(text));
-  // Servers that relay are told with the answer, so candidates are looked for only now: ours need not be told at all.
-  const iceServers = serversIn(reply.headers.get("link") || "");
-  if (iceServers.length) peer.setConfiguration({ iceServers });
-  await peer.setLocalDescription(offer);
-  await peer.setRemoteDescription({ type: "answer", sdp: text });
-  return new URL(reply.headers.get("location"), new URL(url, location.href)).href;
+  const session = new URL(reply.headers.get("location"), new URL(url, location.href)).href;
+  try {
+    // Servers that relay are told with the answer, so candidates are looked for only now: ours need not be told at all.
+    const iceServers = serversIn(reply.headers.get("link") || "");
+    if (iceServers.length) peer.setConfiguration({ iceServers });
+    await peer.setLocalDescription(offer);
+    await peer.setRemoteDescription({ type: "answer", sdp: text });
+  } catch (error) {
+    hangUp(peer, session); // given up meanwhile, or an answer that is of no use: nobody will come to it
+    throw error;
+  }
+  return session;
 }
 
 function asJson(text) {
@@ -74,6 +80,6 @@ export function lost(peer) {
 
 export function hangUp(peer, sessionUrl) {
   peer?.close();
-  // The connection's end says it, too: of several processes another one may be asked, and not know the session.
+  // The connection's end says it, too: a page that is left may not get this through any more.
   if (sessionUrl) fetch(sessionUrl, { method: "DELETE", keepalive: true }).catch(() => null);
 }
