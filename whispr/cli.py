@@ -21,6 +21,7 @@ Exit codes: 0 done, 1 it could not be done (said on standard error), 2 bad usage
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -68,13 +69,28 @@ def main() -> None:
         app()
     except ConfigError as error:
         _fail(["the configuration cannot be used:", *(f"  {problem}" for problem in error.problems)], 2)
-    except (WhisprError, KeyboardInterrupt, BaseExceptionGroup) as error:
+    except (WhisprError, KeyboardInterrupt, OSError, BaseExceptionGroup) as error:
         leaves = list(_leaves(error))
-        if not all(isinstance(leaf, WhisprError | KeyboardInterrupt) for leaf in leaves):
+        if not all(isinstance(leaf, KeyboardInterrupt) or _told(leaf) for leaf in leaves):
             raise
         if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
             sys.exit(130)
-        _fail([leaf.message for leaf in leaves if isinstance(leaf, WhisprError)], 1)
+        _fail([_told(leaf) for leaf in leaves], 1)
+
+
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What an operator can do something about, without knowing where in the code it was met."""
+
+
+def _told(error: BaseException) -> str:
+    """What to say of an error; nothing of a defect."""
+    if isinstance(error, WhisprError):
+        return error.message
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        about = f"{error.filename}: " if error.filename else ""
+        remedy = " (run this as the user it belongs to)" if isinstance(error, PermissionError) else ""
+        return f"{about}{error.strerror}{remedy}"
+    return ""
 
 
 def _fail(lines: list[str], code: int) -> None:
@@ -202,7 +218,7 @@ def chat(
 
     settings = load(file=config).settings
     configure_logging("error", settings.log.format)
-    gateway, socket = addresses(settings.data_dir, url, websocket)
+    gateway, socket = addresses(settings, url, websocket)
     secret = password or typer.prompt("password", hide_input=True)
     trio.run(run, gateway, socket, user, secret, peer)
 

@@ -32,7 +32,12 @@ events_app = typer.Typer(no_args_is_help=True, help="Look after events: lag, dea
 Config = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
 ]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]…", help="Numbers that `list-dead` shows.")]
+ID_MAX = 2**63 - 1
+"""What PostgreSQL counts to."""
+Ids = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="[ID]…", min=1, max=ID_MAX, help="Numbers that `list-dead` shows."),
+]
 OfConsumer = Annotated[str, typer.Option("--consumer", help="All of this consumer.")]
 All = Annotated[bool, typer.Option("--all", help="All there are.")]
 
@@ -48,7 +53,7 @@ def lag(config: Config = None) -> None:
 @events_app.command("list-dead")
 def list_dead(
     consumer: OfConsumer = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")] = 50,
     config: Config = None,
 ) -> None:
     """List dead letters: events that a consumer gave up on, or that could not be published."""
@@ -59,7 +64,9 @@ def list_dead(
 
 @events_app.command()
 def show(
-    letter: Annotated[int, typer.Argument(metavar="ID", help="A number that `list-dead` shows.")],
+    letter: Annotated[
+        int, typer.Argument(metavar="ID", min=1, max=ID_MAX, help="A number that `list-dead` shows.")
+    ],
     config: Config = None,
 ) -> None:
     """Show a dead letter: whose it is, why it died, and the event."""

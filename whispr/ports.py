@@ -80,11 +80,16 @@ def publish(data_dir: Path, ports: Mapping[str, int]) -> None:
 
 
 def read(data_dir: Path) -> Mapping[str, int]:
-    """Return the ports that a running process has published; none when there is none."""
+    """Return the ports that a running process has published; none when there is none.
+
+    Raises FAILED_PRECONDITION (data_dir_unusable) when we may not know.
+    """
     try:
         published: dict[str, int] = json.loads((data_dir / FILE).read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    except OSError as error:
+        raise conflict(f"cannot read {data_dir / FILE}: {error.strerror}", "data_dir_unusable") from error
     return published
 
 

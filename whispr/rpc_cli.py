@@ -10,7 +10,6 @@ without it, the service that the symbol belongs to. Exit codes: 0, 64 + the gRPC
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 import typer
 
+from whispr import ports
 from whispr.config import SERVICES, load
-from whispr.ports import FILE as PORTS_FILE
 from whispr.rpc.tls import TlsFiles
 from whispr.rpc.wire import decode_binary
 
@@ -153,15 +152,14 @@ def _owner(symbol: str) -> str:
 def _ours(name: str, config: Path | None) -> str:
     """Find where a service of ours listens, or any of them."""
     settings = load(file=config).settings
-    file = settings.data_dir / PORTS_FILE
-    try:
-        ports: dict[str, int] = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise _bad_usage(f"nothing of ours runs here, for there is no {file}: give host:port") from None
-    name = name or next((service for service in SERVICES if service in ports), "")
-    if name not in ports:
+    file = settings.data_dir / ports.FILE
+    published = ports.read(settings.data_dir)
+    if not published:
+        raise _bad_usage(f"nothing of ours runs here, for there is no {file}: give host:port")
+    name = name or next((service for service in SERVICES if service in published), "")
+    if name not in published:
         raise _bad_usage(f"{name or 'no service'} does not run here, says {file}: give host:port")
-    return f"{settings.reach_host(name)}:{ports[name]}"
+    return f"{settings.reach_host(name)}:{published[name]}"
 
 
 def _server(

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whispr.errors import WhisprError, unavailable
+from whispr.tree_console import client_of
 
 EVERY_S = 1.0
 ASK_S = 5.0
@@ -55,7 +56,7 @@ def _coloured(word: str) -> Text:
 
 async def once(url: str, token: str, as_json: bool) -> bool:
     """Show it once; return whether it serves. Raises UNAVAILABLE when the gateway says nothing."""
-    async with _client(url, token) as client:
+    async with client_of(url, token) as client:
         answer = await _ask(client)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
@@ -66,7 +67,7 @@ async def once(url: str, token: str, as_json: bool) -> bool:
 
 async def follow(url: str, token: str) -> None:
     """Show it every EVERY_S in the same place. A gateway that is away is shown as such, and asked again."""
-    async with _client(url, token) as client:
+    async with client_of(url, token) as client:
         with Live(Text("…"), auto_refresh=False) as live:
             while True:
                 try:
@@ -75,11 +76,6 @@ async def follow(url: str, token: str) -> None:
                     shown = Text(error.message, style="bold red")
                 live.update(shown, refresh=True)
                 await trio.sleep(EVERY_S)
-
-
-def _client(url: str, token: str) -> httpx.AsyncClient:
-    # No timeouts of the client's own: scopes are what ends a request here.
-    return httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=None)  # noqa: S113
 
 
 async def _ask(client: httpx.AsyncClient) -> Answer:

@@ -13,7 +13,7 @@ import trio
 from whispr import ports
 from whispr.config import Settings
 from whispr.credentials import mint
-from whispr.errors import unavailable
+from whispr.errors import invalid, unavailable
 from whispr.telemetry.tree import drawn
 
 TOKEN_S = 12 * 3600.0
@@ -66,22 +66,30 @@ def as_json(answers: Sequence[Answer]) -> str:
 
 async def once(url: str, token: str, wanted: Wanted, show: Show) -> None:
     """Show the trees. Raises UNAVAILABLE when the gateway does not give them."""
-    async with _client(url, token) as client:
+    async with client_of(url, token) as client:
         print(show(await _ask(client, wanted)))
 
 
 async def follow(url: str, token: str, wanted: Wanted, show: Show) -> None:
     """Show the trees every EVERY_S, in place on a terminal. Raises UNAVAILABLE."""
     clear = _CLEAR if show is as_text and sys.stdout.isatty() else ""
-    async with _client(url, token) as client:
+    async with client_of(url, token) as client:
         while True:
             print(clear + show(await _ask(client, wanted)), flush=True)
             await trio.sleep(EVERY_S)
 
 
-def _client(url: str, token: str) -> httpx.AsyncClient:
-    # No timeouts of the client's own: scopes are what ends a request here.
-    return httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=None)  # noqa: S113
+def client_of(url: str, token: str) -> httpx.AsyncClient:
+    """Return a client of a gateway. Raises INVALID_ARGUMENT for a URL or a token that cannot be one."""
+    if not url.startswith(("http://", "https://")):
+        raise invalid({"url": f"not an HTTP address: {url}"})
+    try:
+        # No timeouts of the client's own: scopes are what ends a request here.
+        return httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=None)  # noqa: S113
+    except httpx.InvalidURL as error:
+        raise invalid({"url": f"{url}: {error}"}) from error
+    except UnicodeEncodeError as error:
+        raise invalid({"token": "it is no token"}) from error
 
 
 async def _ask(client: httpx.AsyncClient, wanted: Wanted) -> list[Answer]:

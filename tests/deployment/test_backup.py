@@ -73,6 +73,8 @@ def test_what_failed_leaves_no_file(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["a.tar"]
     with pytest.raises(WhisprError, match="there already"), new_archive(path, over=False):
         pass
+    with pytest.raises(WhisprError, match="is a folder"), new_archive(tmp_path, over=True):
+        pass
 
 
 def test_a_draft_is_nobody_elses(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def new_archive(path: Path, *, over: bool) -> Iterator[IO[bytes]]:
 
     Raises FAILED_PRECONDITION when something is in its place (unless `over`), or it cannot be written.
     """
+    if path.is_dir():
+        raise conflict(f"{path} is a folder: name a file", "file_unusable")
     if path.exists() and not over:
         raise conflict(f"{path} is there already", "file_exists")
     try:
@@ -195,7 +197,7 @@ def members(path: Path, kind: str = "") -> Iterator[tuple[str, IO[bytes]]]:
     except OSError as error:
         raise unusable(path, error.strerror or str(error)) from error
     except tarfile.TarError as error:
-        raise unusable(path, str(error)) from error
+        raise unusable(path, f"it is no backup of Whispr, or damaged ({error})") from error
 
 
 def unpacked(path: Path, folder: str) -> Iterator[bytes]:

@@ -8,19 +8,19 @@ join says the last seq seen, so that nothing is missed or shown twice.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import trio
 
+from whispr import ports
 from whispr.chat.account import Account, Person, sign_in
 from whispr.chat.lineedit import Edited, EndOfInput, Line
 from whispr.chat.screen import Screen, printable
+from whispr.config import Settings
 from whispr.errors import Code, WhisprError, conflict, invalid
 from whispr.realtime.client import ClientChannel, Disconnected, Refused, open_phoenix
 from whispr.resilience.retry import Backoff
@@ -36,19 +36,18 @@ PEER_POLL_S = 1.0
 HELP = "/with NAME talk to somebody · /list your conversations · /quit"
 
 
-def addresses(data_dir: Path, url: str, websocket: str) -> tuple[str, str]:
-    """Return the gateway's and the WebSocket's URL: as given, else those of the product in this data folder.
+def addresses(settings: Settings, url: str, websocket: str) -> tuple[str, str]:
+    """Return the gateway's and the WebSocket's URL: as given, else those of the product in its data folder.
 
     Raises FAILED_PRECONDITION when neither is known.
     """
     if not url:
-        try:
-            ports = json.loads((data_dir / "ports.json").read_text())
-        except (OSError, ValueError) as error:
-            message = f"nothing runs in {data_dir}: start it with `whispr serve`, or give --url"
-            raise conflict(message, "not_running") from error
-        url = f"http://127.0.0.1:{ports['gateway']}"
-        websocket = websocket or f"ws://127.0.0.1:{ports['websocket']}"
+        published = ports.read(settings.data_dir)
+        if not published.keys() >= {"gateway", "websocket"}:
+            message = f"no chat runs in {settings.data_dir}: start it with `whispr serve`, or give --url"
+            raise conflict(message, "not_running")
+        url = f"{settings.gateway.scheme}://{settings.reach_host('gateway')}:{published['gateway']}"
+        websocket = websocket or f"ws://{settings.reach_host('websocket')}:{published['websocket']}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise invalid({"url": f"not an HTTP address: {url}"})

@@ -109,6 +109,18 @@ def open_folder(path: Path) -> Iterator[DataFolder]:
         os.close(lock)
 
 
+def check_owner(folder: Path) -> None:
+    """Raise FAILED_PRECONDITION (data_dir_not_ours) when we are root and the folder is somebody else's.
+
+    Root could, and what it made there its owner could not use afterwards.
+    """
+    with contextlib.suppress(OSError):
+        owner = folder.stat().st_uid
+        if os.geteuid() == 0 != owner:
+            told = f"data folder {folder} belongs to the user with uid {owner}: run this as that user, not as root"
+            raise conflict(told, "data_dir_not_ours")
+
+
 def _lock(descriptor: int, root: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from whispr.embed.engines import Engine, Nats, Valkey
-from whispr.embed.folder import DataFolder, open_folder, write_private
+from whispr.embed.folder import DataFolder, check_owner, open_folder, write_private
 from whispr.embed.logfile import LogFile
 from whispr.embed.postgres import Postgres
 from whispr.embed.process import Blind, Process, evict, spawn
@@ -101,7 +101,11 @@ async def run_children(
     if wanted and platform.system() != "Linux":
         urls = ", ".join(f"WHISPR_{name.upper()}_URL" for name in wanted)
         raise conflict(f"the embedded servers need Linux; elsewhere set {urls}", "embedded_linux_only")
+    if wanted and not (data_dir / "lock").exists():
+        check_owner(data_dir)
     with open_folder(data_dir) as data:
+        if wanted:
+            check_owner(data.root)
         children = [_Child(MAKERS[name](data), data, on_ready) for name in ALL if name in wanted]
         async with trio.open_nursery() as nursery:
             failure = await _start_all(nursery, children)
