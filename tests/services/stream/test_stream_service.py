@@ -26,6 +26,7 @@ from whispr.services.stream.domain import StreamLimits
 from whispr.services.stream.listener import Listener, Transport
 from whispr.services.stream.livestate import TTL_S, Facts
 from whispr.services.stream.notices import PUT_OUT, RECONSIDER, SUBJECT, WISH, Notice
+from whispr.services.stream.urls import Granted
 from whispr.v1 import chat_pb2, common_pb2
 from whispr.v1 import stream_pb2 as pb
 
@@ -315,6 +316,29 @@ async def test_the_regular_look_is_not_put_off_by_others(rig: Rig, monkeypatch: 
         # An HLS session that nobody asks for ends by itself, too: for another reason.
         assert await until_ended(session.listener) == "unauthorized"
         nursery.cancel_scope.cancel(reason="seen")
+
+
+async def test_a_sign_in_that_ended_long_ago_is_no_way_in(rig: Rig) -> None:
+    """Signed URLs and HLS sessions outlive what processes remember of ended sign-ins; the database knows."""
+    streamer, person = await rig.person("premium"), await rig.person("premium")
+    stream_id = await rig.stream(streamer, visibility="PREMIUM_ONLY")
+    audience, urls, session_id = rig.service.audience, rig.service.urls, str(uuid4())
+    await rig.db.execute(
+        "INSERT INTO auth.sessions (id, account_id, expires_at) VALUES ($1, $2, now() + interval '1 day')",
+        session_id, person,
+    )  # fmt: skip
+    granted = Granted(stream_id, urls.until(3600), person, session_id, premium=True)
+    shown = Shown(query=urls.query(granted))
+    session = await audience.open_session(stream_id, shown, "192.0.2.1", "")
+    await rig.db.execute("UPDATE auth.sessions SET revoked_at = now() WHERE id = $1", session_id)
+    assert (await audience.regard(stream_id, shown))[1] is not None
+    assert (await refusal(rig, stream_id, shown)).reason == "session_revoked"
+    await audience.recheck(stream_id)
+    assert session.listener.reason == "session_revoked"
+    audience._admission._put_out.clear()  # as another process, or one that has started since
+    with pytest.raises(WhisprError) as told:
+        await audience.resume(stream_id, session.token, "192.0.2.1", "")
+    assert told.value.reason == "session_revoked"
 
 
 async def test_limits_of_streamers(db: Postgres, cache: Cache, bus: Bus, tmp_path: Path) -> None:

@@ -129,22 +129,24 @@ class Audience:
         """
         if not is_id(stream_id):
             raise not_found("stream", stream_id)
-        viewer = (await presented(self._identity, self._urls, stream_id, shown)).viewer
-        standing = await self._store.standing(stream_id, viewer.user_id)
+        own = await presented(self._identity, self._urls, stream_id, shown)
+        viewer, standing = (
+            own.viewer,
+            await self._store.standing(stream_id, own.viewer.user_id, own.session_id),
+        )
         refused = may_not_know(standing.stream, viewer, invited=standing.invited)
         if refused is not None:
             raise refused
         return standing.stream, self._refused(standing, viewer)
 
     def _refused(self, standing: Standing, viewer: Viewer) -> WhisprError | None:
-        """Return why somebody may not listen (`may_not_listen`)."""
+        """Return why somebody may not listen: their sign-in has ended, or as `may_not_listen`."""
+        if standing.signed_out:
+            return unauthenticated("the session has been ended", reason="session_revoked")
         return may_not_listen(
-            standing.stream,
-            viewer,
-            invited=standing.invited,
-            removed=standing.removed,
+            standing.stream, viewer, invited=standing.invited, removed=standing.removed,
             anonymous=self._limits.anonymous,
-        )
+        )  # fmt: skip
 
     # Coming
 
@@ -276,7 +278,7 @@ class Audience:
 
     async def _entrance(self, stream_id: str, viewer: Viewer, session_id: str, known_as: str) -> Stream:
         """Return a stream that somebody may listen to now; raises for others."""
-        standing = await self._store.standing(stream_id, viewer.user_id)
+        standing = await self._store.standing(stream_id, viewer.user_id, session_id)
         if session_id and self._identity.is_revoked(session_id):
             raise unauthenticated("the session has been ended", reason="session_revoked")
         self._admission.check_in(known_as)
@@ -341,9 +343,8 @@ class Audience:
             self._admission.put_out(place.listener.id)
             self._leave(place, reason)
 
-    def _session_ended(self, session_id: str, reason: str) -> None:
+    def _session_ended(self, session_id: str, _reason: str) -> None:
         """End the listeners of a sign-in that has been ended."""
-        del reason
         self._orders += 1
         for place in list(self._places.values()):
             if session_id and place.listener.session_id == session_id:
@@ -480,14 +481,14 @@ class Audience:
 
     async def recheck(self, stream_id: str) -> None:
         """Put out everybody here who may not listen any more. Raises UNAVAILABLE."""
-        known: dict[str, Standing] = {}
+        known: dict[tuple[str, str], Standing] = {}
         for place in self._of(stream_id):
             if place.listener.session_id and self._identity.is_revoked(place.listener.session_id):
                 self._end(place, "session_revoked")
                 continue
-            whose = place.viewer.user_id
+            whose = place.viewer.user_id, place.listener.session_id
             try:
-                standing = known[whose] = known.get(whose) or await self._store.standing(stream_id, whose)
+                standing = known[whose] = known.get(whose) or await self._store.standing(stream_id, *whose)
             except WhisprError as error:
                 if error.reason != "not_found":
                     raise

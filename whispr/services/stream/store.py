@@ -14,7 +14,7 @@ from whispr.adapters.postgres import Postgres, Transaction
 from whispr.audio.packets import Quality
 from whispr.errors import exhausted, not_found
 from whispr.events import emit
-from whispr.ids import new_id
+from whispr.ids import is_id, new_id
 from whispr.services.stream.domain import (
     Category,
     Metadata,
@@ -46,7 +46,8 @@ _ONE = f"SELECT {_COLUMNS} {_FROM} WHERE s.id = $1"  # our own text
 _STANDING = f"""
     SELECT {_COLUMNS},
         EXISTS (SELECT FROM streams.invitations i WHERE i.stream_id = s.id AND i.user_id = $2) AS invited,
-        EXISTS (SELECT FROM streams.removals x WHERE x.stream_id = s.id AND x.user_id = $2) AS removed
+        EXISTS (SELECT FROM streams.removals x WHERE x.stream_id = s.id AND x.user_id = $2) AS removed,
+        EXISTS (SELECT FROM auth.ended_sessions e WHERE e.id = $3) AS signed_out
     {_FROM} WHERE s.id = $1
 """  # noqa: S608  # our own text
 _OWN = f"""
@@ -62,6 +63,8 @@ class Standing:
     stream: Stream
     invited: bool
     removed: bool
+    signed_out: bool = False
+    """Whether the sign-in that they came with has ended."""
 
 
 class StreamStore:
@@ -114,12 +117,16 @@ class StreamStore:
             raise not_found("stream", stream_id)
         return stream_of(row)
 
-    async def standing(self, stream_id: str, user_id: str) -> Standing:
-        """Return a stream as somebody sees it; `user_id` empty for somebody unknown. Raises NOT_FOUND."""
-        row = await self._db.fetchrow(_STANDING, stream_id, user_id or None)
+    async def standing(self, stream_id: str, user_id: str, session_id: str = "") -> Standing:
+        """Return a stream as somebody sees it; `user_id` empty for somebody unknown. Raises NOT_FOUND.
+
+        `session_id`: the sign-in that they came with, if that is to be looked at.
+        """
+        session = session_id if is_id(session_id) else None
+        row = await self._db.fetchrow(_STANDING, stream_id, user_id or None, session)
         if row is None:
             raise not_found("stream", stream_id)
-        return Standing(stream_of(row), bool(row["invited"]), bool(row["removed"]))
+        return Standing(stream_of(row), bool(row["invited"]), bool(row["removed"]), bool(row["signed_out"]))
 
     async def key_sha256(self, stream_id: str) -> bytes:
         """Return the digest of a stream's key. Raises NOT_FOUND."""
