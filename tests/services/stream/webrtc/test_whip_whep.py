@@ -12,6 +12,7 @@ from tests.services.stream.webrtc.rig import KEY, STREAM, Rig, publish, rigged
 from tests.webrtc.client import Client, Connection, connection
 from whispr.asgi import ClientGoneError
 from whispr.audio.packets import Quality
+from whispr.errors import WhisprError
 from whispr.services.stream.engine.lives import Lives
 from whispr.services.stream.listener import Wish
 from whispr.services.stream.webrtc import http as webrtc_http
@@ -202,6 +203,20 @@ async def test_an_offer_has_a_limit(http: httpx.AsyncClient) -> None:
     """No more is read than anybody's offer has."""
     reply = await http.post(WHEP, content=b"v=0\r\n" + b"a=x\r\n" * 20_000, headers=AUTHORISED)
     assert reply.status_code == 413
+
+
+async def test_a_session_that_has_closed_is_not_found(rig: Rig, http: httpx.AsyncClient) -> None:
+    """Not even in the moment until its task has seen it: nothing begins anew for a peer that is gone."""
+    rig.lives.begin()
+    reply = await offered(http, Client())
+    protocol, stream_id, session_id = reply.headers["location"].strip("/").split("/")
+    sessions = rig.webrtc._listening._sessions
+    session = sessions.get(protocol, stream_id, session_id)
+    session.end("tested")
+    with pytest.raises(WhisprError) as told:
+        sessions.get(protocol, stream_id, session_id)
+    assert told.value.reason == "not_found"
+    assert not rig.webrtc.endpoint._by_name
 
 
 async def test_who_leaves_before_the_answer_leaves_nothing(rig: Rig) -> None:

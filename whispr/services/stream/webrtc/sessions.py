@@ -80,9 +80,9 @@ class Sessions:
         self._running: dict[tuple[str, str, str], Session] = {}
 
     def get(self, protocol: str, stream_id: str, session_id: str) -> Session:
-        """Find one by its URL. Raises NOT_FOUND."""
+        """Find one by its URL. Raises NOT_FOUND, also of one that has closed and is about to be gone."""
         found = self._running.get((protocol, stream_id, session_id))
-        if found is None:
+        if found is None or found.closed.is_set():
             raise not_found("session", session_id)
         return found
 
