@@ -63,6 +63,26 @@ def test_a_count_is_given_back() -> None:
         lifted.take("a")
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("fe80::1%1", "fe80::2%1", True),
+        ("", "unix", False),
+    ],
+)
+def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
+    """Who has a network of IPv6 to themselves has no more connections than who has an address of IPv4."""
+    addresses = Addresses(1)
+    addresses.take(one)
+    assert addresses.count(other) == same
+    addresses.leave(one)
+    assert not addresses._open
+
+
 async def test_connections_of_an_address_are_limited(autojump_clock: MockClock) -> None:
     """One more is HTTP 429 with the reason, whoever's it is, and counted; a closed one makes room."""
     before = turned_away()

@@ -68,7 +68,7 @@ class Limits(Section):
     """Sockets and long-poll sessions that are opened from one client address; they count as calls too."""
     address_connections: Limit = 1000
     """WebSockets and long polls of one client address, their openings included, on one process. Many people may share
-    an address."""
+    an address; of IPv6, a network of 64 bits counts as one."""
     connection_calls_per_min: Limit = 6000
     """Of one gRPC connection that is no service's."""
     auth_attempts_per_hour: Limit = 20
