@@ -20,6 +20,8 @@ from whispr.errors import WhisprError, conflict, exhausted, unauthenticated, una
 from whispr.services.stream.notices import ORDERS, PUT_OUT, RECONSIDER, Notice, Notices
 
 RECHECK_S: Final = 30.0
+ENDED_MAX: Final = 1000
+"""Ended sessions that are remembered here; calls of others are refused before they come here."""
 FOR_THE_STREAMER: Final = frozenset({"listener_joined", "listener_left", "quality_changed"})
 """Who comes and goes, and how they listen, is nobody else's business."""
 
@@ -83,14 +85,14 @@ class Reader:
     async def next(self) -> StreamNews | None:
         """Return the next event; None when access is to be asked for again. Raises what the reader ends with."""
         while True:
+            if self.doubtful and self._error is None:
+                self.doubtful = False
+                return None  # before what is queued: more may come as fast as it is read
             if self._queue:
                 await trio.lowlevel.checkpoint()
                 return self._queue.popleft()
             if self._error is not None:
                 raise self._error
-            if self.doubtful:
-                self.doubtful = False
-                return None
             self._some = trio.Event()
             with trio.move_on_after(RECHECK_S) as quiet:
                 await self._some.wait()
@@ -105,6 +107,9 @@ class Subscriptions:
         self._queue_len_max = queue_len_max
         self._per_user = per_user
         self._readers: set[Reader] = set()
+        self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED_MAX)
+        """Sessions that ended lately, and why: a call of theirs may have been let in, and be on its way here."""
+        self._draining = False
         notices.on(self._heard)
 
     def __len__(self) -> int:
@@ -117,12 +122,16 @@ class Subscriptions:
 
     def session_ended(self, session_id: str, reason: str) -> None:
         """End the readers of a session."""
+        if not session_id:
+            return
+        self._ended.append((session_id, reason))
         for reader in self._readers:
-            if session_id and reader.session_id == session_id:
-                reader.end(unauthenticated(f"the session has been ended: {reason}", "session_revoked"))
+            if reader.session_id == session_id:
+                reader.end(_revoked(reason))
 
     def drain(self) -> None:
-        """End all readers, for the process is about to stop."""
+        """End all readers, and whoever comes later, for the process is about to stop."""
+        self._draining = True
         for reader in self._readers:
             reader.end(unavailable("the server is stopping"))
 
@@ -141,11 +150,7 @@ class Subscriptions:
 
         `own`: whether the reader is told who comes and goes.
         """
-        count = sum(reader.user_id == user_id for reader in self._readers)
-        if self._per_user and count >= self._per_user:
-            raise exhausted(
-                f"at most {self._per_user} subscriptions at once", reason="too_many_subscriptions"
-            )
+        self._check(user_id, session_id)
         reader = Reader(stream_id, user_id, session_id, kinds, own=own, len_max=self._queue_len_max)
         self._readers.add(reader)
         try:
@@ -161,3 +166,20 @@ class Subscriptions:
                     yield found
         finally:
             self._readers.discard(reader)
+
+    def _check(self, user_id: str, session_id: str) -> None:
+        """Refuse one reader too many, and whose session has ended, or the process begun to stop, on their way."""
+        if self._draining:
+            raise unavailable("the server is stopping")
+        for ended, reason in self._ended:
+            if ended == session_id:
+                raise _revoked(reason)
+        count = sum(reader.user_id == user_id for reader in self._readers)
+        if self._per_user and count >= self._per_user:
+            raise exhausted(
+                f"at most {self._per_user} subscriptions at once", reason="too_many_subscriptions"
+            )
+
+
+def _revoked(reason: str) -> WhisprError:
+    return unauthenticated(f"the session has been ended: {reason}", "session_revoked")
