@@ -633,6 +633,32 @@ async def test_a_deleted_account_leaves_nothing(rig: Rig) -> None:
     assert (await refusal(rig, stream_id, Shown(member))).code is Code.NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "reason"),
+    [
+        ("account_deactivated", {"reason": "spam"}, "account_inactive"),
+        ("role_changed", {"role": "user", "previous": "premium"}, "role_changed"),
+        ("role_changed", {"role": "premium", "previous": "user"}, ""),
+    ],
+)
+async def test_who_may_stream_no_more_streams_no_more(
+    rig: Rig, kind: str, data: dict[str, str], reason: str
+) -> None:
+    """A key asks for no sign-in: streams end with the account, or the role; what was begun since goes on."""
+    streamer = await rig.person("premium")
+    stream_id = await rig.stream(streamer)
+    event = Event(
+        id=str(uuid4()), type=kind, time=datetime.now(UTC), source="user", subject=streamer, data=data
+    )  # fmt: skip
+    since = await rig.stream(streamer)
+    (handle,) = [each.handle for each in rig.service.consumers if each.name == "stream-accounts"]
+    for _ in range(2):
+        await handle(event)
+    stream = await rig.service.store.find(stream_id)
+    assert (stream.end_reason, stream.status.runs) == (reason, not reason)
+    assert (await rig.service.store.find(since)).status.runs
+
+
 async def test_listening_goes_on_without_redis(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Admission counts here what it cannot count together; what was to be told is told when Redis is back."""
     stream_id = await rig.stream(await rig.person("premium"), max_listeners=1)

@@ -1,5 +1,8 @@
 """What the stream service holds about one person: exported on request, erased when the account is deleted.
 
+The streams of somebody whose account is closed, or whose role may no longer stream, end: their keys are good without
+a sign-in.
+
 A deleted streamer's streams end and go with their recordings; the files are deleted by whoever finds them without a
 row. What others listened to of them goes too; what the person listened to of others stays, as of nobody.
 """
@@ -14,7 +17,9 @@ import msgspec
 from whispr.adapters.postgres import Postgres
 from whispr.events import Consumer, Event
 from whispr.services.stream.control import Control
+from whispr.services.stream.domain import WRITE
 from whispr.services.stream.notices import PUT_OUT, Notice, Notices
+from whispr.tokens import ROLE_PERMISSIONS, permits
 
 PAGE_LEN: Final = 500
 
@@ -65,10 +70,28 @@ class PersonalData:
 
     @property
     def consumer(self) -> Consumer:
-        """What listens to deleted accounts."""
-        return Consumer(
-            "stream-accounts", ("user.events.account_deleted",), self.account_deleted, deadline_s=300
-        )
+        """What listens to accounts that are deleted or closed, and to roles."""
+        kinds = ("account_deleted", "account_deactivated", "role_changed")
+        subjects = tuple(f"user.events.{kind}" for kind in kinds)
+        return Consumer("stream-accounts", subjects, self._changed, deadline_s=300)
+
+    async def _changed(self, event: Event) -> None:
+        if event.type == "account_deleted":
+            await self.account_deleted(event)
+        elif event.type == "account_deactivated":
+            await self._end_streams(event, "account_inactive")
+        elif not permits(ROLE_PERMISSIONS.get(str(event.data.get("role")), ()), WRITE):
+            await self._end_streams(event, "role_changed")
+
+    async def _end_streams(self, event: Event, reason: str) -> None:
+        """End what a person streams; again changes nothing. What they began since, as they may again, goes on."""
+        rows = await self._db.fetch(
+            "SELECT id FROM streams.streams WHERE streamer_id = $1 AND status IN ('LIVE', 'PAUSED')"
+            " AND started_at <= $2 ORDER BY id",
+            event.subject, event.time,
+        )  # fmt: skip
+        for row in rows:
+            await self._control.stop(str(row["id"]), event.subject, reason)
 
     async def export(self, user_id: str) -> AsyncGenerator[tuple[str, bytes], None]:
         """Yield the kind and the JSON of everything held about a person."""
