@@ -19,7 +19,14 @@ from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Quality, Rendition
 from whispr.errors import Code, WhisprError
 from whispr.services.stream.engine.ladder import Made
 from whispr.services.stream.engine.live import Live, Sound
-from whispr.services.stream.engine.lives import EngineOptions, Feed, Lives, SourceOptions
+from whispr.services.stream.engine.lives import (
+    DESCRIBED_MAX,
+    DESCRIBED_S,
+    EngineOptions,
+    Feed,
+    Lives,
+    SourceOptions,
+)
 
 LOW, MEDIUM, HIGH, ULTRA = (Rendition(Codec.OPUS, quality) for quality in Quality)
 AAC = Rendition(Codec.AAC, Quality.MEDIUM)
@@ -462,6 +469,22 @@ async def test_relayed_streams_are_found(autojump_clock: MockClock, start: Start
     assert not lives.made_here("far")
     lives.remove(live)
     assert lives.get("far") is None
+
+
+async def test_a_source_that_says_without_end_what_it_plays(
+    autojump_clock: MockClock, start: Start, news: News
+) -> None:
+    """Each title is told to everybody: so many may follow each other, and none is in the way of other news."""
+    lives = await start()
+    async with on_air(lives) as feed:
+        for number in range(1000):
+            feed.describe({"title": str(number)})
+        await trio.sleep(DESCRIBED_S)
+        feed.describe({"title": "later"})
+        await trio.sleep(1)
+    told = [each for each in news.told if each.startswith("described")]
+    assert told == [f"described {{'title': '{each}'}}" for each in (*range(DESCRIBED_MAX), "later")]
+    assert news.told[:2] == ["started", "connected"]
 
 
 async def test_packets_that_come_faster_than_heard_wait(autojump_clock: MockClock, start: Start) -> None:

@@ -216,9 +216,12 @@ async def test_metadata_updates(station: Station) -> None:
     told = await update("mode=updinfo&mount=/ingest/s&song=Bj%F6rk+-+J%F3ga")
     assert told.startswith("HTTP/1.1 200 ")
     await update("mode=updinfo&mount=/ingest/s&artist=A&title=B&charset=utf-8")
+    # Half a surrogate is no text, whichever charset it was smuggled in by: it is read as it stands.
+    await update("mode=updinfo&mount=/ingest/s&title=%5Cud800&charset=unicode_escape")
     assert [dict(facts) for _, facts in station.described] == [
         {"title": "Jóga", "artist": "Björk", "album": ""},
         {"title": "B", "artist": "A", "album": ""},
+        {"title": "\\ud800", "artist": "", "album": ""},
     ]
     assert (await update("mode=updinfo&mount=/ingest/s&song=x", "X: y")).startswith("HTTP/1.1 401 ")
     assert (await update("mode=killclient&mount=/ingest/s")).startswith("HTTP/1.1 400 ")

@@ -190,8 +190,10 @@ def _query(raw: bytes) -> dict[str, str]:
     text = raw.decode("latin-1")
     for charset in (parse_qs(text).get("charset", ["utf-8"])[0], "latin-1"):
         try:
-            facts = parse_qs(text, encoding=charset, errors="strict", max_num_fields=32)
-            return {name: values[0] for name, values in facts.items()}
+            fields = parse_qs(text, encoding=charset, errors="strict", max_num_fields=32)
+            facts = {name: values[0] for name, values in fields.items()}
+            "".join(facts.values()).encode()  # some charsets make halves of surrogates, which are no text
+            return facts
         except (LookupError, UnicodeDecodeError, ValueError):
             continue
     return {}

@@ -38,6 +38,9 @@ BUSY_OVER_S: Final = 10.0
 AHEAD_S: Final = 2.0
 """How far a source that comes over TCP may be before what is heard."""
 RETRY_S: Final = 30.0
+DESCRIBED_MAX: Final = 8
+DESCRIBED_S: Final = 8.0
+"""So many songs may begin in so many seconds; what is said of more is left out, for each is told to everybody."""
 NEWS_MAX: Final = 64
 """Things to be told about one stream; beyond, the oldest are left out. `ended` is always told, and last."""
 
@@ -182,6 +185,7 @@ class _Held:
         self.production = production
         self.feed: Feed | None = None
         self.news: deque[Callable[[], Awaitable[None]]] = deque(maxlen=NEWS_MAX)
+        self.described_at: deque[float] = deque(maxlen=DESCRIBED_MAX)
         self.rung = trio.Event()
         self.last = False
         """Whether nothing more will be told."""
@@ -375,6 +379,10 @@ class Lives:
                     log.exception("stream_hook_failed", stream_id=held.production.live.stream_id)
 
     def _describe(self, held: _Held, facts: dict[str, str]) -> None:
+        now, before = trio.current_time(), held.described_at
+        if len(before) == DESCRIBED_MAX and now - before[0] < DESCRIBED_S:
+            return
+        before.append(now)
         held.tell(lambda: self.hooks.described(held.production.live, facts))
 
     # Workers
