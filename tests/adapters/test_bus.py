@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from whispr.adapters import bus as bus_module
 from whispr.adapters.bus import PAYLOAD_LEN_MAX, Bus, Message, open_bus
@@ -137,17 +138,33 @@ async def test_what_is_queued_is_sent_at_close(bridge: Bridge, bus: Bus, url: st
             ]
 
 
-async def test_a_wrong_token_never_connects_and_never_shows(
-    bridge: Bridge, url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Refused credentials keep the bus down without a busy loop or a secret in the log; close is clean."""
+async def test_a_wrong_token_never_connects_and_never_shows(bridge: Bridge, url: str) -> None:
+    """Refused credentials keep the bus down, and are told of once, without a secret; close is clean."""
     secret = "wrong-token-5309"
     wrong = f"nats://{secret}@{url.rpartition('@')[2]}"
-    async with open_bus(bridge, wrong) as bus:
-        with trio.move_on_after(0.4):
-            await bus.wait_connected()
-        assert not bus.connected
-    assert secret not in capsys.readouterr().out
+    with capture_logs() as logs:
+        async with open_bus(bridge, wrong) as bus:
+            with trio.fail_after(10):
+                while not any("WHISPR_NATS_URL" in e.get("why", "") for e in logs):  # noqa: ASYNC110  # only a log
+                    await trio.sleep(0.02)
+            with trio.move_on_after(0.4):
+                await bus.wait_connected()
+            assert not bus.connected
+    told = [entry["why"] for entry in logs if entry["event"] == "bus_refused"]
+    assert len(told) == len(set(told))
+    assert secret not in repr(logs)
+
+
+async def test_a_server_that_is_not_there_is_named(bridge: Bridge) -> None:
+    """A bus that never comes up says which server it looks for, once."""
+    with capture_logs() as logs:
+        async with open_bus(bridge, "nats://token@127.0.0.1:1"):
+            with trio.fail_after(10):
+                while not any(e["event"] == "bus_refused" for e in logs):  # noqa: ASYNC110  # only a log
+                    await trio.sleep(0.02)
+    (told,) = [entry for entry in logs if entry["event"] == "bus_refused"]
+    assert told["server"] == "nats://127.0.0.1:1"
+    assert "cannot be reached" in told["why"]
 
 
 async def test_the_error_of_the_block_comes_out_alone(bridge: Bridge, url: str) -> None:

@@ -21,6 +21,8 @@ from whispr.adapters.cache import open_cache
 from whispr.adapters.postgres import open_postgres
 from whispr.bridge import Bridge
 from whispr.embed import ALL, Backends, run_children, supervisor
+from whispr.embed.folder import open_folder
+from whispr.embed.postgres import Postgres
 from whispr.embed.process import occupants
 from whispr.errors import Code, WhisprError
 
@@ -366,3 +368,19 @@ async def test_elsewhere_than_on_linux_the_settings_to_use_are_named(
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     with pytest.raises(WhisprError, match="WHISPR_POSTGRES_URL, WHISPR_NATS_URL"):
         await run_children(tmp_path, ["postgres", "nats"])
+
+
+async def test_a_helper_that_fails_is_quoted(tmp_path: Path) -> None:
+    """What initdb said is in the error; if it could say nothing, the disk is suspected."""
+    with open_folder(tmp_path / "data") as data:
+        path = data.sub("logs") / "postgres.log"
+        path.write_text("of before\n")
+        log = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            for said, quoted in (("no such locale", "no such locale"), ("", "is the disk full")):
+                script = ["/bin/sh", "-c", f"printf '{said}' >&2; exit 3"]
+                with pytest.raises(WhisprError, match=f"sh failed with 3:\n.*{quoted}") as told:
+                    await Postgres(data)._run_helper(script, tmp_path, log)
+                assert "of before" not in told.value.message
+        finally:
+            os.close(log)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from tests.events.kit import LIMITS, SUBJECT, delete_streams, empty_outbox, fetched, process, tell
 from whispr.adapters.bus import Bus
@@ -262,3 +263,26 @@ async def test_nats_away_the_outbox_holds_and_says_how_far_behind_it_is(db: Post
             while not 60 <= metrics.OUTBOX_LAG._value.get() < 120:  # noqa: ASYNC110
                 await trio.sleep(0.01)  # the gauges are set now and then
     assert metrics.OUTBOX_ROWS._value.get() == 1
+
+
+async def test_a_long_outage_does_not_fill_the_log(
+    db: Postgres, jetstream: JetStream, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failures in a row are told of ever more seldom, with how many there were; so is their end."""
+    monkeypatch.setattr(relay, "RETRY", Backoff(0.0001, 0.0001))
+    own = Relay(db, jetstream, streams)
+    outcomes: Iterator[WhisprError | int] = iter([*[unavailable("NATS is away")] * 9, 1])
+
+    async def turn() -> int:
+        await trio.lowlevel.checkpoint()
+        outcome = next(outcomes)
+        if isinstance(outcome, WhisprError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(own, "_bounded_turn", turn)
+    with capture_logs() as logs:
+        for _ in range(10):
+            await own._once()
+    assert [entry["times"] for entry in logs if entry["event"] == "relay_waits"] == [1, 2, 4, 8]
+    assert [entry["after_failures"] for entry in logs if entry["event"] == "relay_goes_on"] == [9]

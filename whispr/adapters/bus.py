@@ -114,6 +114,8 @@ class Bus:
         self._on_up: list[Callable[[], None]] = []
         self.dropped = 0
         """Messages never sent because the queue was full."""
+        self._refusals: set[str] = set()
+        """Why the server could not be connected to, since it last was: each is logged once."""
         self.ups = 0
         """How many times the bus has come up."""
 
@@ -286,6 +288,7 @@ class Bus:
         if self.backend.away:
             return  # until it has been asked once more: `_speaks_again`
         self.ups += 1
+        self._refusals.clear()
         log.info("bus_up", server=self._server, times=self.ups)
         self._sender.unpark_all()
         self._came_up.unpark_all()
@@ -318,6 +321,10 @@ class Bus:
         async def failed(error: Exception) -> None:
             # Refusals repeat many times a second and their text may hold what we sent.
             log.debug("bus_error", server=self._server, error=type(error).__name__)
+            why = _why_refused(error)
+            if not client.is_connected and why not in self._refusals:
+                self._refusals.add(why)
+                log.warning("bus_refused", server=self._server, why=why)
 
         await client.connect(
             self._server,
@@ -377,6 +384,13 @@ async def _new_client() -> LeanClient:
 async def _closed(client: Client) -> None:
     if client.options:  # set by connect; without it there is nothing to close, and close would fail
         await client.close()
+
+
+def _why_refused(error: Exception) -> str:
+    """What an operator has to know of a failed attempt to connect, in words of our own."""
+    if "authorization" in str(error).lower():
+        return "the credentials in WHISPR_NATS_URL are wrong"
+    return f"it cannot be reached ({type(error).__name__})"
 
 
 def _taken_apart(url: str) -> tuple[str, str | None, str | None, str | None]:

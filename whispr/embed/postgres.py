@@ -58,6 +58,9 @@ _INITDB = [
     "--auth-host=reject",
 ]
 
+SAID_BYTES = 2000
+"""Of what a program says when it fails: the end."""
+
 
 class Postgres:
     """PostgreSQL on a Unix socket in a private folder, database and role `whispr`."""
@@ -145,12 +148,13 @@ class Postgres:
         os.rename(staging, self.folder)
 
     async def _run_helper(self, argv: list[str], cwd: Path, log: int, stdin: bytes = b"") -> None:
+        """Run one of its programs to its end. Raises FAILED_PRECONDITION quoting what it said last."""
+        path, before = self._data.root / "logs" / "postgres.log", os.fstat(log).st_size
         code = await run(argv, cwd=cwd, output=log, identity=self.identity, stdin=stdin)
         if code != 0:
-            raise conflict(
-                f"{Path(argv[0]).name} failed with {code}; see {self._data.root / 'logs' / 'postgres.log'}",
-                "embedded_failed",
-            )
+            said = path.read_bytes()[before:][-SAID_BYTES:].decode(errors="replace").strip()
+            why = said or f"it could write nothing into {path}; is the disk full?"
+            raise conflict(f"{Path(argv[0]).name} failed with {code}:\n{why}", "embedded_failed")
 
     def _clear_stale_locks(self) -> None:
         """Remove the locks of a server that is gone.

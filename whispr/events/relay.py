@@ -166,15 +166,17 @@ class Relay:
         try:
             published = await self._bounded_turn()
         except Exception as error:  # whatever it is, the outbox holds and the process goes on
-            if isinstance(error, WhisprError):
-                log.warning("relay_waits", error=error.message)
-            else:
-                log.exception("relay_failed")
-            metrics.PUBLISH_FAILURES.inc()
             self._failed_turns += 1
+            if not isinstance(error, WhisprError):
+                log.exception("relay_failed")
+            elif self._failed_turns.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: an outage may be long
+                log.warning("relay_waits", error=error.message, times=self._failed_turns)
+            metrics.PUBLISH_FAILURES.inc()
             await trio.sleep(RETRY.pause_s(self._failed_turns))
             return
-        self._failed_turns = 0
+        if self._failed_turns:
+            log.info("relay_goes_on", after_failures=self._failed_turns)
+            self._failed_turns = 0
         if published == TAKEN:
             await trio.sleep(TAKEN_S)
             return
