@@ -14,7 +14,7 @@ PACKAGE = ROOT / "whispr"
 LAYERS = {
     "errors": 0, "config": 0, "v1": 0, "nurseries": 0,
     "http2": 1, "resilience": 1, "telemetry": 1, "bridge": 1, "ids": 1, "tokens": 1,
-    "unix_sockets": 1, "tcp_sockets": 1, "audio": 1,
+    "unix_sockets": 1, "tcp_sockets": 1, "households": 1, "audio": 1,
     "rpc": 2, "asgi": 2, "adapters": 2, "embed": 2, "realtime": 2, "webrtc": 2,
     "events": 2.5,  # what the others of layer 3 tell of things by
     "conversations": 3, "identity": 3, "online": 3, "seats": 3,
@@ -24,7 +24,7 @@ LAYERS = {
     "polling": 5, "ports": 5, "credentials": 5, "neighbours": 5, "limits": 5,
     "call_rules": 5, "dependencies": 5, "status_cli": 5, "status_console": 5, "quotas": 5, "stale_reads": 5,
     "progress": 5, "account_cli": 5, "account_console": 5, "backup": 5, "backup_cli": 5,
-    "healthcheck": 5, "keys_cli": 5, "cli": 5, "rpc_cli": 5, "rpc_console": 5, "tree_cli": 5,
+    "healthcheck": 5, "keys_cli": 5, "options_cli": 5, "cli": 5, "rpc_cli": 5, "rpc_console": 5, "tree_cli": 5,
     "tree_console": 5, "observing": 5, "task_facts": 5, "events_cli": 5, "events_console": 5,
     "doctor": 5, "chat": 5, "testing": 5,
 }  # fmt: skip

@@ -134,3 +134,13 @@ async def test_sockets_opened_from_an_address_are_limited(autojump_clock: trio.t
     assert (caught.value.code, caught.value.reason) == (Code.RESOURCE_EXHAUSTED, "rate_limited")
     assert caught.value.retry_after_s
     await quotas.admit("1.2.3.5")
+
+
+async def test_of_ipv6_a_household_is_one_address(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever has a network of addresses opens no more sockets than who has one."""
+    quotas = Quotas(RateLimiter(Away()), cast("Identity", Tokens()), Quota(0, 0, 0, handshakes=2))
+    for number in range(2):
+        await quotas.admit(f"2001:db8::{number}")
+    with pytest.raises(WhisprError):
+        await quotas.admit("2001:db8::ffff:1")
+    await quotas.admit("2001:db8:0:1::1")

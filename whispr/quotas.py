@@ -16,6 +16,7 @@ import trio
 
 from whispr.adapters.rate_limit import LocalLimits, RateLimiter
 from whispr.errors import exhausted
+from whispr.households import household
 from whispr.identity import CLIENT_ADDRESS_KEY, VOUCHER_KEY, Actor, Identity, actor_on, host_of
 from whispr.rpc.call import Call
 from whispr.rpc.interceptors import Proceed
@@ -57,8 +58,9 @@ class Quotas:
 
     async def admit(self, address: str) -> None:
         """Count a socket's opening against its client's address. Raises RESOURCE_EXHAUSTED for one too many."""
-        await self._charge(f"handshakes:{address}", self._quota.handshakes)
-        await self._charge(f"calls:{address}", self._quota.address)
+        home = household(address)
+        await self._charge(f"handshakes:{home}", self._quota.handshakes)
+        await self._charge(f"calls:{home}", self._quota.address)
 
     async def _count(self, call: Call, actor: Actor | None) -> None:
         quota = self._quota
@@ -66,7 +68,7 @@ class Quotas:
             address, ours = await self._client(call)
             if quota.connection and not ours:
                 self._count_on_connection(call.peer, quota.connection)
-            await self._charge(f"calls:{address}", quota.address)
+            await self._charge(f"calls:{household(address)}", quota.address)
         if actor is not None:
             await self._charge(f"calls:{actor.user_id}", quota.user)
 

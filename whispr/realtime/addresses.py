@@ -4,17 +4,16 @@ A connection counts from its first byte to its end, handshake included; a long-p
 it lives, wherever its requests come in. Whoever connects directly is counted on arrival. Behind a trusted proxy the
 address is known once the headers are there, so it is counted then, and the proxy itself never.
 
-Whoever has an IPv6 address has 2^64 of them (RFC 4291 §2.5.1), so all with the same first half count as one.
+Of IPv6 a network counts as one address (`whispr.households`).
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Protocol
 
 from whispr.errors import exhausted
+from whispr.households import household
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -53,18 +52,18 @@ class Addresses:
 
     def count(self, address: str) -> int:
         """Return how many an address has open."""
-        return self._open.get(_household(address), 0)
+        return self._open.get(household(address), 0)
 
     def take(self, address: str) -> None:
         """Count a connection in. Raises RESOURCE_EXHAUSTED `too_many_connections` past the limit."""
         if self.most and self.count(address) >= self.most:
             told = f"at most {self.most} connections from one address"
             raise exhausted(told, reason="too_many_connections")
-        self._open[_household(address)] = self.count(address) + 1
+        self._open[household(address)] = self.count(address) + 1
 
     def leave(self, address: str) -> None:
         """Count a connection out."""
-        counted = _household(address)
+        counted = household(address)
         self._open[counted] -= 1
         if not self._open[counted]:
             del self._open[counted]
@@ -105,17 +104,3 @@ class Visit:
     def _count(self, address: str) -> None:
         self._addresses.take(address)
         self._counted = address
-
-
-@lru_cache(4096)
-def _household(address: str) -> str:
-    """Return what an address is counted as."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address  # such as a Unix socket's
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

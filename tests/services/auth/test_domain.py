@@ -80,19 +80,3 @@ def test_a_device_name_is_always_showable(device: str) -> None:
     shown = domain.device_name(device)
     assert len(shown) <= 128
     assert not domain.has_control_characters(shown)
-
-
-@pytest.mark.parametrize(
-    ("address", "key"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("2001:db8::ffff:1", "2001:db8::/64"),
-        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
-        ("unix", "unix"),
-    ],
-)
-def test_addresses_are_counted_by_customer(address: str, key: str) -> None:
-    """An IPv4 address is itself in either notation; an IPv6 one stands for its /64."""
-    assert domain.address_key(address) == key

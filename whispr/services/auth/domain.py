@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -146,16 +145,3 @@ def device_name(device: str) -> str:
     """Return a session's label as it is kept: a client's free text, cleaned and cut rather than refused."""
     visible = "".join(" " if has_control_characters(char) else char for char in device)
     return visible.strip()[:DEVICE_CHARS_MAX]
-
-
-def address_key(address: str) -> str:
-    """Return what an address is counted under: itself, or the /64 of IPv6, which is one customer."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False).network_address) + "/64"

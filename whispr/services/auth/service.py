@@ -23,6 +23,7 @@ from whispr.adapters.postgres import Postgres
 from whispr.adapters.rate_limit import RateLimiter
 from whispr.errors import WhisprError, denied, not_found, unauthenticated
 from whispr.events import Consumer
+from whispr.households import household
 from whispr.identity import Identity
 from whispr.services.auth import domain
 from whispr.services.auth.accounts import Accounts, Changed
@@ -156,9 +157,7 @@ class AuthService:
         RESOURCE_EXHAUSTED past the sign-ups of an address.
         """
         new = domain.registration(username, password, display_name, email)
-        await self._limiter.take(
-            f"auth:sign-up:{domain.address_key(address)}", self._limits.attempts_per_hour, HOUR_S
-        )
+        await self._limiter.take(f"auth:sign-up:{household(address)}", self._limits.attempts_per_hour, HOUR_S)
         password_hash = await self._passwords.hash(password)
         refresh_token = secrets.token_urlsafe(REFRESH_TOKEN_BYTES)
         opened = await self._store.sign_up(new, password_hash, self._opening(refresh_token, "", address))
@@ -191,7 +190,7 @@ class AuthService:
     def _opening(self, refresh_token: str, device: str, address: str) -> Opening:
         return Opening(
             domain.device_name(device),
-            domain.address_key(address),
+            household(address),
             _sha256(refresh_token),
             self._limits.refresh_token_s,
             self._limits.account_sessions,
@@ -203,7 +202,7 @@ class AuthService:
         Counted before and given back after, so that many attempts at once are no way round the limits.
         """
         limits = self._limits.attempts_per_hour, self._limits.account_attempts_per_hour
-        key = domain.address_key(address)
+        key = household(address)
         account, known = await self._account_at(username, key)
         await self._attempts.take(username, key, limits, known=known)
         good = wrong = False
@@ -241,7 +240,7 @@ class AuthService:
             _sha256(refresh_token),
             _sha256(successor),
             self._limits.refresh_token_s,
-            domain.address_key(address),
+            household(address),
         )
         if rotation.refused is Refused.REUSED:
             log.warning("refresh_token_reused", session=rotation.session_id)

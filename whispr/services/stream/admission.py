@@ -8,7 +8,6 @@ know of it. Addresses are remembered and told as digests.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Final
 import structlog
 
 from whispr.errors import WhisprError, denied, exhausted
+from whispr.households import household
 from whispr.services.stream.domain import StreamLimits, Viewer
 from whispr.services.stream.livestate import LiveState
 from whispr.services.stream.places import Place
@@ -26,22 +26,8 @@ BARRED_MAX: Final = 10_000
 """Addresses that a process remembers; beyond, the one that was barred first may come back."""
 REMEMBERED_MAX: Final = 10_000
 """Listeners put out whose HLS sessions are refused, per process; they end by themselves in time."""
-_IPV6_NETWORK: Final = 64
-"""Bits that one household has: the others it may change as it likes."""
 
 log = structlog.get_logger("whispr.stream")
-
-
-def household(address: str) -> str:
-    """Return what counts as one address: of IPv6 the network that one household has."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    whole = mapped or found
-    bits = _IPV6_NETWORK if whole.version == 6 else whole.max_prefixlen
-    return str(ipaddress.ip_network((whole, bits), strict=False))
 
 
 def mark_of(stream_id: str, address: str) -> str:
