@@ -21,6 +21,7 @@ import trio
 import typer
 
 from whispr.config import load
+from whispr.options_cli import Config
 from whispr.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 account_app = typer.Typer(no_args_is_help=True, help="Look after accounts; make the first administrator.")
 
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
-]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The username.")]
 
 

@@ -14,11 +14,8 @@ import trio
 import typer
 
 from whispr.config import load
+from whispr.options_cli import Config
 from whispr.telemetry.logging import configure_logging
-
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
-]
 
 
 def backup(

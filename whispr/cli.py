@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import trio
@@ -36,6 +35,7 @@ from whispr.config import SERVICES, ConfigError, Loaded, Section, load, without_
 from whispr.errors import WhisprError
 from whispr.events_cli import events_app
 from whispr.keys_cli import keys_app
+from whispr.options_cli import Config
 from whispr.rpc_cli import rpc_app
 from whispr.status_cli import status
 from whispr.telemetry.logging import configure_logging
@@ -57,10 +57,6 @@ app.command()(tree)
 app.command()(status)
 app.command()(backup)
 app.command()(restore)
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
-]
 
 
 def main() -> None:
@@ -120,7 +116,7 @@ def serve(
         int | None,
         typer.Option("--workers", min=1, max=64, help="Processes; else WHISPR_WORKERS, else 1."),
     ] = None,
-    config: ConfigOption = None,
+    config: Config = None,
 ) -> None:
     """Run all services, or some of them."""
     settings = load(file=config).settings
@@ -142,7 +138,7 @@ def _chosen(services: list[str]) -> tuple[str, ...]:
 
 
 @app.command()
-def migrate(config: ConfigOption = None) -> None:
+def migrate(config: Config = None) -> None:
     """Bring the database up to date and stop."""
     from whispr.app import migrate_only
     from whispr.progress import Progress
@@ -154,7 +150,7 @@ def migrate(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def doctor(config: ConfigOption = None) -> None:
+def doctor(config: Config = None) -> None:
     """Say what would keep Whispr from running here, and what to do about it."""
     from whispr.doctor import examine
 
@@ -172,7 +168,7 @@ def doctor(config: ConfigOption = None) -> None:
 def token(
     service: Annotated[str, typer.Argument(help="Who will show it, such as `billing`.")],
     ttl_s: Annotated[int, typer.Option("--ttl", min=1, help="Seconds until it expires.")] = 3600,
-    config: ConfigOption = None,
+    config: Config = None,
 ) -> None:
     """Print a token for calls between services, signed with this data folder's key."""
     from whispr.credentials import mint
@@ -181,7 +177,7 @@ def token(
 
 
 @config_app.command("show")
-def show(config: ConfigOption = None) -> None:
+def show(config: Config = None) -> None:
     """Print every setting, its value and where that came from."""
     loaded = load(file=config)
     for key, value, origin in _rows(loaded):
@@ -211,7 +207,7 @@ def chat(
     password: Annotated[str, typer.Option(help="Asked for when not given.", envvar="CHAT_PASSWORD")] = "",
     url: Annotated[str, typer.Option(help="The gateway; found through the data folder when not given.")] = "",
     websocket: Annotated[str, typer.Option(help="The WebSocket address, if not the gateway's host.")] = "",
-    config: ConfigOption = None,
+    config: Config = None,
 ) -> None:
     """Sign up or in, and talk: history, typing and presence, live."""
     from whispr.chat.session import addresses, run

@@ -20,6 +20,7 @@ import trio
 import typer
 
 from whispr.config import load
+from whispr.options_cli import Config
 from whispr.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 events_app = typer.Typer(no_args_is_help=True, help="Look after events: lag, dead letters, replays.")
 
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
-]
 ID_MAX = 2**63 - 1
 """What PostgreSQL counts to."""
 Ids = Annotated[

@@ -20,14 +20,11 @@ import typer
 
 from whispr.config import Settings, load
 from whispr.errors import conflict
+from whispr.options_cli import Config
 
 ResultT = TypeVar("ResultT")
 
 keys_app = typer.Typer(no_args_is_help=True, help="Look after the keys that sign tokens.")
-
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
-]
 
 
 @keys_app.command("list")

@@ -7,13 +7,13 @@ whispr status --json            once, as the gateway says it
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import trio
 import typer
 
 from whispr.config import load
+from whispr.options_cli import Config
 
 
 def status(
@@ -24,9 +24,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print what the gateway says, once.")] = False,
     url: Annotated[str, typer.Option(help="The gateway; found through the data folder when not given.")] = "",
     token: Annotated[str, typer.Option(help="An administrator's.", envvar="TOKEN")] = "",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
-    ] = None,
+    config: Config = None,
 ) -> None:
     """Show health, latency, breakers and last errors of every service and dependency."""
     from whispr import status_console

@@ -12,13 +12,13 @@ It asks the gateway of the process that uses this data folder, with a token sign
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import trio
 import typer
 
 from whispr.config import load
+from whispr.options_cli import Config
 
 
 def tree(
@@ -28,9 +28,7 @@ def tree(
     worker: Annotated[str, typer.Option("--worker", help="One of several workers, by its number.")] = "",
     url: Annotated[str, typer.Option(help="The gateway; found through the data folder when not given.")] = "",
     token: Annotated[str, typer.Option(help="An administrator's.", envvar="TOKEN")] = "",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file; else WHISPR_CONFIG, else config/whispr.toml.")
-    ] = None,
+    config: Config = None,
 ) -> None:
     """Draw the tasks of a running product: who started whom, how long ago, and what each waits on."""
     from whispr import tree_console
