@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import trio
 
 from tests.conversations.kit import NOBODY, Silent, a_group, sign_up
 from tests.services.kit import SERVICE, World, as_, as_service
+from tests.services.messaging.kit import refusal, send
 from whispr.conversations import expander
 from whispr.conversations.announcer import Announcer
 from whispr.conversations.attachments import Attachments, MediaStub
@@ -20,19 +21,6 @@ from whispr.events import Batch, Event
 from whispr.ids import new_id
 from whispr.v1 import messaging_pb2 as pb
 from whispr.v1.common_pb2 import ExportUserDataRequest
-
-
-async def refusal(call: Awaitable[Any]) -> tuple[Code, str]:
-    with pytest.raises(WhisprError) as refused:
-        await call
-    return refused.value.code, refused.value.reason
-
-
-async def send(
-    services: World, conversation: str, sender: str, text: str = "hi", **fields: Any
-) -> pb.Message:
-    request = pb.SendMessageRequest(conversation_id=conversation, content=text.encode(), **fields)
-    return (await services.messaging.SendMessage(request, metadata=as_(sender))).message
 
 
 async def events(services: World) -> list[tuple[str, dict[str, Any]]]:

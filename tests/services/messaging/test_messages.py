@@ -12,24 +12,12 @@ import trio
 
 from tests.conversations.kit import a_group, sign_up
 from tests.services.kit import UNLIMITED, World, as_, world
+from tests.services.messaging.kit import refusal, send
 from whispr.adapters.postgres import Postgres
 from whispr.conversations import search_index
 from whispr.errors import Code, WhisprError
 from whispr.events import Event
 from whispr.v1 import messaging_pb2 as pb
-
-
-async def refusal(call: Awaitable[Any]) -> tuple[Code, str]:
-    with pytest.raises(WhisprError) as refused:
-        await call
-    return refused.value.code, refused.value.reason
-
-
-async def send(
-    services: World, conversation: str, sender: str, text: str = "hi", **fields: Any
-) -> pb.Message:
-    request = pb.SendMessageRequest(conversation_id=conversation, content=text.encode(), **fields)
-    return (await services.messaging.SendMessage(request, metadata=as_(sender))).message
 
 
 async def about(services: World, rpc: str, message: pb.Message, by: str, **fields: Any) -> Any:

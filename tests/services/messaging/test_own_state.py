@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,22 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.conversations.kit import a_group, sign_up
 from tests.services.kit import World, as_
+from tests.services.messaging.kit import refusal, send
 from whispr.conversations import sync
-from whispr.errors import Code, WhisprError
+from whispr.errors import Code
 from whispr.v1 import messaging_pb2 as pb
-
-
-async def refusal(call: Awaitable[Any]) -> tuple[Code, str]:
-    with pytest.raises(WhisprError) as refused:
-        await call
-    return refused.value.code, refused.value.reason
-
-
-async def send(
-    services: World, conversation: str, sender: str, text: str = "hi", **fields: Any
-) -> pb.Message:
-    request = pb.SendMessageRequest(conversation_id=conversation, content=text.encode(), **fields)
-    return (await services.messaging.SendMessage(request, metadata=as_(sender))).message
 
 
 async def conversation(services: World, group: str, viewer: str) -> pb.Conversation:

@@ -12,24 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.conversations.kit import NOBODY, a_group, sign_up
 from tests.services.kit import UNLIMITED, World, as_, as_service, world
+from tests.services.messaging.kit import refusal, send
 from whispr.adapters.postgres import Postgres
 from whispr.conversations.domain import Limits
 from whispr.errors import Code, WhisprError
 from whispr.v1 import messaging_pb2 as pb
 from whispr.v1 import user_pb2
-
-
-async def refusal(call: Awaitable[Any]) -> tuple[Code, str]:
-    with pytest.raises(WhisprError) as refused:
-        await call
-    return refused.value.code, refused.value.reason
-
-
-async def send(
-    services: World, conversation: str, sender: str, text: str = "hi", **fields: Any
-) -> pb.Message:
-    request = pb.SendMessageRequest(conversation_id=conversation, content=text.encode(), **fields)
-    return (await services.messaging.SendMessage(request, metadata=as_(sender))).message
 
 
 async def direct(services: World, one: str, two: str) -> pb.CreateConversationResponse:
