@@ -26,7 +26,7 @@ from whispr.adapters.postgres import open_postgres
 from whispr.app import check_room
 from whispr.bridge import Bridge, open_bridge
 from whispr.config import SERVICES, Settings, without_password
-from whispr.embed import open_folder, run_children
+from whispr.embed import check_owner, open_folder, run_children
 from whispr.errors import WhisprError, unavailable
 from whispr.node import Node
 
@@ -62,7 +62,10 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(await (_given(name, url, connect) if url else _embedded(name)))
     if settings.workers > 1 and settings.postgres.url:
         findings.append(await _workers(settings))
-    findings.append(await _media_store(settings))
+    findings.append(await _store("media store", settings.media.store_url, "WHISPR_MEDIA_STORE_URL", settings))
+    findings.append(
+        await _store("recordings", settings.stream.store_url, "WHISPR_STREAM_STORE_URL", settings)
+    )
     return findings
 
 
@@ -87,6 +90,8 @@ def _machine(settings: Settings) -> Iterator[Finding]:
 
 def _data_folder(settings: Settings) -> Finding:
     try:
+        if not all(getattr(settings, name).url for name in _CONNECT):
+            check_owner(settings.data_dir)
         with open_folder(settings.data_dir):
             return Finding("data folder", True, str(settings.data_dir.resolve()))
     except WhisprError as error:
@@ -138,27 +143,24 @@ async def _workers(settings: Settings) -> Finding:
     return await _tried("workers", ask, CONNECT_S, "each worker has a pool of its own")
 
 
-async def _media_store(settings: Settings) -> Finding:
-    """Write an object, read it, and delete it; in the data folder, if that is where media go."""
-    own = settings.media
+async def _store(name: str, url: str, setting: str, settings: Settings) -> Finding:
+    """Write an object, read it, and delete it; in a folder of the moment, if objects go into the data folder."""
     key = f"doctor-{os.urandom(8).hex()}"
 
     async def use() -> str:
         async with open_bridge() as bridge:
             with tempfile.TemporaryDirectory(prefix="whispr-doctor-") as folder:
-                s3 = S3Options(own.s3_endpoint, own.s3_region)
-                objects = objects_at(bridge, own.store_url, Path(folder), s3)
+                s3 = S3Options(settings.media.s3_endpoint, settings.media.s3_region)
+                objects = objects_at(bridge, url, Path(folder), s3, setting=setting)
                 await objects.put(key, b"whispr")
                 async with aclosing(objects.read(key)) as pieces:
                     kept = b"".join([piece async for piece in pieces])
                 await objects.delete([key])
         if kept != b"whispr":
             raise unavailable("what was written is not what is read")
-        return own.store_url or "a folder in the data folder"
+        return without_password(url) or "a folder in the data folder"
 
-    return await _tried(
-        "media store", use, CONNECT_S, "check WHISPR_MEDIA_STORE_URL, and the AWS_… variables"
-    )
+    return await _tried(name, use, CONNECT_S, f"check {setting}, and the AWS_… variables")
 
 
 async def _tried(name: str, attempt: Callable[[], Awaitable[str]], within_s: float, remedy: str) -> Finding:
@@ -175,7 +177,7 @@ async def _tried(name: str, attempt: Callable[[], Awaitable[str]], within_s: flo
 def _first(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    return error.message if isinstance(error, WhisprError) else str(error)
 
 
 async def _postgres(bridge: Bridge, url: str) -> str:

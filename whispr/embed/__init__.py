@@ -4,7 +4,7 @@
 addresses, once all answer. `python -m whispr.embed DATA_DIR` runs them alone, for tests and debugging.
 """
 
-from whispr.embed.folder import DataFolder, open_folder, write_private
+from whispr.embed.folder import DataFolder, check_owner, open_folder, write_private
 from whispr.embed.neighbours import find_running
 from whispr.embed.process import Process, spawn
 from whispr.embed.supervisor import ALL, Backends, Status, run_children
@@ -15,6 +15,7 @@ __all__ = [
     "DataFolder",
     "Process",
     "Status",
+    "check_owner",
     "find_running",
     "open_folder",
     "run_children",
