@@ -1,4 +1,4 @@
-"""The settings of media: read from the environment, refused when they contradict, tried by `whispr doctor`."""
+"""The settings of media: read from the environment, refused when they contradict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from whispr import doctor, limits
+from whispr import limits
 from whispr.config import ConfigError, Settings, load
 
 
@@ -38,13 +38,3 @@ def test_settings_that_make_no_sense(environ: dict[str, str]) -> None:
     """They are refused at the start, by name."""
     with pytest.raises(ConfigError, match="media"):
         load(environ)
-
-
-async def test_the_doctor_tries_the_store(tmp_path: Path) -> None:
-    """One that works is found to; one that does not is found out, with what to do."""
-    good = await doctor._media_store(Settings(media={"store_url": f"file://{tmp_path}/objects"}))  # type: ignore[arg-type]  # validated
-    assert good.ok, good
-    assert not list((tmp_path / "objects").iterdir())
-    bad = await doctor._media_store(Settings(media={"store_url": "ftp://nowhere"}))  # type: ignore[arg-type]  # validated
-    assert not bad.ok
-    assert "WHISPR_MEDIA_STORE_URL" in bad.remedy
