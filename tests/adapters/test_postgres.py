@@ -211,7 +211,7 @@ TERMINATE_SLEEPER = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event = 'PgSleep'
 """
-"""Ends whoever sleeps: asleep, not about to be, for a statement that was only prepared is made once more elsewhere."""
+"""Ends whoever sleeps: asleep, not about to be, for what was only prepared is made once more elsewhere."""
 
 
 async def test_a_connection_lost_under_a_statement_is_unavailable(db: Postgres) -> None:

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from google.rpc.error_details_pb2 import ErrorInfo
+from starlette.types import Scope
 
 from whispr.errors import DOMAIN, Code, WhisprError
 
 ERROR_HEADERS: Final = "whispr.error_headers"
 """In the scope of a request, by who serves it: headers (a mapping of text) that an error is answered with, too."""
+
+
+METHOD_CHARS_MAX: Final = 20
+"""Of a method that is not known, so much is said back."""
 
 
 class HttpError(WhisprError):
@@ -28,3 +33,20 @@ class HttpError(WhisprError):
         self.status = status
         self.headers = dict(headers or {})
         """What the answer says beside the error."""
+
+
+def not_allowed(method: str, allowed: str) -> HttpError:
+    """Return the error of a method (RFC 9110, 15.5.6); `allowed`: those there are, as in "GET, HEAD"."""
+    message = f"no {method[:METHOD_CHARS_MAX]} here, only {allowed}"
+    return HttpError(405, Code.UNIMPLEMENTED, message, "method_not_allowed", {"allow": allowed})
+
+
+def must_read(scope: Scope) -> None:
+    """Refuse what is more than reading. Raises `HttpError` (405)."""
+    if scope["method"] not in ("GET", "HEAD"):
+        raise not_allowed(scope["method"], "GET, HEAD")
+
+
+def open_to_pages(scope: Scope) -> None:
+    """Let pages of any origin read what is wrong with their request, too."""
+    scope[ERROR_HEADERS] = {"access-control-allow-origin": "*"}

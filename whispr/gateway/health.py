@@ -12,8 +12,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from whispr.asgi.errors import HttpError
-from whispr.errors import Code, WhisprError
+from whispr.asgi.errors import must_read
+from whispr.errors import WhisprError
 from whispr.gateway.http import json_response, request_id
 
 PATH = re.compile("/v1/health")
@@ -34,8 +34,7 @@ class Health:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 200 when it serves, whole or degraded, and 503 when it does not."""
         request = Request(scope)
-        if request.method not in ("GET", "HEAD"):
-            raise HttpError(405, Code.UNIMPLEMENTED, "only GET", reason="method_not_allowed")
+        must_read(scope)
         report = await self._report(await self._is_operator(request))
         response = json_response(dict(report), 503 if report["status"] == "down" else 200)
         response.headers["x-request-id"] = request_id(request.headers)

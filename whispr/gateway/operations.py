@@ -25,8 +25,8 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from whispr.asgi.errors import HttpError
-from whispr.errors import Code, invalid, not_found
+from whispr.asgi.errors import must_read, not_allowed
+from whispr.errors import invalid, not_found
 from whispr.events import dead_letters
 from whispr.events.dead_letters import Choice, Letter
 from whispr.events.lag import Lag
@@ -114,12 +114,11 @@ class Operations:
         what = scope["path"].removeprefix("/v1/operations/")
         if what in ("dead-letters/replay", "dead-letters/drop"):
             if scope["method"] != "POST":
-                raise HttpError(405, Code.UNIMPLEMENTED, "POST it", reason="method_not_allowed")
+                raise not_allowed(scope["method"], "POST")
             body = await read_body(receive, headers, BODY_BYTES_MAX)
             answer: Any = await self._letters.act(what.rpartition("/")[2], body, by)
         else:
-            if scope["method"] not in ("GET", "HEAD"):
-                raise HttpError(405, Code.UNIMPLEMENTED, "GET it", reason="method_not_allowed")
+            must_read(scope)
             given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             answer = await self._read(what, {name: values[-1] for name, values in given.items()})
         await json_response(answer)(scope, receive, send)

@@ -15,8 +15,8 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from whispr.asgi.errors import HttpError
-from whispr.errors import Code, invalid, unauthenticated
+from whispr.asgi.errors import must_read
+from whispr.errors import invalid, unauthenticated
 from whispr.gateway.http import NoTokenError, json_response
 from whispr.gateway.processes import Answer, Processes
 from whispr.telemetry import tree
@@ -39,8 +39,7 @@ class Tasks:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Raises WhisprError."""
-        if scope["method"] not in ("GET", "HEAD"):
-            raise HttpError(405, Code.UNIMPLEMENTED, "GET it", reason="method_not_allowed")
+        must_read(scope)
         worker, parameters = _asked(scope["query_string"].decode("latin-1"))
         await self._authorise(bearer(Headers(scope=scope)))
         seen = await self._processes.ask(worker, "tasks", parameters)

@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from tests.audio.tones import tone
+from whispr.asgi.errors import ERROR_HEADERS
 from whispr.audio.packets import CLOCK_HZ, Packet, Quality, Rendition
 from whispr.errors import WhisprError, denied, not_found
 from whispr.services.stream.access import Shown
@@ -165,6 +166,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     error: WhisprError | None = None
+    error_headers: dict[str, str] = field(default_factory=dict)
+    """What the gateway says beside an error."""
 
     @property
     def lines(self) -> list[str]:
@@ -175,7 +178,7 @@ async def ask(app: Any, path: str, method: str = "GET", **headers: str) -> Answe
     """Ask an ASGI application, in memory; an error that it raises is in the answer."""
     answer = Answer()
     plain, _, query = path.partition("?")
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "method": method,
         "path": plain,
@@ -199,5 +202,5 @@ async def ask(app: Any, path: str, method: str = "GET", **headers: str) -> Answe
     try:
         await app(scope, receive, send)
     except WhisprError as error:
-        answer.error = error
+        answer.error, answer.error_headers = error, scope.get(ERROR_HEADERS, {})
     return answer

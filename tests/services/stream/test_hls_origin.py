@@ -386,3 +386,4 @@ async def test_foreign_pages_may_ask(autojump_clock: MockClock) -> None:
         refused = await ask(o.app, MASTER, "POST")
         assert refused.error is not None
         assert refused.error.reason == "method_not_allowed"
+        assert refused.error_headers == {"access-control-allow-origin": "*"}

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from whispr.adapters.objects import Objects
 from whispr.asgi import conditions
 from whispr.asgi.conditions import http_date
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import HttpError, must_read, not_allowed
 from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, WhisprError, not_found, unavailable
 from whispr.services.media import metrics, tus
@@ -99,8 +99,7 @@ class MediaEndpoints:
             await _answer(send, 204, self._capabilities())
             return
         if method not in ("HEAD", "PATCH", "PUT", "DELETE"):
-            allowed = {"allow": "OPTIONS, HEAD, PATCH, PUT, DELETE"}
-            raise HttpError(405, Code.UNIMPLEMENTED, f"no {method} here", "method_not_allowed", allowed)
+            raise not_allowed(method, "OPTIONS, HEAD, PATCH, PUT, DELETE")
         granted = self._granted(scope)
         if method != "PUT":
             tus.check_version(headers)
@@ -170,10 +169,7 @@ class MediaEndpoints:
     # Downloads
 
     async def _content(self, scope: Scope, headers: Headers, send: Send) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
-            raise HttpError(
-                405, Code.UNIMPLEMENTED, "only GET and HEAD", "method_not_allowed", {"allow": "GET, HEAD"}
-            )
+        must_read(scope)
         granted = self._urls.check(scope["path"], scope["query_string"].decode("latin-1"))
         medium = await self._store.get(granted.media_id)
         if medium is None:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import HttpError, not_allowed
 from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, WhisprError, invalid, not_found
 from whispr.services.stream.access import Shown, shown_by
@@ -62,8 +62,7 @@ class Icecast:
             await self._metadata(scope, send)
             return
         if scope["method"] not in _METHODS:
-            allowed = {"allow": ", ".join(_METHODS)}
-            raise HttpError(405, Code.UNIMPLEMENTED, "sources send by PUT", "method_not_allowed", allowed)
+            raise not_allowed(scope["method"], ", ".join(_METHODS))
         found = _MOUNT.fullmatch(scope["path"])
         assert found is not None, "the gateway looked"
         stream = await self._admit(found[1], scope)
@@ -92,7 +91,7 @@ class Icecast:
     async def _metadata(self, scope: Scope, send: Send) -> None:
         """Take what is played, as Icecast's sources say it."""
         if scope["method"] not in ("GET", "POST"):
-            raise HttpError(405, Code.UNIMPLEMENTED, "by GET", "method_not_allowed", {"allow": "GET, POST"})
+            raise not_allowed(scope["method"], "GET, POST")
         query = _query(scope["query_string"])
         found = _MOUNT.fullmatch(query.get("mount", ""))
         if found is None:

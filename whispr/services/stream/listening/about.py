@@ -19,7 +19,7 @@ import msgspec
 import trio
 from starlette.types import Receive, Scope, Send
 
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import must_read
 from whispr.errors import Code, WhisprError
 from whispr.services.stream.access import Shown, shown_by
 from whispr.services.stream.audience import Audience
@@ -62,10 +62,7 @@ class About:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises as `Audience.regard`."""
         del receive
-        method = scope["method"]
-        if method not in ("GET", "HEAD"):
-            allowed = {"allow": "GET, HEAD"}
-            raise HttpError(405, Code.UNIMPLEMENTED, f"no {method} here", "method_not_allowed", allowed)
+        must_read(scope)
         stream_id = scope["path"].split("/")[2]
         credentials = shown_by(scope)
         strange = credentials == Shown()

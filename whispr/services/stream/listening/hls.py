@@ -26,12 +26,12 @@ import trio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import must_read, open_to_pages
 from whispr.audio import playlist
 from whispr.audio.packets import Codec, Quality, Rendition
 from whispr.audio.playlist import AHEAD_MAX, Directives, read_directives
 from whispr.audio.segments import PARTS
-from whispr.errors import Code, WhisprError, denied, exhausted, invalid, not_found, unavailable
+from whispr.errors import WhisprError, denied, exhausted, invalid, not_found, unavailable
 from whispr.services.stream.access import shown_by
 from whispr.services.stream.audience import Audience
 from whispr.services.stream.domain import Stream, Visibility
@@ -102,13 +102,11 @@ class HlsOrigin:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises WhisprError."""
         del receive
-        method = scope["method"]
-        if method == "OPTIONS":
+        open_to_pages(scope)
+        if scope["method"] == "OPTIONS":
             await _answer(send, 204, _PREFLIGHT, b"")
             return
-        if method not in ("GET", "HEAD"):
-            allowed = {"allow": "GET, HEAD"}
-            raise HttpError(405, Code.UNIMPLEMENTED, f"no {method} here", "method_not_allowed", allowed)
+        must_read(scope)
         stream_id, *rest = scope["path"].removeprefix("/hls/").split("/")
         match rest:
             case ["master.m3u8"]:

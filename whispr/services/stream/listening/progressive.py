@@ -26,12 +26,12 @@ import trio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import must_read, open_to_pages
 from whispr.asgi.wire import ClientGoneError
 from whispr.audio import adts, icy
 from whispr.audio.ogg import Writer
 from whispr.audio.packets import CLOCK_HZ, Codec, Packet, Quality, Rendition
-from whispr.errors import Code, invalid, not_found
+from whispr.errors import invalid, not_found
 from whispr.nurseries import own_nursery
 from whispr.services.stream.access import shown_by
 from whispr.services.stream.audience import Audience
@@ -260,10 +260,9 @@ class Progressive:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises WhisprError."""
         del receive
+        open_to_pages(scope)
         match = PATH.fullmatch(scope["path"])
-        if scope["method"] not in ("GET", "HEAD"):
-            allowed = {"allow": "GET, HEAD"}
-            raise HttpError(405, Code.UNIMPLEMENTED, "only GET and HEAD", "method_not_allowed", allowed)
+        must_read(scope)
         if match is None:
             raise not_found("live stream", scope["path"].removeprefix("/listen/"))
         headers = Headers(scope=scope)

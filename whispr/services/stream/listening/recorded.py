@@ -20,13 +20,13 @@ import trio
 from starlette.types import Receive, Scope, Send
 
 from whispr.adapters.objects import Objects
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import must_read, open_to_pages
 from whispr.audio import playlist
 from whispr.audio.adts_segments import AdtsSegmented, frames_in
 from whispr.audio.fmp4 import fragments, init_segment
 from whispr.audio.ogg_segments import Segmented, Stretch, packets_in
 from whispr.audio.packets import CLOCK_HZ, Codec, Rendition
-from whispr.errors import Code, conflict, not_found, unavailable
+from whispr.errors import conflict, not_found, unavailable
 from whispr.services.stream.engine.recording.download import Checks, Index
 from whispr.services.stream.recordings import Recording, RecordingStatus
 
@@ -86,9 +86,8 @@ class RecordedHls:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises WhisprError."""
         del receive
-        if scope["method"] not in ("GET", "HEAD"):
-            allowed = {"allow": "GET, HEAD"}
-            raise HttpError(405, Code.UNIMPLEMENTED, "only GET and HEAD", "method_not_allowed", allowed)
+        open_to_pages(scope)
+        must_read(scope)
         found = PATH.fullmatch(scope["path"])
         assert found is not None, "the gateway looked"
         recording_id, token, file = found.groups()

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from whispr.adapters.bus import Bus
-from whispr.asgi.errors import ERROR_HEADERS, HttpError
+from whispr.asgi.errors import ERROR_HEADERS, HttpError, not_allowed
 from whispr.asgi.wire import ClientGoneError
 from whispr.errors import Code, invalid
 from whispr.services.stream.access import Shown, shown_by
@@ -123,7 +123,7 @@ class WebRtcEndpoints:
         shared: Mapping[str, str],
     ) -> None:  # fmt: skip
         if scope["method"] != "POST":
-            raise _not_allowed(scope["method"], "OPTIONS, POST")
+            raise not_allowed(scope["method"], "OPTIONS, POST")
         text = await _body(receive, headers, OFFER)
         try:
             offer = sdp.read_offer(text)
@@ -164,7 +164,7 @@ class WebRtcEndpoints:
         if owner is None:
             self._sessions.get(*path)
         if method not in ("DELETE", "PATCH"):
-            raise _not_allowed(method, "OPTIONS, PATCH, DELETE")
+            raise not_allowed(method, "OPTIONS, PATCH, DELETE")
         condition = headers.get("if-match", "").strip()
         text = await _body(receive, headers, FRAGMENT) if method == "PATCH" else ""
         if owner is None or self.passing is None:
@@ -210,10 +210,6 @@ def _credentials(text: str) -> Credentials:
 
 def _precondition(status: int, message: str, reason: str) -> HttpError:
     return HttpError(status, Code.FAILED_PRECONDITION, message, reason)
-
-
-def _not_allowed(method: str, allowed: str) -> HttpError:
-    return HttpError(405, Code.UNIMPLEMENTED, f"no {method} here", "method_not_allowed", {"allow": allowed})
 
 
 async def _body(receive: Receive, headers: Headers, wanted: str) -> str:

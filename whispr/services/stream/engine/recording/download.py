@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from whispr.adapters.objects import Objects
 from whispr.asgi import conditions
 from whispr.asgi.conditions import http_date
-from whispr.asgi.errors import HttpError
+from whispr.asgi.errors import must_read
 from whispr.asgi.files import answer_file
-from whispr.errors import Code, conflict, not_found, unavailable
+from whispr.errors import conflict, not_found, unavailable
 from whispr.services.stream.recordings import MEDIA_TYPES, Recording, RecordingStatus
 
 PATH: Final = re.compile(r"/recordings/([0-9a-f-]{36})/([0-9A-Za-z._-]{1,200})/audio\.(ogg|aac)")
@@ -55,9 +55,7 @@ class Download:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3). Raises WhisprError."""
-        if scope["method"] not in ("GET", "HEAD"):
-            allowed = {"allow": "GET, HEAD"}
-            raise HttpError(405, Code.UNIMPLEMENTED, "only GET and HEAD", "method_not_allowed", allowed)
+        must_read(scope)
         found = PATH.fullmatch(scope["path"])
         assert found is not None, "the gateway looked"
         recording_id, token, extension = found.groups()
