@@ -105,15 +105,15 @@ class Steward:
         """A source has connected or gone."""
         source = live.source
         kind = "source_connected" if source.connected else "source_lost"
+        told = {"connected": source.connected, "kind": source.kind}
+        # First, so that who hears of it and looks, on whichever node, sees it.
+        await self._show(live)
         self._control.tell(live.stream_id, kind, {"kind": source.kind})
-        self._announce(
-            topic(live.stream_id), "source_changed", {"connected": source.connected, "kind": source.kind}
-        )
+        self._announce(topic(live.stream_id), "source_changed", told)
         try:
             await self._control.sourced(live.stream_id)
-            await self._live_state.show(live.stream_id, self._picture(live))
         except WhisprError as error:
-            log.info("source_not_shown", stream_id=live.stream_id, error=str(error))
+            log.info("source_not_noted", stream_id=live.stream_id, error=str(error))
 
     async def released(self, live: Live) -> None:
         """Another node makes it now, and records it."""
@@ -194,12 +194,18 @@ class Steward:
     async def _show_for_ever(self) -> None:
         while True:
             for live in self._all():
-                try:
-                    await self._live_state.show(live.stream_id, self._picture(live))
-                except WhisprError as error:
-                    log.info("stream_not_shown", error=str(error))
+                if not await self._show(live):
                     break
             await trio.sleep(SHOW_S)
+
+    async def _show(self, live: Live) -> bool:
+        """Let every node see how a stream here is; return whether Redis took it."""
+        try:
+            await self._live_state.show(live.stream_id, self._picture(live))
+        except WhisprError as error:
+            log.info("stream_not_shown", stream_id=live.stream_id, error=str(error))
+            return False
+        return True
 
     async def _tell_levels_for_ever(self) -> None:
         while True:

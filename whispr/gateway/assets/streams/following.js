@@ -9,11 +9,13 @@ import { ApiError } from "../shared/api.js";
 
 const ASKED_MS = 8000;
 const SOON_MS = 1500;
+const COMES_OFTEN = new Set(["levels", "audio", "audio_init", "listener_count"]); // and says nothing of the stream itself
 
 export class Following extends EventTarget {
   #timer = 0;
   #stopped = false;
   #asked = false;
+  #heard = 0;
   stream = null;
   hasSource = null;
   listenerCount = null;
@@ -56,8 +58,12 @@ export class Following extends EventTarget {
   async refresh() {
     clearTimeout(this.#timer);
     try {
-      const about = await this.#ask();
-      if (this.#stopped) return;
+      let about, heard;
+      do {
+        heard = this.#heard;
+        about = await this.#ask();
+        if (this.#stopped) return;
+      } while (heard !== this.#heard); // what the channel told meanwhile is newer than this answer
       const sourced = about.has_source && !this.hasSource;
       Object.assign(this, { stream: about.stream, hasSource: about.has_source, listenerCount: about.listener_count, refused: about.refused, failed: null });
       this.dispatchEvent(new CustomEvent("changed"));
@@ -95,6 +101,7 @@ export class Following extends EventTarget {
   }
 
   #told(event, payload) {
+    if (!COMES_OFTEN.has(event)) this.#heard += 1;
     switch (event) {
       case "levels":
         this.levels = payload;
