@@ -8,6 +8,8 @@ The process then keeps a few messages' worth of memory for the next ones. Other 
 
 from __future__ import annotations
 
+import functools
+
 _BLOCKS_OF_A_MESSAGE = 4
 """What one message takes while it is encoded or read, in messages: twice itself, in powers of two."""
 
@@ -15,6 +17,11 @@ _BLOCK_BYTES_MAX = 31 * 1024 * 1024
 """glibc learns from none over 32 MiB, with what Python and it put before one."""
 
 
+@functools.cache
 def keep_large_blocks(message_bytes_max: int) -> None:
-    """Have memory for messages of up to so many bytes kept. It is never touched, and takes no time."""
+    """Have memory for messages of up to so many bytes kept.
+
+    Shown once in a process: that block comes from the system and is never touched. A second one would come out of
+    what is kept by then, and be cleared, which takes 2 ms.
+    """
     bytes(min(_BLOCKS_OF_A_MESSAGE * message_bytes_max, _BLOCK_BYTES_MAX))
