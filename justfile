@@ -29,7 +29,7 @@ check: _dev
 
 # kill and starve the product and its backends under load: nothing acknowledged may be lost
 test-resilience: _dev && chaos
-    {{ python }} -m pytest -m slow tests/adapters tests/integration tests/services tests/conversations
+    {{ python }} -m pytest -m slow tests/adapters tests/embed tests/integration tests/services tests/conversations
 
 # each fault to each process and backend under load, in namespaces of their own (root): what was lost, and for how long
 chaos *arguments: _dev

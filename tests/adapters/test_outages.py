@@ -72,6 +72,7 @@ class Load:
             await self.progress.wait()
 
 
+@pytest.mark.slow
 async def test_postgres_killed_under_load_loses_no_acknowledged_write(bridge: Bridge, tmp_path: Path) -> None:
     """Writers see UNAVAILABLE or wait; service resumes by itself; every acknowledged row is there once."""
     async with (
@@ -112,6 +113,7 @@ async def test_a_killed_postgres_backend_is_survived(bridge: Bridge, tmp_path: P
         assert backends.status["postgres"].restarts == 0
 
 
+@pytest.mark.slow
 async def test_a_frozen_postgres_is_bounded_by_the_callers_deadline(bridge: Bridge, tmp_path: Path) -> None:
     """A server that neither answers nor hangs up costs the caller its deadline and little more."""
     async with (

@@ -173,12 +173,12 @@ async def simulate(db: Postgres, seed: int, steps: int, faults: Faults, resume_l
 @pytest.mark.parametrize("seed", [1])
 async def test_clients_that_come_and_go_have_what_the_database_has(db: Postgres, seed: int) -> None:
     """Sends, edits, deletes, reactions, pins and receipts on two nodes, over a bus that loses and crosses."""
-    await simulate(db, seed, 60, Faults(seed, lost=0.2, repeated=0.1, late=0.2), 1000)
+    await simulate(db, seed, 30, Faults(seed, lost=0.2, repeated=0.1, late=0.2), 1000)
 
 
 async def test_what_does_not_fit_into_a_join_is_paged_by_its_cursor(db: Postgres) -> None:
     """With a replay of five, resync and get_history {cursor} rebuild the same."""
-    assert await simulate(db, 2, 60, Faults(2), 5) > 0
+    assert await simulate(db, 2, 30, Faults(2), 5) > 0
 
 
 @pytest.mark.slow

@@ -158,6 +158,7 @@ async def test_kill_of_the_parent_leaves_no_orphan_and_the_next_start_recovers(
         assert await db.fetchval("SELECT n FROM t") == 42
 
 
+@pytest.mark.slow
 async def test_servers_outlive_the_pause_after_which_worker_threads_end(tmp_path: Path) -> None:
     """The parent-death signal is bound to a thread; ours is Trio's own, not a worker's that idles out."""
     with separate_process(tmp_path) as parent:
@@ -195,6 +196,7 @@ async def test_an_orphan_of_an_earlier_run_is_ended(tmp_path: Path) -> None:
         orphan.wait()
 
 
+@pytest.mark.slow
 async def test_a_stale_postgres_lock_naming_a_living_stranger_is_removed(tmp_path: Path) -> None:
     """After a container's reboot the old pid is soon somebody else's: that must not stop the start."""
     async with children(tmp_path, {"postgres"}):
@@ -206,6 +208,7 @@ async def test_a_stale_postgres_lock_naming_a_living_stranger_is_removed(tmp_pat
         assert backends.status["postgres"].pid
 
 
+@pytest.mark.slow
 async def test_an_initialisation_cut_short_starts_over(tmp_path: Path) -> None:
     """Half a database cluster is never taken for a whole one."""
     with trio.move_on_after(0.15):
@@ -264,6 +267,7 @@ async def test_an_unusable_data_folder_is_named(tmp_path: Path) -> None:
     assert caught.value.reason == "data_dir_unusable"
 
 
+@pytest.mark.slow
 async def test_a_folder_too_deep_for_sockets(bridge: Bridge, tmp_path: Path) -> None:
     """Past the kernel's limit on socket paths the sockets lie in a private folder, the same at each start."""
     deep = tmp_path / ("d" * 60) / ("e" * 60)

@@ -133,7 +133,7 @@ async def test_join_push_reply_error_and_leave(node: str, transport: str) -> Non
     assert room.left == ["left"] if transport == "websocket" else len(room.left) == 1
 
 
-@TRANSPORTS
+@pytest.mark.parametrize("transport", ["websocket", pytest.param("longpoll", marks=pytest.mark.slow)])
 async def test_two_clients_at_full_speed_then_a_cut_and_a_resume(node: str, transport: str) -> None:
     """Each message arrives once and in order at both; after a cut phoenix.js rejoins and misses nothing."""
     sent = {"topic": "chat:1", "event": "send", "payload": {"n": "$n"}}
