@@ -25,6 +25,7 @@ CHROMIUM = OFFERS["chromium"]
     [
         ("chromium", 111, Direction.RECVONLY, "0", False),
         ("firefox", 109, Direction.RECVONLY, "0", False),
+        ("firefox-source", 109, Direction.SENDONLY, "0", False),
         ("safari", 111, Direction.SENDONLY, "0", False),
         ("obs", 111, Direction.SENDONLY, "0", False),
         ("gstreamer", 97, Direction.SENDONLY, "audio0", True),
