@@ -32,6 +32,6 @@ def test_workers_share_the_nodes_streams(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_connections_of_an_address_are_set_and_lifted() -> None:
     """What is set counts, 0 is no limit, and by default an address may be that of a thousand people."""
-    for told, most in ({}, 1000), ({"WHISPR_LIMITS_ADDRESS_CONNECTIONS": "7"}, 7):
+    for told, most in ({}, 10_000), ({"WHISPR_LIMITS_ADDRESS_CONNECTIONS": "7"}, 7):
         assert sockets(load(told).settings).address_connections == most
     assert sockets(load({"WHISPR_LIMITS_ADDRESS_CONNECTIONS": "0"}).settings).address_connections == 0

@@ -66,7 +66,7 @@ class Limits(Section):
     """Of one client address, whoever calls from there; services are not counted."""
     address_handshakes_per_min: Limit = 3000
     """Sockets and long-poll sessions that are opened from one client address; they count as calls too."""
-    address_connections: Limit = 1000
+    address_connections: Limit = 10_000
     """WebSockets and long polls of one client address, their openings included, on one process. Many people may share
     an address; of IPv6, a network of 64 bits counts as one."""
     connection_calls_per_min: Limit = 6000

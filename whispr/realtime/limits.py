@@ -28,7 +28,7 @@ class Limits:
     """How long a topic that refused a user twice refuses them again without asking the database."""
     handshakes: int = 1024
     """Upgrades under way; the next waits, or takes the place of one over `slow_handshake_s` old. 0 lifts it."""
-    address_connections: int = 1000
+    address_connections: int = 10_000
     """Connections and long-poll sessions of one client address; the next is refused with HTTP 429. 0 lifts it."""
     slow_handshake_s: float = 1.0
     """Age from which an upgrade under way may be dropped for a newer one."""
