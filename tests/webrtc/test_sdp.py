@@ -29,6 +29,7 @@ CHROMIUM = OFFERS["chromium"]
         ("safari", 111, Direction.SENDONLY, "0", False),
         ("obs", 111, Direction.SENDONLY, "0", False),
         ("gstreamer", 97, Direction.SENDONLY, "audio0", True),
+        ("gstreamer-listener", 97, Direction.RECVONLY, "audio0", False),
         ("aiortc", 96, Direction.RECVONLY, "0", False),
     ],
 )
