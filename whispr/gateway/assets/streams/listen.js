@@ -124,7 +124,7 @@ class Listen {
         h("div", { class: "controls" }, this.#volumeControl(), this.#qualityControl()),
         this.place),
       this.about,
-      h("details", { class: "how" }, h("summary", {}, "How it comes here"), this.facts, this.#forOtherPlayers())), aside);
+      h("details", { class: "how" }, h("summary", {}, "How it comes here"), this.facts, this.#forOtherPlayers())), ...(aside ? [aside] : []));
     this.#mediaSession();
     if (resuming) this.#toggle();
     resuming = false;
