@@ -101,6 +101,20 @@ class Firefox:
         assert "error" not in answer, answer["error"]
         return answer.get("value")
 
+    async def _element(self, selector: str) -> str:
+        await self.until(f"document.querySelector({json.dumps(selector)}).checkVisibility()")
+        found = await self.call("WebDriver:FindElement", {"using": "css selector", "value": selector})
+        (name,) = found["value"].values()
+        return str(name)
+
+    async def click(self, selector: str) -> None:
+        """Click the first such element, once it is to be seen."""
+        await self.call("WebDriver:ElementClick", {"id": await self._element(selector)})
+
+    async def type(self, selector: str, text: str) -> None:
+        """Type into the first such element, once it is to be seen."""
+        await self.call("WebDriver:ElementSendKeys", {"id": await self._element(selector), "text": text})
+
     async def _of_the_browser(self, expression: str) -> Any:
         """The value of an expression of the browser's own, not of the page's."""
         await self.call("Marionette:SetContext", {"value": "chrome"})
