@@ -38,7 +38,7 @@ async def expect(channel: ClientChannel, event: str) -> Json:
 async def until_quiet(channel: ClientChannel) -> list[tuple[str, Json]]:
     """Return what has arrived on the channel before the reply to a push made now; presence comes in its own time."""
     await channel.push("get_history" if channel.topic.startswith("conv") else "get_conversations", {})
-    seen = []
+    seen: list[tuple[str, Json]] = []
     while True:
         try:
             event = cast("tuple[str, Json]", channel._events.receive_nowait())
